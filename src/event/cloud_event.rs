@@ -1,0 +1,109 @@
+//! An event as CloudEvents 1.0 JSON: one mapping, used by every handler (design 4.3).
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+use serde::ser::{Error as _, SerializeMap};
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{ChangeType, Event};
+
+/// A view of an [`Event`] that serialises as a CloudEvents JSON object.
+#[derive(Debug, Clone, Copy)]
+pub struct CloudEvent<'a> {
+    event: &'a Event,
+}
+
+impl<'a> CloudEvent<'a> {
+    pub(super) fn new(event: &'a Event) -> Self {
+        Self { event }
+    }
+
+    /// `com.salesforce.cdc.Account.update.v1` or `com.salesforce.event.Order__e.v1`.
+    pub fn type_name(&self) -> String {
+        match &self.event.decoded.header {
+            Some(header) => format!(
+                "com.salesforce.cdc.{}.{}.v1",
+                header.entity_name,
+                type_suffix(&header.change_type)
+            ),
+            None => format!("com.salesforce.event.{}.v1", self.event.decoded.record_name),
+        }
+    }
+
+    /// The record the event is about: the first one it names, or the value of the `key` field.
+    pub fn subject(&self) -> Option<&'a str> {
+        self.event
+            .record_ids()
+            .first()
+            .map(String::as_str)
+            .or(self.event.key.as_deref())
+    }
+
+    /// `//<my-domain host>/<org id><topic>`.
+    pub fn source(&self) -> String {
+        let source = &self.event.source;
+        format!("//{}/{}{}", source.host, source.org_id, source.topic)
+    }
+
+    /// The whole object as one line of JSON text, without a newline.
+    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+}
+
+fn type_suffix(change_type: &ChangeType) -> String {
+    change_type.symbol().to_ascii_lowercase()
+}
+
+/// A time as RFC 3339 text in UTC, from 1970 to the end of the year 9999; what lies outside is moved
+/// to the nearer end, because commit times come from outside and may be anything.
+pub fn rfc3339(time: SystemTime) -> String {
+    let since_1970 = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    i128::try_from(since_1970.as_nanos())
+        .ok()
+        .and_then(|nanos| OffsetDateTime::from_unix_timestamp_nanos(nanos).ok())
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
+}
+
+impl Serialize for CloudEvent<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let event = self.event;
+        let data: &RawValue =
+            serde_json::from_slice(&event.decoded.data).map_err(S::Error::custom)?;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("specversion", "1.0")?;
+        map.serialize_entry("id", event.identity().as_str())?;
+        map.serialize_entry("source", &self.source())?;
+        map.serialize_entry("type", &self.type_name())?;
+        if let Some(subject) = self.subject() {
+            map.serialize_entry("subject", subject)?;
+        }
+        map.serialize_entry("time", &rfc3339(event.occurred_at()))?;
+        map.serialize_entry("datacontenttype", "application/json")?;
+        map.serialize_entry(
+            "dataschema",
+            &format!("urn:salesforce:avro:{}", event.raw.schema_id),
+        )?;
+        map.serialize_entry("topic", event.source.topic.as_str())?;
+        if let Some(replay_id) = &event.raw.replay_id {
+            map.serialize_entry("replayid", &replay_id.to_string())?;
+        }
+        map.serialize_entry("orgid", event.source.org_id.as_str())?;
+        if let Some(key) = self.subject() {
+            map.serialize_entry("partitionkey", key)?;
+        }
+        map.serialize_entry("eventuuid", &event.raw.id)?;
+        map.serialize_entry("epoch", &event.epoch)?;
+        if event.replayed {
+            map.serialize_entry("replayed", &true)?;
+        }
+        map.serialize_entry("data", data)?;
+        map.end()
+    }
+}

@@ -1,0 +1,117 @@
+//! Events and the names around them: topics, replay IDs, schema IDs, identities. No I/O.
+//!
+//! Everything else in the crate speaks in these types; generated protobuf types and SQL rows stop
+//! at the edges that produce them.
+
+mod change;
+mod cloud_event;
+mod ids;
+mod topic;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+pub use change::{ChangeEventHeader, ChangeType};
+pub use cloud_event::{CloudEvent, rfc3339};
+pub use ids::{EventIdentity, InvalidId, OrgId, ReplayId, SchemaId};
+pub use topic::{InvalidTopic, Topic, TopicKind};
+
+/// An event as it came off the bus: nothing decoded, nothing lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawEvent {
+    /// The publisher's own ID; usually a UUID, but a publisher may choose anything.
+    pub id: String,
+    /// Names the schema that wrote the payload.
+    pub schema_id: SchemaId,
+    /// One binary Avro datum.
+    pub payload: Bytes,
+    /// The event's place on the bus. Rarely absent (facts section 10): such an event is handled, but
+    /// the position never rests on it.
+    pub replay_id: Option<ReplayId>,
+}
+
+impl RawEvent {
+    /// Bytes that this event holds in memory, for the in-flight bound.
+    pub fn size(&self) -> usize {
+        self.payload.len() + self.id.len() + 128
+    }
+}
+
+/// Where a subscription's events come from: what every event of one stream has in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The org whose bus this is.
+    pub org_id: OrgId,
+    /// Host of the org's instance URL, for example `acme.my.salesforce.com`.
+    pub host: String,
+    /// The topic subscribed to.
+    pub topic: Topic,
+}
+
+/// What decoding adds to a [`RawEvent`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decoded {
+    /// Name of the Avro record: `AccountChangeEvent`, `Order__e`. The only reliable type on a channel.
+    pub record_name: Arc<str>,
+    /// Present on change events.
+    pub header: Option<ChangeEventHeader>,
+    /// The CloudEvents `data` object as JSON text, by the rule of absence in the design (4.3): bitmaps
+    /// are field names, unchanged fields are left out, fields set to null are null.
+    pub data: Bytes,
+    /// Bits of the header's bitmaps that name no field of the schema: ignored, but worth counting.
+    pub ignored_bits: u32,
+}
+
+/// A decoded event on its way to the handlers.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Org and topic.
+    pub source: Arc<Source>,
+    /// As received.
+    pub raw: RawEvent,
+    /// As decoded.
+    pub decoded: Decoded,
+    /// When this process received it.
+    pub received_at: SystemTime,
+    /// The lease epoch under which it was received, so that a receiver can refuse a stale worker.
+    pub epoch: i64,
+    /// True for an event that a replay brought back.
+    pub replayed: bool,
+    /// Value of the field that orders a platform event, where the subscription names one (`key`).
+    pub key: Option<String>,
+}
+
+impl Event {
+    /// What tells this event from every other (design section 2).
+    pub fn identity(&self) -> EventIdentity {
+        EventIdentity::new(
+            &self.raw.id,
+            self.raw.replay_id.as_ref(),
+            self.record_ids().first().map(String::as_str),
+        )
+    }
+
+    /// The record IDs a change event names; empty for platform events.
+    pub fn record_ids(&self) -> &[String] {
+        self.decoded
+            .header
+            .as_ref()
+            .map_or(&[], |header| &header.record_ids)
+    }
+
+    /// When it happened: commit time of a change event, else the time of receipt.
+    pub fn occurred_at(&self) -> SystemTime {
+        self.decoded
+            .header
+            .as_ref()
+            .and_then(ChangeEventHeader::committed_at)
+            .unwrap_or(self.received_at)
+    }
+
+    /// The event as CloudEvents JSON (design 4.3).
+    pub fn cloud_event(&self) -> CloudEvent<'_> {
+        CloudEvent::new(self)
+    }
+}

@@ -1,0 +1,111 @@
+//! What receives events: the [`Handler`] trait, the registry of types, and the built-in handlers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::event::Event;
+
+/// Events handed over together, in bus order.
+///
+/// All of them belong to records that no other call of the same handler holds at that time.
+#[derive(Debug, Clone)]
+pub struct EventBatch {
+    /// At least one.
+    pub events: Vec<Arc<Event>>,
+}
+
+/// A handler's answer for one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Done, durably: it is never handed to this handler again.
+    Handled,
+    /// Not now: hand it over again after a pause. Says nothing against the event.
+    Retry(Retry),
+    /// Never: this event is bad in itself, and is parked.
+    Reject {
+        /// Why, for a person to read; without payload or secrets.
+        reason: String,
+    },
+}
+
+/// Why a handler wants an event again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// Why, for a person to read; without payload or secrets.
+    pub reason: String,
+    /// The least pause, where the other side named one (`Retry-After`).
+    pub after: Option<Duration>,
+}
+
+impl Retry {
+    /// A retry after the subscription's own back-off.
+    pub fn because(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            after: None,
+        }
+    }
+}
+
+/// A handler's answer for a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BatchAnswer {
+    /// The same for all.
+    All(Answer),
+    /// One for each event, in the batch's order. A list of another length is taken as a retry of the
+    /// whole batch.
+    Each(Vec<Answer>),
+}
+
+impl BatchAnswer {
+    /// All handled.
+    pub const HANDLED: Self = Self::All(Answer::Handled);
+
+    /// The whole batch again, after a pause.
+    pub fn retry(reason: impl Into<String>) -> Self {
+        Self::All(Answer::Retry(Retry::because(reason)))
+    }
+}
+
+/// How much a handler wants in one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Events, at least 1.
+    pub events: usize,
+    /// Bytes of payload; one event is handed over however large it is.
+    pub bytes: usize,
+}
+
+/// Receives events.
+///
+/// The contract:
+///
+/// - **At least once.** After a crash or a lost connection an event may come again, with the same
+///   identity (the CloudEvents `id`). What was answered [`Answer::Handled`] comes again only if the
+///   process died before it was recorded.
+/// - **Order.** First hand-overs of one record follow bus order. With `concurrency` above 1, calls for
+///   different records run at the same time.
+/// - **Acknowledge late.** Answer `Handled` only when the other side has the event durably.
+/// - **Cancellation.** A call may be dropped at any await when the process is told to stop at once.
+/// - A panic is taken as a retry.
+#[async_trait]
+pub trait Handler: Send + Sync {
+    /// Handles a batch.
+    async fn handle(&self, batch: &EventBatch) -> BatchAnswer;
+
+    /// How much to hand over in one call.
+    fn batch_limits(&self) -> BatchLimits {
+        BatchLimits {
+            events: 1,
+            bytes: 1 << 20,
+        }
+    }
+
+    /// Looks whether the other side can be reached and would accept events, without sending one. Used
+    /// by `orgstream check`.
+    async fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
