@@ -6,13 +6,19 @@
 
 mod bitmap;
 mod canonical;
+mod datum;
 mod decode;
 mod encode;
+mod header;
+mod json;
 mod plan;
 mod schema;
 
 pub use bitmap::BitmapError;
+pub use datum::DecodeReason;
+pub use decode::{DecodeError, DecodeFailure};
 pub use encode::EncodeError;
+pub use header::peek_header;
 pub use schema::{Schema, SchemaError};
 
 #[cfg(test)]

@@ -8,9 +8,10 @@ use serde_json::Value as Json;
 
 use super::bitmap::FieldSet;
 use super::canonical;
+use super::decode::{self, DecodeFailure};
 use super::encode::{self, EncodeError};
 use super::plan::Plan;
-use crate::event::SchemaId;
+use crate::event::{Decoded, SchemaId};
 
 /// Longest schema text that is parsed, in bytes. A real one has about 100 bytes for each field.
 const MAX_TEXT: usize = 4 << 20;
@@ -82,6 +83,19 @@ impl Schema {
         self.fingerprint.clone()
     }
 
+    /// Decodes one payload.
+    ///
+    /// Time and memory are bounded by the payload's size, whatever its bytes are.
+    pub fn decode(&self, payload: &[u8]) -> Result<Decoded, DecodeFailure> {
+        decode::decode(&self.plan, &self.record_name, payload)
+    }
+
+    /// The value of one of the event's own fields as text, for the `key` of a platform event: text
+    /// itself, numbers digit for digit. `None` where the field is unknown, has no value or does not decode.
+    pub fn key_text(&self, payload: &[u8], field: &str) -> Option<String> {
+        decode::key_text(&self.plan, payload, field)
+    }
+
     /// Encodes a JSON object as one binary datum of this schema.
     ///
     /// Unions are given unwrapped, a nullable field may be left out, bytes and fixed are hexadecimal
@@ -141,6 +155,12 @@ fn keep_what_decoding_needs(json: &mut Json) -> Result<(), SchemaError> {
 /// The parser's words, which may quote the text, cut to a length that fits a log line.
 fn not_avro(error: &apache_avro::Error) -> SchemaError {
     SchemaError::NotAvro(error.to_string().chars().take(200).collect())
+}
+
+impl Schema {
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
 }
 
 impl fmt::Debug for Schema {
