@@ -42,7 +42,7 @@ pub struct TakenOver {
     pub lease: Lease,
     /// Where it stands; `None` where no event or keepalive was ever finished.
     pub position: Option<ReplayId>,
-    /// True where an earlier run began at LATEST and left no position: what came between then and now is a hole.
+    /// True where an earlier run was about to begin at LATEST ([`Store::mark_begun`]) and left no position: what came between then and now is a hole.
     pub begun_without_position: bool,
     /// What each handler has finished above the position (design 3.1, rule 3).
     pub finished_ahead: Vec<FinishedAhead>,
@@ -307,6 +307,10 @@ pub trait Store: CredentialVault + Send + Sync {
         configured: &[String],
         start_is_explicit: bool,
     ) -> Result<TakenOver, StoreError>;
+
+    /// Records that a stream is about to begin at LATEST, so that a crash before its first response is
+    /// seen as a hole ([`TakenOver::begun_without_position`]).
+    async fn mark_begun(&self, lease: &Lease) -> Result<(), StoreError>;
 
     /// Writes progress, in one transaction; refused where the lease's epoch has passed.
     async fn save_progress(&self, lease: &Lease, progress: &Progress) -> Result<(), StoreError>;
