@@ -4,6 +4,7 @@
 //! configuration and reports everything that is wrong with it at once, each problem with its place and its
 //! cure; [`show`] prints what came of it, secrets masked. `docs/CONFIGURATION.md` lists every key.
 
+mod address;
 mod document;
 mod duration;
 mod env;

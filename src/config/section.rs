@@ -180,7 +180,7 @@ impl<'a> Section<'a> {
         self.know(key);
         match self.entry(key) {
             Some(entry) => self.text_of(key, entry),
-            None => self.from_environment(var),
+            None => self.environment_text(var),
         }
     }
 
@@ -383,7 +383,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    fn from_environment(&self, var: Var) -> Option<Given> {
+    fn environment_text(&self, var: Var) -> Option<Given> {
         let mut set = var
             .names()
             .into_iter()

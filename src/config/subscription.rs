@@ -125,7 +125,7 @@ fn read_one(section: Section<'_>, checks: &Checks<'_>) -> Option<Read> {
     let known_topic = topic.is_some();
     let mut config = SubscriptionConfig::new(
         name.clone().unwrap_or_default(),
-        match topic.clone() {
+        match topic {
             Some(topic) => topic,
             None => "/data/ChangeEvents".parse().ok()?,
         },

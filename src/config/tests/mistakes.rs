@@ -1,6 +1,6 @@
 //! Mistakes people make, and what they are told.
 
-use super::{env, load_env, load_text, signed_in, subscription};
+use super::{Pairs, env, load_env, load_text, signed_in, subscription};
 
 /// A bad text, and for each problem the line (0 for none), the key and a part of the message.
 type Case<'a> = (String, &'a [(usize, &'a str, &'a str)]);
@@ -230,7 +230,7 @@ fn each_mistake_is_named_with_its_line_its_key_and_a_cure() {
 
 #[test]
 fn bad_variables_are_named_and_their_values_are_not_repeated() {
-    let cases: [(&[(&str, &str)], &str, &str); 9] = [
+    let cases: [(Pairs<'_>, &str, &str); 9] = [
         (
             &[("SALESFORCE_LOGIN_URL", "http://x/hunter2")],
             "SALESFORCE_LOGIN_URL",

@@ -1,5 +1,6 @@
 //! The loader as a whole. What is refused, and with which words, is in [`mistakes`].
 
+mod documents;
 mod mistakes;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,10 @@ use super::*;
 /// Stands for a value that must never be seen.
 const SECRET: &str = "hunter2-hunter2-hunter2-hunter2-hunter2";
 
-fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+/// Names and values of variables.
+type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+fn env(pairs: Pairs<'_>) -> BTreeMap<String, String> {
     pairs
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -24,7 +28,7 @@ fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 /// Variables that sign in, beside others.
-fn signed_in(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+fn signed_in(pairs: Pairs<'_>) -> BTreeMap<String, String> {
     let mut all = env(&[
         ("SALESFORCE_CLIENT_ID", "3MVG9"),
         ("SALESFORCE_USERNAME", "daemon@example.com"),
@@ -265,7 +269,7 @@ fn short_of_credentials_every_missing_variable_is_named() {
 #[test]
 fn the_way_to_sign_in_follows_from_the_credentials_given() {
     let my_domain = ("SALESFORCE_LOGIN_URL", "https://acme.my.salesforce.com");
-    let cases: [(&[(&str, &str)], &str); 6] = [
+    let cases: [(Pairs<'_>, &str); 6] = [
         (
             &[
                 ("SF_PRIVATE_KEY", "k"),
@@ -347,7 +351,7 @@ fn what_the_file_says_counts_before_the_environment() {
 
 #[test]
 fn what_probably_is_not_meant_is_a_warning() {
-    let cases: [(String, &[(&str, &str)], &str); 5] = [
+    let cases: [(String, Pairs<'_>, &str); 5] = [
         (
             subscription("") + &subscription("").replace("\"a\"", "\"b\""),
             &[],
@@ -474,63 +478,6 @@ fn what_is_shown_holds_no_secret_and_reads_the_same_again() {
     let shown = shown.replace("encryption_key = \"***\"\n", "");
     let again = load_text(&shown, &self::env(&[])).unwrap();
     assert_eq!(show(&again.config), shown);
-}
-
-#[test]
-fn the_example_environment_is_a_configuration() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".env.example");
-    let text = fs::read_to_string(path).unwrap();
-    // What is commented out is an example too: it must at least name variables that exist.
-    let pairs: Vec<(&str, &str)> = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split_once('='))
-        .collect();
-    let loaded = load_env(&env(&pairs)).unwrap();
-    assert_eq!(loaded.warnings, []);
-    assert!(!loaded.config.subscriptions.is_empty());
-}
-
-#[test]
-fn every_configuration_in_the_documents_is_one() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut seen = 0;
-    for document in ["README.md", "docs/CONFIGURATION.md"] {
-        let text = fs::read_to_string(root.join(document)).unwrap();
-        for block in text.split("```toml\n").skip(1) {
-            let block = block.split("```").next().unwrap();
-            let loaded = load_text(block, &signed_in(&[]));
-            assert!(loaded.is_ok(), "{document}: {loaded:?}");
-            seen += 1;
-        }
-    }
-    assert!(seen >= 2);
-}
-
-#[test]
-fn every_variable_is_documented() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let document = fs::read_to_string(root.join("docs/CONFIGURATION.md")).unwrap();
-    let app: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(root.join("app.json")).unwrap()).unwrap();
-    for name in app["env"].as_object().unwrap().keys() {
-        assert!(
-            document.contains(name),
-            "{name} of app.json is not in docs/CONFIGURATION.md"
-        );
-    }
-    for name in fs::read_to_string(root.join(".env.example"))
-        .unwrap()
-        .lines()
-        .filter_map(|line| line.trim_start_matches(['#', ' ']).split_once('='))
-        .map(|(name, _)| name)
-        .filter(|name| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
-    {
-        assert!(
-            document.contains(name),
-            "{name} of .env.example is not in docs/CONFIGURATION.md"
-        );
-    }
 }
 
 proptest! {
