@@ -1,4 +1,7 @@
 //! All I/O with an org: signing in, and the Pub/Sub API.
 
 pub mod auth;
+mod origin;
 pub mod pubsub;
+
+pub use origin::{InvalidOrigin, Origin};
