@@ -115,11 +115,11 @@ impl Metric {
             .collect()
     }
 
-    fn counter(&self, values: &[&str]) -> Counter {
+    pub(crate) fn counter(&self, values: &[&str]) -> Counter {
         counter!(self.name, self.labelled(values))
     }
 
-    fn gauge(&self, values: &[&str]) -> Gauge {
+    pub(crate) fn gauge(&self, values: &[&str]) -> Gauge {
         gauge!(self.name, self.labelled(values))
     }
 
