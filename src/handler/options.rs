@@ -298,14 +298,16 @@ pub fn masked(options: &BTreeMap<String, toml::Value>) -> BTreeMap<String, toml:
 }
 
 fn masked_value(key: &str, value: &toml::Value, within_secret: bool) -> toml::Value {
-    const SECRET: [&str; 7] = [
+    const SECRET: [&str; 9] = [
         "header",
         "secret",
         "token",
         "password",
-        "key",
         "auth",
         "credential",
+        "api_key",
+        "access_key",
+        "private_key",
     ];
     let lowercase = key.to_ascii_lowercase();
     let secret = within_secret || SECRET.iter().any(|word| lowercase.contains(word));

@@ -8,6 +8,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, Response};
 use axum::routing::any;
+use axum::serve::ListenerExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -20,6 +21,7 @@ use super::*;
 struct Receiver {
     origin: String,
     seen: Arc<Mutex<Vec<Request<Bytes>>>>,
+    connections: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -36,8 +38,18 @@ impl Receiver {
             respond()
         });
         let router = Router::new().fallback(answer);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
+        let listener = listener.tap_io(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { origin, seen, task }
+        Self {
+            origin,
+            seen,
+            connections,
+            task,
+        }
     }
 
     async fn answering(status: u16, headers: &'static [(&'static str, &'static str)]) -> Self {
@@ -264,6 +276,53 @@ async fn a_huge_body_is_not_read() {
     assert_eq!(answer(&*receiver.handler("")).await, Answer::Handled);
     // What the sockets' buffers take, and far from the end that never comes.
     assert!(sent.load(Ordering::Relaxed) < 64 << 20);
+}
+
+#[tokio::test]
+async fn calls_share_a_connection_whatever_the_answers() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let receiver = Receiver::start(move || {
+        let status = [200, 503, 422][calls.fetch_add(1, Ordering::Relaxed) % 3];
+        let body = Body::from(vec![b'x'; 30_000]);
+        Response::builder().status(status).body(body).unwrap()
+    })
+    .await;
+    let handler = receiver.handler("");
+    for _ in 0..9 {
+        answer(&*handler).await;
+    }
+    assert_eq!(receiver.requests(), 9);
+    assert_eq!(receiver.connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_server_with_a_certificate_that_nobody_vouches_for_gets_no_event() {
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key.unwrap())
+        .unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!(
+        "https://localhost:{}",
+        listener.local_addr().unwrap().port()
+    );
+    let server = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut tls = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+        let mut received = Vec::new();
+        let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+        // Fails: the client hangs up after it has seen the certificate.
+        let _ = std::io::Read::read_to_end(&mut stream, &mut received);
+        received
+    });
+    let retry = retry(answer(&*handler(&url, "")).await);
+    assert!(retry.reason.contains("certificate"), "{}", retry.reason);
+    assert_eq!(server.join().unwrap(), b"");
 }
 
 #[tokio::test]
