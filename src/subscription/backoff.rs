@@ -44,7 +44,7 @@ impl Backoff {
 }
 
 /// The pause after a number of earlier failures.
-pub(super) fn pause(config: &BackoffConfig, earlier_failures: u32) -> Duration {
+pub(crate) fn pause(config: &BackoffConfig, earlier_failures: u32) -> Duration {
     let full = config
         .initial
         .saturating_mul(

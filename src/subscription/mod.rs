@@ -41,6 +41,8 @@ use crate::store::{Hole, HoleKind, Lease, Store, StoreError, SubscriptionKey, Ta
 pub use state::State;
 pub use tracker::MAX_HANDLERS;
 
+pub(crate) use backoff::pause;
+
 use backoff::Backoff;
 use decoder::Decoder;
 use delivery::{Delivery, Setup};

@@ -12,7 +12,7 @@ pub(super) type Seq = u64;
 pub(super) type HandlerSet = u64;
 
 /// The most handlers a subscription can have: a [`HandlerSet`] has a bit for each.
-pub(super) const MAX_HANDLERS: usize = 64;
+pub const MAX_HANDLERS: usize = 64;
 
 /// Finished events without a place of their own that are remembered; beyond it they may be repeated
 /// after a restart, which is allowed, instead of filling the memory.

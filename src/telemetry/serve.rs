@@ -145,7 +145,7 @@ fn router(handle: PrometheusHandle) -> Router {
 
 #[cfg(test)]
 mod tests {
-    use super::super::metrics::{Finished, StreamState};
+    use super::super::metrics::{Finished, };
     use super::*;
 
     const ANY_PORT: SocketAddr =
@@ -163,7 +163,7 @@ mod tests {
         metrics::in_flight("accounts", 3, 300);
         metrics::credits_outstanding("accounts", 100);
         metrics::stream_state("accounts", StreamState::Connecting);
-        metrics::stream_state("accounts", StreamState::Live);
+        metrics::stream_state("accounts", "live");
         metrics::reconnected("accounts", "silence");
         metrics::handler_answered("accounts", "log", second);
         metrics::handler_retries("accounts", "log", 1);

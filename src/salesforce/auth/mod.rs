@@ -51,6 +51,15 @@ pub struct Session {
     pub obtained_at: Instant,
 }
 
+impl Session {
+    /// Host of the instance URL, with a port where it names one.
+    pub fn host(&self) -> &str {
+        self.instance_url
+            .split_once("://")
+            .map_or(self.instance_url.as_str(), |(_, host)| host)
+    }
+}
+
 /// Gives the session that all streams and calls share.
 #[async_trait]
 pub trait TokenSource: Send + Sync {
