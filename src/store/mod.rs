@@ -11,7 +11,7 @@ mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(test)]
-mod tests { }
+mod tests;
 mod vault;
 
 use std::sync::Arc;

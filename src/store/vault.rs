@@ -47,8 +47,8 @@ impl Sealer {
         let token = cipher
             .open(&context(key), ciphertext)
             .map_err(|error| unreadable(error.to_string()))?;
-        let token = String::from_utf8(token)
-            .map_err(|_| unreadable("it is not text".to_owned()))?;
+        let token =
+            String::from_utf8(token).map_err(|_| unreadable("it is not text".to_owned()))?;
         Ok(StoredCredential {
             refresh_token: Some(token.into()),
         })

@@ -5,8 +5,8 @@ use sqlx::postgres::PgConnection;
 
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
-    MARK_INTERVAL_MS, from_ms, from_sql_count, mark_ms, not_a_rename, org_from, plain, replay_id, same_org,
-    same_topic, to_ms, to_sql_count, topic_from,
+    MARK_INTERVAL_MS, from_ms, from_sql_count, mark_ms, not_a_rename, org_from, plain, replay_id,
+    same_org, same_topic, to_ms, to_sql_count, topic_from,
 };
 use crate::store::{
     FinishedAhead, Lease, Progress, StateReport, StoreError, SubscriptionKey, SubscriptionStatus,
@@ -16,7 +16,9 @@ use crate::store::{
 /// Binds the store to an org, or finds it bound to the same.
 pub(super) async fn bind_org(conn: &mut PgConnection, org_id: &OrgId) -> Result<(), StoreError> {
     const STORED: &str = "select org_id from orgstream.org";
-    let stored: Option<String> = sqlx::query_scalar(STORED).fetch_optional(&mut *conn).await?;
+    let stored: Option<String> = sqlx::query_scalar(STORED)
+        .fetch_optional(&mut *conn)
+        .await?;
     let stored = match stored {
         Some(stored) => stored,
         None => {
@@ -293,7 +295,8 @@ pub(super) async fn all(conn: &mut PgConnection) -> Result<Vec<SubscriptionStatu
     .await?;
     rows.iter()
         .map(|row| {
-            let time = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(column)?.map(from_ms));
+            let time =
+                |column| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(column)?.map(from_ms));
             let count = |column| Ok::<_, sqlx::Error>(from_sql_count(row.try_get(column)?));
             Ok(SubscriptionStatus {
                 key: SubscriptionKey {

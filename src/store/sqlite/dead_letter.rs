@@ -1,11 +1,14 @@
 //! Parked events.
 
+use std::time::SystemTime;
+
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::subscription::hold;
+use super::{from_json, to_json};
 use crate::event::{EventIdentity, SchemaId};
-use crate::store::common::{from_ms, plain, plain_list, replay_id, to_ms};
+use crate::store::common::{from_ms, plain, replay_id, to_ms};
 use crate::store::{DeadLetter, DeadLetterFilter, Lease, StoreError, StoredDeadLetter};
 
 /// Parks an event. The same one again changes nothing while it is open; one that a person had resolved
@@ -19,11 +22,11 @@ pub(super) async fn park(
     let parked: Option<i64> = sqlx::query_scalar(
         "insert into dead_letter as d \
              (org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
-              replay_id, schema_id, payload, record_ids, record_name, received_at) \
+              replay_id, schema_id, payload, record_ids, record_name, received_at, parked_at) \
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, \
-                 to_timestamp($15::bigint / 1000.0)) \
+                 $15, $16) \
          on conflict (org_id, subscription, coalesce(handler, ''), identity) do update set \
-             state = 'open', resolved_at = null, parked_at = now(), reason = excluded.reason, \
+             state = 'open', resolved_at = null, parked_at = excluded.parked_at, reason = excluded.reason, \
              error = excluded.error, attempts = excluded.attempts \
          where d.state <> 'open' \
          returning id",
@@ -40,9 +43,10 @@ pub(super) async fn park(
     .bind(letter.replay_id.as_ref().map(|id| id.as_bytes()))
     .bind(plain(letter.schema_id.as_str()))
     .bind(letter.payload.as_ref())
-    .bind(plain_list(&letter.record_ids))
+    .bind(to_json(&letter.record_ids))
     .bind(letter.record_name.as_deref().map(plain))
     .bind(to_ms(letter.received_at))
+    .bind(to_ms(SystemTime::now()))
     .fetch_optional(&mut *conn)
     .await?;
     if let Some(id) = parked {
@@ -123,7 +127,7 @@ fn from_row(row: &SqliteRow) -> Result<StoredDeadLetter, StoreError> {
             replay_id: replay_id(row.try_get("replay_id")?),
             schema_id: SchemaId::new(row.try_get("schema_id")?),
             payload: row.try_get::<Vec<u8>, _>("payload")?.into(),
-            record_ids: row.try_get("record_ids")?,
+            record_ids: from_json(row.try_get("record_ids")?)?,
             record_name: row.try_get("record_name")?,
             received_at: from_ms(row.try_get("received_at")?),
         },

@@ -1,12 +1,15 @@
 //! Holes.
 
+use std::time::SystemTime;
+
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
 use super::subscription::hold;
+use super::{from_json, to_json};
 use crate::event::ReplayId;
 use crate::store::common::{
-    MAX_HOLE_RECORDS, from_ms, kind_from, kind_text, plain, plain_list, replay_id, to_sql_count,
+    MAX_HOLE_RECORDS, from_ms, kind_from, kind_text, plain, replay_id, to_ms, to_sql_count,
 };
 use crate::store::{Hole, Lease, StoreError, StoredHole};
 
@@ -19,7 +22,7 @@ pub(super) async fn record(
 ) -> Result<i64, StoreError> {
     hold(conn, lease).await?;
     let kept = hole.record_ids.len().min(MAX_HOLE_RECORDS);
-    let record_ids = plain_list(&hole.record_ids[..kept]);
+    let record_ids = to_json(&hole.record_ids[..kept]);
     let same: Option<i64> = sqlx::query_scalar(
         "update hole set to_replay_id = coalesce(to_replay_id, $5) \
          where org_id = $1 and subscription = $2 and kind = $3 \
@@ -45,8 +48,8 @@ pub(super) async fn record(
     Ok(sqlx::query_scalar(
         "insert into hole \
              (org_id, subscription, kind, from_replay_id, to_replay_id, reason, entity, record_ids, \
-              record_count, explanation) \
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning id",
+              record_count, explanation, recorded_at) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning id",
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
@@ -58,6 +61,7 @@ pub(super) async fn record(
     .bind(&record_ids)
     .bind(to_sql_count(hole.record_ids.len() as u64))
     .bind(plain(&hole.explanation))
+    .bind(to_ms(SystemTime::now()))
     .fetch_one(conn)
     .await?)
 }
@@ -111,7 +115,7 @@ pub(super) async fn list(
                     from: replay_id(row.try_get("from_replay_id")?),
                     to: replay_id(row.try_get("to_replay_id")?),
                     entity: row.try_get("entity")?,
-                    record_ids: row.try_get("record_ids")?,
+                    record_ids: from_json(row.try_get("record_ids")?)?,
                     explanation: row.try_get("explanation")?,
                 },
             })

@@ -53,6 +53,21 @@ impl SqliteStore {
     }
 }
 
+/// A list as it rests in a column: JSON.
+fn to_json(list: &[String]) -> String {
+    serde_json::Value::from(list).to_string()
+}
+
+/// Reads what [`to_json`] wrote.
+fn from_json(text: &str) -> Result<Vec<String>, StoreError> {
+    serde_json::from_str(text).map_err(|_| {
+        StoreError::Unavailable(
+            "a row holds a list of record IDs that is no JSON array of text: correct the row"
+                .to_owned(),
+        )
+    })
+}
+
 /// Ends work that takes too long; its transaction rolls back.
 async fn bounded<T>(
     limit: Duration,

@@ -1,12 +1,15 @@
 //! Taking over, progress, state.
 
+use std::time::SystemTime;
+
+use serde_json::json;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
-    MARK_INTERVAL_MS, from_ms, from_sql_count, mark_ms, not_a_rename, org_from, plain, replay_id, same_org,
-    same_topic, to_ms, to_sql_count, topic_from,
+    MARK_INTERVAL_MS, from_ms, from_sql_count, mark_ms, not_a_rename, org_from, plain, replay_id,
+    same_org, same_topic, to_ms, to_sql_count, topic_from,
 };
 use crate::store::{
     FinishedAhead, Lease, Progress, StateReport, StoreError, SubscriptionKey, SubscriptionStatus,
@@ -14,14 +17,20 @@ use crate::store::{
 };
 
 /// Binds the store to an org, or finds it bound to the same.
-pub(super) async fn bind_org(conn: &mut SqliteConnection, org_id: &OrgId) -> Result<(), StoreError> {
+pub(super) async fn bind_org(
+    conn: &mut SqliteConnection,
+    org_id: &OrgId,
+) -> Result<(), StoreError> {
     const STORED: &str = "select org_id from org";
-    let stored: Option<String> = sqlx::query_scalar(STORED).fetch_optional(&mut *conn).await?;
+    let stored: Option<String> = sqlx::query_scalar(STORED)
+        .fetch_optional(&mut *conn)
+        .await?;
     let stored = match stored {
         Some(stored) => stored,
         None => {
-            sqlx::query("insert into org (org_id) values ($1) on conflict do nothing")
+            sqlx::query("insert into org (org_id, bound_at) values ($1, $2)")
                 .bind(org_id.as_str())
+                .bind(to_ms(SystemTime::now()))
                 .execute(&mut *conn)
                 .await?;
             sqlx::query_scalar(STORED).fetch_one(conn).await?
@@ -52,13 +61,14 @@ pub(super) async fn take_over(
     same_topic(row.try_get("topic")?, key)?;
     let epoch: i64 = sqlx::query_scalar(
         "update subscription \
-         set epoch = epoch + 1, write_number = 0, holder = $3, taken_at = now(), \
-             begun_at = coalesce(begun_at, now()) \
+         set epoch = epoch + 1, write_number = 0, holder = $3, taken_at = $4, \
+             begun_at = coalesce(begun_at, $4) \
          where org_id = $1 and name = $2 returning epoch",
     )
     .bind(key.org_id.as_str())
     .bind(&key.name)
     .bind(holder)
+    .bind(to_ms(SystemTime::now()))
     .fetch_one(&mut *conn)
     .await?;
     let position = replay_id(row.try_get("position")?);
@@ -96,12 +106,12 @@ async fn create(
     }
     not_a_rename(key, &names, configured, start_is_explicit)?;
     sqlx::query(
-        "insert into subscription (org_id, name, topic) values ($1, $2, $3) \
-         on conflict do nothing",
+        "insert into subscription (org_id, name, topic, created_at) values ($1, $2, $3, $4)",
     )
     .bind(key.org_id.as_str())
     .bind(&key.name)
     .bind(key.topic.as_str())
+    .bind(to_ms(SystemTime::now()))
     .execute(conn)
     .await?;
     Ok(())
@@ -128,15 +138,14 @@ async fn finished_ahead(
         .collect())
 }
 
-/// Refuses a writer whose epoch has passed, and keeps others from taking over until the transaction ends.
+/// Refuses a writer whose epoch has passed.
 pub(super) async fn hold(conn: &mut SqliteConnection, lease: &Lease) -> Result<(), StoreError> {
-    let epoch: Option<i64> = sqlx::query_scalar(
-        "select epoch from subscription where org_id = $1 and name = $2",
-    )
-    .bind(lease.key.org_id.as_str())
-    .bind(&lease.key.name)
-    .fetch_optional(conn)
-    .await?;
+    let epoch: Option<i64> =
+        sqlx::query_scalar("select epoch from subscription where org_id = $1 and name = $2")
+            .bind(lease.key.org_id.as_str())
+            .bind(&lease.key.name)
+            .fetch_optional(conn)
+            .await?;
     if epoch == Some(lease.epoch) {
         Ok(())
     } else {
@@ -162,8 +171,8 @@ pub(super) async fn save_progress(
     let written = sqlx::query(
         "update subscription set \
              position = coalesce($5, position), \
-             position_at = case when $5 is null then position_at else now() end, \
-             caught_up_at = coalesce(to_timestamp($6::bigint / 1000.0), caught_up_at), \
+             position_at = case when $5 is null then position_at else $9 end, \
+             caught_up_at = coalesce($6, caught_up_at), \
              received = received + $7, finished = finished + $8, write_number = $4 \
          where org_id = $1 and name = $2 and epoch = $3 and write_number < $4",
     )
@@ -175,6 +184,7 @@ pub(super) async fn save_progress(
     .bind(progress.caught_up_at.map(to_ms))
     .bind(to_sql_count(progress.received))
     .bind(to_sql_count(progress.finished))
+    .bind(to_ms(SystemTime::now()))
     .execute(&mut *conn)
     .await?
     .rows_affected();
@@ -194,31 +204,32 @@ async fn replace_finished_ahead(
     lease: &Lease,
     given: &[FinishedAhead],
 ) -> Result<(), StoreError> {
-    let handlers: Vec<&str> = given.iter().map(|ahead| ahead.handler.as_str()).collect();
-    let identities: Vec<&str> = given.iter().map(|ahead| ahead.identity.as_str()).collect();
+    let pairs: Vec<_> = given
+        .iter()
+        .map(|ahead| json!([ahead.handler, ahead.identity.as_str()]))
+        .collect();
+    let pairs = serde_json::Value::from(pairs).to_string();
     sqlx::query(
-        "delete from finished_ahead f where f.org_id = $1 and f.subscription = $2 \
-         and not exists (select 1 from unnest($3::text[], $4::text[]) as g (handler, identity) \
-                         where g.handler = f.handler and g.identity = f.identity)",
+        "delete from finished_ahead where org_id = $1 and subscription = $2 \
+         and (handler, identity) not in (select value ->> 0, value ->> 1 from json_each($3))",
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
-    .bind(&handlers)
-    .bind(&identities)
+    .bind(&pairs)
     .execute(&mut *conn)
     .await?;
     if given.is_empty() {
         return Ok(());
     }
+    // `where true` tells SQLite's parser that `on` does not begin a join.
     sqlx::query(
         "insert into finished_ahead (org_id, subscription, handler, identity) \
-         select $1, $2, g.handler, g.identity \
-         from unnest($3::text[], $4::text[]) as g (handler, identity) on conflict do nothing",
+         select $1, $2, value ->> 0, value ->> 1 from json_each($3) where true \
+         on conflict do nothing",
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
-    .bind(&handlers)
-    .bind(&identities)
+    .bind(&pairs)
     .execute(conn)
     .await?;
     Ok(())
@@ -236,10 +247,10 @@ async fn mark_position(
     };
     sqlx::query(
         "insert into position_mark (org_id, subscription, at, position) \
-         select $1, $2, to_timestamp($3::bigint / 1000.0), $5 \
+         select $1, $2, $3, $5 \
          where not exists (select 1 from position_mark \
                            where org_id = $1 and subscription = $2 \
-                           and at > to_timestamp(($3::bigint - $4::bigint) / 1000.0))",
+                           and at > $3 - $4)",
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
@@ -258,7 +269,7 @@ pub(super) async fn report_state(
     report: &StateReport,
 ) -> Result<(), StoreError> {
     let written = sqlx::query(
-        "update subscription set state = $4, state_detail = $5, state_at = now() \
+        "update subscription set state = $4, state_detail = $5, state_at = $6 \
          where org_id = $1 and name = $2 and epoch = $3",
     )
     .bind(lease.key.org_id.as_str())
@@ -266,6 +277,7 @@ pub(super) async fn report_state(
     .bind(lease.epoch)
     .bind(plain(&report.state))
     .bind(report.detail.as_deref().map(plain))
+    .bind(to_ms(SystemTime::now()))
     .execute(conn)
     .await?
     .rows_affected();
@@ -276,7 +288,9 @@ pub(super) async fn report_state(
 }
 
 /// Every subscription, by name.
-pub(super) async fn all(conn: &mut SqliteConnection) -> Result<Vec<SubscriptionStatus>, StoreError> {
+pub(super) async fn all(
+    conn: &mut SqliteConnection,
+) -> Result<Vec<SubscriptionStatus>, StoreError> {
     let rows = sqlx::query(
         "select s.org_id, s.name, s.topic, s.state, s.state_detail, s.holder, s.epoch, s.position, \
                 s.received, s.finished, \
@@ -293,7 +307,8 @@ pub(super) async fn all(conn: &mut SqliteConnection) -> Result<Vec<SubscriptionS
     .await?;
     rows.iter()
         .map(|row| {
-            let time = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(column)?.map(from_ms));
+            let time =
+                |column| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(column)?.map(from_ms));
             let count = |column| Ok::<_, sqlx::Error>(from_sql_count(row.try_get(column)?));
             Ok(SubscriptionStatus {
                 key: SubscriptionKey {
