@@ -62,20 +62,30 @@ impl FetchStream {
         }
     }
 
+    /// Ends when the server has accepted the stream. Some servers say so with the first response only, so
+    /// this can take as long as a keepalive. Cancel-safe.
+    pub async fn opened(&mut self) -> Result<(), PubSubError> {
+        let opened = match &mut self.call {
+            Call::Opening(opening) => opening.await,
+            Call::Open(_) | Call::Ended => return Ok(()),
+        };
+        match opened {
+            Ok(messages) => {
+                self.call = Call::Open(Box::new(messages));
+                Ok(())
+            }
+            Err(status) => {
+                self.call = Call::Ended;
+                Err(self.error(&status))
+            }
+        }
+    }
+
     /// The next response; `None` at a clean end, and ever after any end. Cancel-safe: a dropped call loses
     /// no response.
     pub async fn next(&mut self) -> Result<Option<FetchBatch>, PubSubError> {
-        let outcome = match &mut self.call {
-            Call::Opening(opening) => match opening.await {
-                Ok(messages) => {
-                    self.call = Call::Open(Box::new(messages));
-                    self.message().await
-                }
-                Err(status) => Err(status),
-            },
-            Call::Open(_) | Call::Ended => self.message().await,
-        };
-        match outcome {
+        self.opened().await?;
+        match self.message().await {
             Ok(Some(response)) => Ok(Some(batch(response))),
             Ok(None) => {
                 self.call = Call::Ended;
@@ -83,13 +93,13 @@ impl FetchStream {
             }
             Err(status) => {
                 self.call = Call::Ended;
-                Err(PubSubError::from_status(
-                    Rpc::Subscribe,
-                    &status,
-                    &self.endpoint,
-                ))
+                Err(self.error(&status))
             }
         }
+    }
+
+    fn error(&self, status: &Status) -> PubSubError {
+        PubSubError::from_status(Rpc::Subscribe, status, &self.endpoint)
     }
 
     async fn message(&mut self) -> Result<Option<FetchResponse>, Status> {
