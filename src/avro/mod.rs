@@ -1,1 +1,19 @@
 //! Avro: schemas compiled once to a decode plan, change-event bitmaps, and the schema cache.
+//!
+//! A [`Schema`] is parsed once and then shared. Decoding goes straight from the payload's bytes to the
+//! JSON text that handlers receive, without a tree between them; encoding, which only `publish` and the
+//! emulator need, goes through the apache-avro crate and so is an independent check on the decoder.
+
+mod bitmap;
+mod canonical;
+mod decode;
+mod encode;
+mod plan;
+mod schema;
+
+pub use bitmap::BitmapError;
+pub use encode::EncodeError;
+pub use schema::{Schema, SchemaError};
+
+#[cfg(test)]
+mod tests;
