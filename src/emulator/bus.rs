@@ -76,6 +76,11 @@ pub struct Cursor {
 }
 
 impl Cursor {
+    /// The place it is at, or inside of.
+    pub fn position(self) -> u64 {
+        self.position
+    }
+
     /// Strictly after a position.
     pub fn after(position: u64) -> Self {
         Self {

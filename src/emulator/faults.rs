@@ -62,6 +62,11 @@ impl FaultKind {
     fn needs_a_stream(self) -> bool {
         matches!(self, Self::Silence | Self::End)
     }
+
+    /// Leaves an open stream without further responses.
+    fn stops_a_stream(self) -> bool {
+        !self.touches_events() && !matches!(self, Self::Delay | Self::RejectEvent)
+    }
 }
 
 /// One fault: where, what, how often.
@@ -164,7 +169,7 @@ impl Fault {
 
     /// The number of delivered events from which an open stream meets this fault.
     fn stream_threshold(&self) -> Option<u64> {
-        if self.kind.touches_events() {
+        if !self.kind.stops_a_stream() {
             None
         } else if self.kind.needs_a_stream() {
             Some(self.after_events.unwrap_or(0))
@@ -226,6 +231,16 @@ impl Faults {
             .filter_map(Fault::stream_threshold)
             .map(|threshold| threshold.saturating_sub(delivered))
             .min()
+    }
+
+    /// The delay that a stream's next response meets, the stream having delivered so many events.
+    pub(super) fn on_response(&mut self, topic: &str, delivered: u64) -> Option<Duration> {
+        self.take(|fault| {
+            fault.is_for(Call::Subscribe, Some(topic))
+                && fault.kind == FaultKind::Delay
+                && fault.after_events.is_some_and(|after| after <= delivered)
+        })
+        .map(|fault| fault.delay())
     }
 
     /// The fault that one outgoing event meets, its stream having delivered so many before.

@@ -23,6 +23,18 @@ pub enum UnknownTopic {
     PermissionDenied,
 }
 
+/// When a stream sends its response headers, which facts 2.2 leave open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadersSent {
+    /// As soon as the call arrives.
+    AtOnce,
+    /// When the first FetchRequest was read and accepted; a refusal then comes without headers.
+    AfterRequest,
+    /// With the first response. A client that waits for headers waits for an event or a keepalive.
+    WithFirstResponse,
+}
+
 /// The form of access tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,8 +60,8 @@ pub struct Settings {
     pub events_per_response: Option<u32>,
     /// Most payload bytes in one response: 3 MB. One event is always sent, whatever its size.
     pub max_response_bytes: usize,
-    /// Send the response headers of a stream only with its first response, instead of at once.
-    pub headers_with_first_response: bool,
+    /// When a stream sends its response headers.
+    pub headers: HeadersSent,
     /// End a response between events that share a replay ID, even where credits are left.
     pub split_siblings: bool,
     /// What an unknown topic is answered with.
@@ -83,7 +95,7 @@ impl Default for Settings {
             idle_close: IdleClose::End,
             events_per_response: None,
             max_response_bytes: 3_000_000,
-            headers_with_first_response: false,
+            headers: HeadersSent::AtOnce,
             split_siblings: false,
             unknown_topic: UnknownTopic::NotFound,
             denied_topics: Vec::new(),
