@@ -60,6 +60,15 @@ impl Slots {
         self.components.get(position).cloned().unwrap_or(0..0)
     }
 
+    /// Position of the field that a slot is, or is a component of.
+    pub(super) fn position(&self, slot: Slot) -> usize {
+        if slot < self.fields() {
+            return slot;
+        }
+        // Component ranges rise, and an empty one starts where the next one does.
+        self.components.partition_point(|range| range.end <= slot)
+    }
+
     /// `Phone` or `BillingAddress.Street`.
     pub(super) fn name(&self, slot: Slot) -> &str {
         self.names.get(slot).map_or("", |name| name)
@@ -173,6 +182,13 @@ pub(super) struct FieldSet {
 }
 
 impl FieldSet {
+    pub(super) const fn new() -> Self {
+        Self {
+            words: Vec::new(),
+            ignored: 0,
+        }
+    }
+
     pub(super) fn insert(&mut self, slot: Slot) {
         let word = slot / 64;
         if self.words.len() <= word {
@@ -187,15 +203,11 @@ impl FieldSet {
             .is_some_and(|word| word >> (slot % 64) & 1 == 1)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.words.iter().all(|word| *word == 0)
-    }
-
-    /// Everything in either.
-    pub(super) fn union(&self, other: &Self) -> Self {
-        let mut all = self.clone();
-        other.iter().for_each(|slot| all.insert(slot));
-        all
+    /// Those of a range, in rising order.
+    pub(super) fn within(&self, range: Range<Slot>) -> impl Iterator<Item = Slot> + '_ {
+        // Nothing lies beyond the words.
+        let end = range.end.min(64 * self.words.len());
+        (range.start..end).filter(|slot| self.contains(*slot))
     }
 
     /// In rising order.
@@ -264,7 +276,7 @@ mod tests {
         let beyond = format!("0x3{}", "0".repeat(25));
         let read = |elements: &[&str]| slots.read(elements.iter().copied()).unwrap();
         assert_eq!(read(&[&beyond]).ignored, 2);
-        assert!(read(&[&beyond]).is_empty());
+        assert_eq!(read(&[&beyond]).iter().next(), None);
         assert_eq!(read(&["70-0x07"]).ignored, 1);
         assert_eq!(read(&["6-0x03"]).ignored, 2, "field 6 has no components");
         assert_eq!(read(&["99999999999999999999999-0x01"]).ignored, 1);

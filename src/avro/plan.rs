@@ -30,7 +30,7 @@ pub(super) enum Node {
     String,
     /// So many bytes.
     Fixed(usize),
-    /// The symbols, each as JSON text.
+    /// The symbols.
     Enum(Box<[Box<str>]>),
     Array(NodeId),
     Map(NodeId),
@@ -188,7 +188,7 @@ impl Compiler {
             Avro::Record(record) => return self.record(record),
             Avro::Enum(symbols) => {
                 let id = self.declare(&symbols.name)?;
-                let symbols = symbols.symbols.iter().map(|symbol| json_text(symbol));
+                let symbols = symbols.symbols.iter().map(|symbol| symbol.as_str().into());
                 return Ok(self.set(id, Node::Enum(symbols.collect())));
             }
             Avro::Fixed(fixed) => {

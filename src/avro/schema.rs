@@ -8,9 +8,10 @@ use serde_json::Value as Json;
 
 use super::bitmap::FieldSet;
 use super::canonical;
+use super::decode::{self, DecodeFailure};
 use super::encode::{self, EncodeError};
 use super::plan::Plan;
-use crate::event::SchemaId;
+use crate::event::{Decoded, SchemaId};
 
 /// Longest schema text that is parsed, in bytes. A real one has about 100 bytes for each field.
 const MAX_TEXT: usize = 4 << 20;
@@ -19,16 +20,16 @@ const MAX_TEXT: usize = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SchemaError {
     /// Longer than any event's schema could be.
-    #[error("the schema text has {0} bytes, more than the {MAX_TEXT} that are read")]
+    #[error("its text has {0} bytes, more than the {MAX_TEXT} that are read")]
     TooLong(usize),
     /// Not JSON, or nested deeper than 128 levels.
-    #[error("the schema text is not JSON: {0}")]
+    #[error("not JSON: {0}")]
     NotJson(String),
     /// JSON, but not a schema.
-    #[error("the schema is not valid Avro: {0}")]
+    #[error("not valid Avro: {0}")]
     NotAvro(String),
     /// A schema, but of something else than an event.
-    #[error("the schema is Avro, but its outermost type is not a record, so it describes no event")]
+    #[error("its outermost type is not a record, so it describes no event")]
     NotARecord,
 }
 
@@ -80,6 +81,19 @@ impl Schema {
     /// Parsing Canonical Form (facts 4.2).
     pub fn fingerprint(&self) -> SchemaId {
         self.fingerprint.clone()
+    }
+
+    /// Decodes one payload.
+    ///
+    /// Time and memory are bounded by the payload's size, whatever its bytes are.
+    pub fn decode(&self, payload: &[u8]) -> Result<Decoded, DecodeFailure> {
+        decode::decode(&self.plan, &self.record_name, payload)
+    }
+
+    /// The value of one of the event's own fields as text, for the `key` of a platform event: text
+    /// itself, numbers digit for digit. `None` where the field is unknown, has no value or does not decode.
+    pub fn key_text(&self, payload: &[u8], field: &str) -> Option<String> {
+        decode::key_text(&self.plan, payload, field)
     }
 
     /// Encodes a JSON object as one binary datum of this schema.
@@ -143,6 +157,12 @@ fn not_avro(error: &apache_avro::Error) -> SchemaError {
     SchemaError::NotAvro(error.to_string().chars().take(200).collect())
 }
 
+impl Schema {
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+}
+
 impl fmt::Debug for Schema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Schema")
@@ -166,7 +186,7 @@ mod tests {
             ("", "not JSON"),
             ("<html>503</html>", "not JSON"),
             ("42", "not valid Avro"),
-            (r#""string""#, "not a record"),
+            (r#""string""#, "type is not a record"),
             (
                 r#"{"type":"expanded-record","name":"X","fields":[]}"#,
                 "not valid Avro",
