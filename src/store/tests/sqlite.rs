@@ -76,7 +76,7 @@ async fn a_store_in_memory_lasts_as_long_as_it_is_open() {
 }
 
 #[tokio::test]
-async fn a_commit_reaches_the_disk_before_the_call_returns() {
+async fn readers_beside_the_writer_find_a_file_in_write_ahead_mode() {
     let bed = Bed::sqlite();
     let store = bed.ready().await;
     take(&*store).await;
