@@ -107,7 +107,7 @@ async fn an_event_has_one_replay_id_on_its_topic_and_on_every_channel() {
             hex::encode(&responses[0].events[0].replay_id),
             published.replay_id
         );
-        assert_eq!(ids(&responses), [published.id.clone()]);
+        assert_eq!(ids(&responses), std::slice::from_ref(&published.id));
     }
 }
 
