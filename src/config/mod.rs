@@ -1,12 +1,67 @@
-//! The configuration as plain values. Each part is given the section it needs, not the whole.
+//! The configuration: plain values, and the loader that makes them from a file and the environment.
+//!
+//! Each part of the daemon is given the section it needs, not the whole. [`load`] finds and reads the
+//! configuration and reports everything that is wrong with it at once, each problem with its place and its
+//! cure; [`show`] prints what came of it, secrets masked. `docs/CONFIGURATION.md` lists every key.
+
+mod address;
+mod auth;
+mod document;
+mod duration;
+mod env;
+mod error;
+mod interpolate;
+mod load;
+mod reader;
+mod salesforce;
+mod section;
+mod show;
+mod store;
+mod subscription;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 
 use crate::event::{ReplayId, Topic};
+
+pub use duration::{parse_bytes, parse_duration};
+pub use env::{Env, ProcessEnv};
+pub use error::{ConfigError, Place, Problem};
+pub use load::{Loaded, Origin, Subscriptions, load, load_salesforce, load_store};
+pub use show::show;
+
+/// What the loader asks of parts it knows nothing about.
+#[derive(Clone, Copy)]
+pub struct Checks<'a> {
+    /// Says why a private key cannot be used. It is given the text as configured: PEM, PEM with `\n`, or
+    /// base64 of PEM.
+    pub private_key: &'a dyn Fn(&str) -> Result<(), String>,
+    /// Says what is wrong with a handler: its type, or its options.
+    pub handler: &'a dyn Fn(&HandlerConfig) -> Vec<HandlerProblem>,
+}
+
+impl Checks<'_> {
+    /// Nothing is checked.
+    pub const NONE: Self = Self {
+        private_key: &|_| Ok(()),
+        handler: &|_| Vec::new(),
+    };
+}
+
+/// What is wrong with a handler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandlerProblem {
+    /// The key at fault; `None` where it is the type.
+    pub key: Option<String>,
+    /// What is wrong and what to do, without any value that may be a secret.
+    pub message: String,
+}
 
 /// Everything a user can say.
 #[derive(Debug, Clone)]
@@ -21,6 +76,11 @@ pub struct Config {
     pub metrics_addr: Option<std::net::SocketAddr>,
     /// Folder of schemas to look in before asking the org.
     pub schemas_dir: PathBuf,
+}
+
+impl Config {
+    /// Folder of schemas where none is named.
+    pub const SCHEMAS_DIR: &str = "schemas";
 }
 
 /// The `[salesforce]` section.
@@ -48,6 +108,34 @@ pub struct SalesforceConfig {
     pub blocked_retry: BackoffConfig,
     /// How long a stream stays away after the org's delivery allocation was used up; 15 to 60 min.
     pub allocation_retry: BackoffConfig,
+}
+
+impl SalesforceConfig {
+    /// Login host of production and Developer Edition orgs.
+    pub const LOGIN_URL: &str = "https://login.salesforce.com";
+    /// The global Pub/Sub API endpoint.
+    pub const PUBSUB_ENDPOINT: &str = "https://api.pubsub.salesforce.com:7443";
+
+    /// Defaults for everything but these two.
+    pub fn new(login_url: impl Into<String>, auth: AuthConfig) -> Self {
+        let backoff = |initial_ms, max_ms| BackoffConfig {
+            initial: Duration::from_millis(initial_ms),
+            max: Duration::from_millis(max_ms),
+        };
+        Self {
+            login_url: login_url.into(),
+            auth,
+            pubsub_endpoint: Self::PUBSUB_ENDPOINT.to_owned(),
+            ca_file: None,
+            silence_limit: Duration::from_secs(300),
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(10),
+            token_max_age: Duration::from_secs(60 * 60),
+            reconnect: backoff(500, 30_000),
+            blocked_retry: backoff(60_000, 300_000),
+            allocation_retry: backoff(15 * 60_000, 60 * 60_000),
+        }
+    }
 }
 
 /// How to sign in.
@@ -104,6 +192,21 @@ pub struct StoreConfig {
     pub encryption_key: Option<SecretString>,
 }
 
+impl StoreConfig {
+    /// Where positions are kept if nothing is said: a file in the current directory.
+    pub const URL: &str = "sqlite://orgstream.db";
+
+    /// Defaults for everything but the URL.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: SecretString::from(url.into()),
+            max_connections: 4,
+            timeout: Duration::from_secs(30),
+            encryption_key: None,
+        }
+    }
+}
+
 /// One `[[subscription]]`.
 #[derive(Debug, Clone)]
 pub struct SubscriptionConfig {
@@ -131,6 +234,26 @@ pub struct SubscriptionConfig {
     pub schema_wait: Duration,
     /// At least one.
     pub handlers: Vec<HandlerConfig>,
+}
+
+impl SubscriptionConfig {
+    /// Defaults for everything but these two, and no handler yet.
+    pub fn new(name: impl Into<String>, topic: Topic) -> Self {
+        Self {
+            name: name.into(),
+            topic,
+            start: Start::Latest,
+            start_is_explicit: false,
+            on_expired_replay_id: OnExpiredReplayId::Earliest,
+            ordering: Ordering::Record,
+            key: None,
+            concurrency: 8,
+            max_in_flight: 1000,
+            max_in_flight_bytes: 32 * 1024 * 1024,
+            schema_wait: Duration::from_secs(15 * 60),
+            handlers: Vec::new(),
+        }
+    }
 }
 
 /// Where a subscription begins.
@@ -166,8 +289,9 @@ pub enum Ordering {
     None,
 }
 
-/// One `[[subscription.handler]]`.
-#[derive(Debug, Clone)]
+/// One `[[subscription.handler]]`. Its `Debug` form names the options without their values, which may be
+/// secrets.
+#[derive(Clone)]
 pub struct HandlerConfig {
     /// Its name, unique within the subscription.
     pub name: String,
@@ -181,6 +305,40 @@ pub struct HandlerConfig {
     pub options: BTreeMap<String, toml::Value>,
 }
 
+impl HandlerConfig {
+    /// A handler of this type, of the same name, with defaults for the rest.
+    pub fn new(kind: impl Into<String>) -> Self {
+        let kind = kind.into();
+        Self {
+            name: kind.clone(),
+            kind,
+            retry: RetryConfig::default(),
+            on_exhausted: Self::on_exhausted_by_default(Ordering::Record),
+            options: BTreeMap::new(),
+        }
+    }
+
+    /// In strict order nothing goes on past an event that was given up (design 3.1, rule 8).
+    fn on_exhausted_by_default(ordering: Ordering) -> OnExhausted {
+        match ordering {
+            Ordering::Strict => OnExhausted::Stop,
+            Ordering::Record | Ordering::None => OnExhausted::Park,
+        }
+    }
+}
+
+impl fmt::Debug for HandlerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandlerConfig")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .field("retry", &self.retry)
+            .field("on_exhausted", &self.on_exhausted)
+            .field("options", &self.options.keys())
+            .finish()
+    }
+}
+
 /// When to try again, and when to give up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetryConfig {
@@ -190,6 +348,19 @@ pub struct RetryConfig {
     pub backoff: BackoffConfig,
     /// The longest an event is tried; 12 h.
     pub total: Duration,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            attempts: 8,
+            backoff: BackoffConfig {
+                initial: Duration::from_millis(500),
+                max: Duration::from_secs(60),
+            },
+            total: Duration::from_secs(12 * 60 * 60),
+        }
+    }
 }
 
 /// Exponential back-off with jitter.

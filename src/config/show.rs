@@ -1,0 +1,355 @@
+//! The effective configuration as TOML, secrets masked: what `orgstream config` prints.
+
+use std::fmt::{Display, Write};
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use toml::Value;
+
+use super::duration::{format_bytes, format_duration};
+use super::{
+    AuthConfig, BackoffConfig, Config, HandlerConfig, OnExhausted, OnExpiredReplayId, Ordering,
+    SalesforceConfig, Start, StoreConfig, SubscriptionConfig,
+};
+
+/// What stands in place of a secret.
+const MASK: &str = "***";
+
+/// Parts of an option's name that mark its value as a secret.
+const SECRET_NAMES: [&str; 9] = [
+    "header",
+    "auth",
+    "secret",
+    "token",
+    "password",
+    "passwd",
+    "credential",
+    "cookie",
+    "key",
+];
+
+/// Query parameters of a URL that are worth seeing and hold no secret.
+const PLAIN_PARAMETERS: [&str; 6] = [
+    "sslmode",
+    "application_name",
+    "connect_timeout",
+    "host",
+    "port",
+    "mode",
+];
+
+/// Writes the configuration as TOML, every key with its value, defaults included.
+///
+/// Secrets are `***`. In the options of a handler, which this module knows nothing about, that is every
+/// header, every option whose name speaks of a key, token, password or the like, and in every URL the
+/// password and the query's values.
+pub fn show(config: &Config) -> String {
+    let mut out = Writer::default();
+    if let Some(address) = config.metrics_addr {
+        out.text("metrics_addr", &address);
+    }
+    out.text("schemas_dir", &config.schemas_dir.display());
+    salesforce(&mut out, &config.salesforce);
+    store(&mut out, &config.store);
+    for one in &config.subscriptions {
+        subscription(&mut out, one);
+    }
+    out.0
+}
+
+/// A URL without its password and without the values of its query.
+pub(crate) fn masked_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return if url.starts_with("sqlite:") {
+            url.to_owned()
+        } else {
+            MASK.to_owned()
+        };
+    };
+    // A password may hold any of / ? # unescaped, so everything up to the last @ counts as userinfo.
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((userinfo, rest)) => match userinfo.split_once(':') {
+            Some((user, _)) => (format!("{user}:{MASK}@"), rest),
+            None => (format!("{userinfo}@"), rest),
+        },
+        None => (String::new(), rest),
+    };
+    let Some((path, query)) = rest.split_once('?') else {
+        return format!("{scheme}://{user}{rest}");
+    };
+    let query: Vec<String> = query
+        .split('&')
+        .map(|parameter| match parameter.split_once('=') {
+            Some((name, _)) if PLAIN_PARAMETERS.contains(&name) => parameter.to_owned(),
+            Some((name, _)) => format!("{name}={MASK}"),
+            None => MASK.to_owned(),
+        })
+        .collect();
+    format!("{scheme}://{user}{path}?{}", query.join("&"))
+}
+
+fn salesforce(out: &mut Writer, config: &SalesforceConfig) {
+    out.heading("[salesforce]");
+    out.text("login_url", &config.login_url);
+    match &config.auth {
+        AuthConfig::Jwt {
+            client_id,
+            username,
+            private_key: _,
+            audience,
+        } => {
+            out.text("auth", &"jwt");
+            out.text("client_id", client_id);
+            out.text("username", username);
+            out.text("private_key", &MASK);
+            out.optional("audience", audience.as_deref());
+        }
+        AuthConfig::ClientCredentials {
+            client_id,
+            client_secret: _,
+        } => {
+            out.text("auth", &"client_credentials");
+            out.text("client_id", client_id);
+            out.text("client_secret", &MASK);
+        }
+        AuthConfig::RefreshToken {
+            client_id,
+            client_secret,
+            refresh_token: _,
+        } => {
+            out.text("auth", &"refresh_token");
+            out.text("client_id", client_id);
+            out.optional("client_secret", client_secret.as_ref().map(|_| MASK));
+            out.text("refresh_token", &MASK);
+        }
+        AuthConfig::AccessToken {
+            access_token: _,
+            instance_url,
+            org_id,
+        } => {
+            out.text("auth", &"access_token");
+            out.text("access_token", &MASK);
+            out.text("instance_url", instance_url);
+            out.optional("org_id", org_id.as_deref());
+        }
+    }
+    out.text("pubsub_endpoint", &config.pubsub_endpoint);
+    if let Some(file) = &config.ca_file {
+        out.text("ca_file", &file.display());
+    }
+    out.duration("silence_limit", config.silence_limit);
+    out.duration("ping_interval", config.ping_interval);
+    out.duration("ping_timeout", config.ping_timeout);
+    out.duration("token_max_age", config.token_max_age);
+    out.backoff("reconnect", config.reconnect);
+    out.backoff("blocked_retry", config.blocked_retry);
+    out.backoff("allocation_retry", config.allocation_retry);
+}
+
+fn store(out: &mut Writer, config: &StoreConfig) {
+    out.heading("[store]");
+    out.text("url", &masked_url(config.url.expose_secret()));
+    out.line("max_connections", &config.max_connections);
+    out.duration("timeout", config.timeout);
+    out.optional(
+        "encryption_key",
+        config.encryption_key.as_ref().map(|_| MASK),
+    );
+}
+
+fn subscription(out: &mut Writer, config: &SubscriptionConfig) {
+    out.heading("[[subscription]]");
+    out.text("name", &config.name);
+    out.text("topic", &config.topic);
+    match &config.start {
+        Start::Latest => out.text("start", &"latest"),
+        Start::Earliest => out.text("start", &"earliest"),
+        Start::After(replay_id) => out.text("start", replay_id),
+    }
+    let expired = match config.on_expired_replay_id {
+        OnExpiredReplayId::Earliest => "earliest",
+        OnExpiredReplayId::Latest => "latest",
+        OnExpiredReplayId::Stop => "stop",
+    };
+    out.text("on_expired_replay_id", &expired);
+    let ordering = match config.ordering {
+        Ordering::Record => "record",
+        Ordering::Strict => "strict",
+        Ordering::None => "none",
+    };
+    out.text("ordering", &ordering);
+    out.optional("key", config.key.as_deref());
+    out.line("concurrency", &config.concurrency);
+    out.line("max_in_flight", &config.max_in_flight);
+    out.text(
+        "max_in_flight_bytes",
+        &format_bytes(config.max_in_flight_bytes),
+    );
+    out.duration("schema_wait", config.schema_wait);
+    for one in &config.handlers {
+        handler(out, one);
+    }
+}
+
+fn handler(out: &mut Writer, config: &HandlerConfig) {
+    out.heading("[[subscription.handler]]");
+    out.text("name", &config.name);
+    out.text("type", &config.kind);
+    out.line(
+        "retry",
+        &format_args!(
+            "{{ attempts = {}, initial = \"{}\", max = \"{}\", total = \"{}\" }}",
+            config.retry.attempts,
+            format_duration(config.retry.backoff.initial),
+            format_duration(config.retry.backoff.max),
+            format_duration(config.retry.total),
+        ),
+    );
+    let exhausted = match config.on_exhausted {
+        OnExhausted::Park => "park",
+        OnExhausted::Stop => "stop",
+    };
+    out.text("on_exhausted", &exhausted);
+    for (name, value) in &config.options {
+        out.line(&quoted_key(name), &masked(name, value));
+    }
+}
+
+/// An option's value with everything masked that may be a secret.
+fn masked(name: &str, value: &Value) -> Value {
+    let lower = name.to_lowercase();
+    if SECRET_NAMES.iter().any(|secret| lower.contains(secret)) {
+        return blotted(value);
+    }
+    match value {
+        Value::String(text) if text.contains("://") => Value::String(escaped(&masked_url(text))),
+        Value::String(text) => Value::String(escaped(text)),
+        Value::Array(list) => Value::Array(list.iter().map(|value| masked(name, value)).collect()),
+        Value::Table(table) => Value::Table(
+            table
+                .iter()
+                .map(|(name, value)| (name.clone(), masked(name, value)))
+                .collect(),
+        ),
+        other => other.clone(),
+    }
+}
+
+/// The same shape with no value left.
+fn blotted(value: &Value) -> Value {
+    match value {
+        Value::Table(table) => Value::Table(
+            table
+                .iter()
+                .map(|(name, value)| (name.clone(), blotted(value)))
+                .collect(),
+        ),
+        _ => Value::String(MASK.to_owned()),
+    }
+}
+
+/// A text that reads the same again: a dollar sign is written twice, for this is a configuration again.
+fn escaped(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+/// A key as TOML writes it.
+fn quoted_key(key: &str) -> String {
+    let bare = !key.is_empty()
+        && key
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if bare {
+        key.to_owned()
+    } else {
+        Value::String(key.to_owned()).to_string()
+    }
+}
+
+#[derive(Default)]
+struct Writer(String);
+
+impl Writer {
+    fn heading(&mut self, heading: &str) {
+        self.0.push('\n');
+        self.0.push_str(heading);
+        self.0.push('\n');
+    }
+
+    fn line(&mut self, key: &str, value: &dyn Display) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "{key} = {value}");
+    }
+
+    fn text(&mut self, key: &str, value: &dyn Display) {
+        self.line(key, &Value::String(escaped(&value.to_string())));
+    }
+
+    fn optional(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(key, &value);
+        }
+    }
+
+    fn duration(&mut self, key: &str, value: Duration) {
+        self.text(key, &format_duration(value));
+    }
+
+    fn backoff(&mut self, key: &str, value: BackoffConfig) {
+        self.line(
+            key,
+            &format_args!(
+                "{{ initial = \"{}\", max = \"{}\" }}",
+                format_duration(value.initial),
+                format_duration(value.max)
+            ),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_lose_their_passwords_and_query_values() {
+        for (url, shown) in [
+            (
+                "postgres://u:pw@h:5432/db?sslmode=require",
+                "postgres://u:***@h:5432/db?sslmode=require",
+            ),
+            ("postgres://u:p/w?x#@@h/db", "postgres://u:***@h/db"),
+            (
+                "postgres://h/db?password=pw&host=%2Ftmp",
+                "postgres://h/db?password=***&host=%2Ftmp",
+            ),
+            ("https://h/hook?code", "https://h/hook?***"),
+            ("sqlite://orgstream.db", "sqlite://orgstream.db"),
+            ("sqlite::memory:", "sqlite::memory:"),
+            ("hunter2", "***"),
+        ] {
+            assert_eq!(masked_url(url), shown);
+        }
+    }
+
+    #[test]
+    fn options_that_may_be_secrets_are_masked_at_any_depth() {
+        let value: toml::Table = toml::from_str(
+            "url = 'https://u:hunter2@h/?k=hunter2'\n\
+             api_key = 'hunter2'\n\
+             headers = { Authorization = 'Bearer hunter2', 'X-Plain' = 'hunter2' }\n\
+             nested = { deep = [{ client_secret = 'hunter2', note = 'seen' }] }\n\
+             timeout = '30s'\n",
+        )
+        .unwrap();
+        let shown: Vec<String> = value
+            .iter()
+            .map(|(name, value)| format!("{name} = {}", masked(name, value)))
+            .collect();
+        let shown = shown.join("\n");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        for kept in ["30s", "seen", "X-Plain", "https://u:***@h/?k=***"] {
+            assert!(shown.contains(kept), "{kept} in {shown}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The `[store]` section: where positions are kept.
+
+use super::StoreConfig;
+use super::salesforce::positive_duration;
+use super::section::{Section, Var};
+
+/// Shortest text accepted as an encryption key, in characters: what `openssl rand -hex 16` prints.
+const KEY_LENGTH: usize = 32;
+
+/// Reads the section; `None` where the URL is no good, and then it has been noted.
+pub(super) fn read(section: Section<'_>) -> Option<StoreConfig> {
+    let on_heroku = section.reader().env.var("DYNO").is_some();
+    let url = match section.text("url", Var::Named("DATABASE_URL")) {
+        Some(given) => check_url(&given.text, on_heroku)
+            // Not `refuse`, which could repeat the URL and the password in it.
+            .map_err(|error| section.reader().problem(given.place.clone(), error))
+            .map(|()| given.text),
+        None => check_url(StoreConfig::URL, on_heroku)
+            .map_err(|error| section.missing("url", Var::Named("DATABASE_URL"), &error))
+            .map(|()| StoreConfig::URL.to_owned()),
+    };
+    let max_connections = section.number("max_connections", Var::None, 1..=100u32);
+    let timeout = section.parsed("timeout", Var::None, positive_duration);
+    let encryption_key = section.text("encryption_key", Var::Named("ORGSTREAM_ENCRYPTION_KEY"));
+    if let Some(key) = &encryption_key
+        && key.text.chars().count() < KEY_LENGTH
+    {
+        section.reader().problem(
+            key.place.clone(),
+            format!(
+                "is shorter than {KEY_LENGTH} characters; make one with `openssl rand -hex 32`"
+            ),
+        );
+    }
+    section.finish();
+    let mut config = StoreConfig::new(url.ok()?);
+    config.max_connections = max_connections.unwrap_or(config.max_connections);
+    config.timeout = timeout.unwrap_or(config.timeout);
+    config.encryption_key = encryption_key.map(|given| given.text.into());
+    Some(config)
+}
+
+fn check_url(url: &str, on_heroku: bool) -> Result<(), String> {
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(());
+    }
+    if !url.starts_with("sqlite:") {
+        return Err("expected a URL that begins with postgres:// or sqlite://".to_owned());
+    }
+    if on_heroku {
+        return Err(
+            "SQLite cannot keep positions on a dyno, whose disk is gone every day; add a database with \
+             `heroku addons:create heroku-postgresql:essential-0`, which sets DATABASE_URL"
+                .to_owned(),
+        );
+    }
+    if cfg!(not(feature = "sqlite")) {
+        return Err("this build has no SQLite; set DATABASE_URL to a postgres:// URL".to_owned());
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! What the documents say about configuration is true.
+
+use std::fs;
+use std::path::Path;
+
+use super::{env, load_env, load_text, signed_in};
+
+#[test]
+fn the_example_environment_is_a_configuration() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".env.example");
+    let text = fs::read_to_string(path).unwrap();
+    // What is commented out is an example too: it must at least name variables that exist.
+    let pairs: Vec<(&str, &str)> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once('='))
+        .collect();
+    let loaded = load_env(&env(&pairs)).unwrap();
+    assert_eq!(loaded.warnings, []);
+    assert!(!loaded.config.subscriptions.is_empty());
+}
+
+#[test]
+fn every_configuration_in_the_documents_is_one() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for document in ["README.md", "docs/CONFIGURATION.md"] {
+        let text = fs::read_to_string(root.join(document)).unwrap();
+        for block in text.split("```toml\n").skip(1) {
+            let block = block.split("```").next().unwrap();
+            let loaded = load_text(block, &signed_in(&[]));
+            assert!(loaded.is_ok(), "{document}: {loaded:?}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 2);
+}
+
+#[test]
+fn every_variable_is_documented() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(root.join("docs/CONFIGURATION.md")).unwrap();
+    let app: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(root.join("app.json")).unwrap()).unwrap();
+    for name in app["env"].as_object().unwrap().keys() {
+        assert!(
+            document.contains(name),
+            "{name} of app.json is not in docs/CONFIGURATION.md"
+        );
+    }
+    for name in fs::read_to_string(root.join(".env.example"))
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.trim_start_matches(['#', ' ']).split_once('='))
+        .map(|(name, _)| name)
+        .filter(|name| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+    {
+        assert!(
+            document.contains(name),
+            "{name} of .env.example is not in docs/CONFIGURATION.md"
+        );
+    }
+}
