@@ -14,7 +14,9 @@
 //! - [`emulator`]: an org in memory.
 //! - [`app`]: wires the parts together; [`cli`]: one file for each command.
 
+pub mod app;
 pub mod avro;
+pub mod cli;
 pub mod config;
 pub mod emulator;
 pub mod event;

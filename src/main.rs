@@ -1,2 +1,7 @@
-//! stub
-fn main() {}
+//! Parse, dispatch, exit code; nothing else.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    orgstream::cli::main()
+}

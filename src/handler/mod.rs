@@ -1,11 +1,24 @@
 //! What receives events: the [`Handler`] trait, the registry of types, and the built-in handlers.
 
+mod log;
+mod options;
+mod registry;
+mod retry_after;
+#[cfg(test)]
+mod testing;
+mod webhook;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::event::Event;
+
+pub use log::{LineSink, LogHandler};
+pub use options::{OptionProblem, Options, masked};
+pub use registry::{HandlerConfigError, Registry};
+pub use webhook::WebhookHandler;
 
 /// Events handed over together, in bus order.
 ///

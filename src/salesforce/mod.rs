@@ -1,4 +1,8 @@
 //! All I/O with an org: signing in, and the Pub/Sub API.
 
 pub mod auth;
+mod origin;
 pub mod pubsub;
+mod tls;
+
+pub use origin::{InvalidOrigin, Origin};

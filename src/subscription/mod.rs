@@ -1,1 +1,310 @@
-//! stub
+//! The loop from the stream to the handlers and back to the position.
+//!
+//! ```text
+//! org --gRPC--> reader --> decoder --> delivery (lanes --> handlers --> tracker) --> store
+//!                  ^ room in the buffer                      | let go
+//!                  +-----------------------------------------+
+//! ```
+//!
+//! Three tasks for each subscription. The [`reader`] never waits for a handler or the store, the
+//! [`decoder`] keeps stream order, and the [`delivery`] owns everything about what is finished.
+
+mod backoff;
+mod credits;
+mod decoder;
+mod delivery;
+mod handler_run;
+mod in_flight;
+mod lanes;
+mod observe;
+mod position;
+mod reader;
+mod resume;
+mod state;
+mod tracker;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::avro::SchemaCache;
+use crate::config::{BackoffConfig, SalesforceConfig, SubscriptionConfig};
+use crate::event::{OrgId, Source};
+use crate::handler::Handler;
+use crate::salesforce::auth::TokenSource;
+use crate::salesforce::pubsub::PubSub;
+use crate::store::{Hole, HoleKind, Lease, Store, StoreError, SubscriptionKey, TakenOver};
+
+pub use state::State;
+pub use tracker::MAX_HANDLERS;
+
+pub(crate) use backoff::pause;
+
+use backoff::Backoff;
+use decoder::Decoder;
+use delivery::{Delivery, Setup};
+use handler_run::HandlerRun;
+use in_flight::InFlight;
+use observe::Observer;
+use reader::Reader;
+use resume::Resume;
+
+/// Pauses while the store fails.
+const STORE_RETRY: BackoffConfig = BackoffConfig {
+    initial: Duration::from_millis(500),
+    max: Duration::from_secs(15),
+};
+
+/// What all subscriptions of a process share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The org's event bus.
+    pub bus: PubSub,
+    /// The session that every call carries.
+    pub tokens: Arc<dyn TokenSource>,
+    /// Where positions are kept.
+    pub store: Arc<dyn Store>,
+    /// Compiled schemas.
+    pub schemas: Arc<SchemaCache>,
+    /// Timing of streams.
+    pub salesforce: SalesforceConfig,
+    /// The org signed in to.
+    pub org_id: OrgId,
+    /// Host of its instance URL.
+    pub host: String,
+    /// Random for each start of the process.
+    pub holder: String,
+    /// Names of all configured subscriptions.
+    pub configured: Vec<String>,
+}
+
+/// How a subscription ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Told to stop.
+    Stopped,
+    /// Another worker has taken it over.
+    TakenOver,
+}
+
+/// Runs one subscription until it is told to stop or another worker takes it over.
+///
+/// # Errors
+///
+/// Where one of its tasks panicked, which is a bug: the process should end and say so.
+pub async fn run(
+    shared: Shared,
+    config: SubscriptionConfig,
+    handlers: Vec<Arc<dyn Handler>>,
+    shown_state: watch::Sender<State>,
+    stop: CancellationToken,
+) -> Result<Ended, tokio::task::JoinError> {
+    let key = SubscriptionKey {
+        org_id: shared.org_id.clone(),
+        name: config.name.clone(),
+        topic: config.topic.clone(),
+    };
+    let Some(taken) = take_over(&shared, &config, &key, &shown_state, &stop).await else {
+        shown_state.send_replace(State::Stopped);
+        return Ok(Ended::Stopped);
+    };
+    // Its own, so that losing this subscription stops no other.
+    let stop = stop.child_token();
+    if taken.begun_without_position && config.start == crate::config::Start::Latest {
+        record_lost_start(&shared, &taken.lease, &stop).await;
+    }
+    let observer = Observer::new(&config.name);
+    let in_flight = Arc::new(InFlight::new(
+        config.max_in_flight,
+        config.max_in_flight_bytes,
+    ));
+    let (stream_state, stream_state_seen) = watch::channel(State::Connecting);
+    let (arrivals, arrivals_out) = mpsc::unbounded_channel();
+    let (items, items_out) = mpsc::unbounded_channel();
+    let reader = Reader {
+        topic: config.topic.clone(),
+        lease: taken.lease.clone(),
+        bus: shared.bus.clone(),
+        tokens: shared.tokens.clone(),
+        store: shared.store.clone(),
+        salesforce: shared.salesforce.clone(),
+        on_expired: config.on_expired_replay_id,
+        resume: Resume::new(config.topic.is_channel(), taken.position, &config.start),
+        in_flight: in_flight.clone(),
+        arrivals,
+        state: stream_state,
+        observer: observer.clone(),
+        stop: stop.clone(),
+    };
+    let decoder = Decoder {
+        source: Arc::new(Source {
+            org_id: shared.org_id.clone(),
+            host: shared.host.clone(),
+            topic: config.topic.clone(),
+        }),
+        subscription: config.name.clone(),
+        epoch: taken.lease.epoch,
+        key: config.key.clone(),
+        schema_wait: config.schema_wait,
+        schemas: shared.schemas.clone(),
+        observer: observer.clone(),
+        stop: stop.clone(),
+    };
+    let runs = config.handlers.iter().enumerate().map(|(index, handler)| {
+        let limits = handlers[index].batch_limits();
+        let retry = shared.salesforce.blocked_retry;
+        HandlerRun::new(index, handler, limits, config.concurrency, retry)
+    });
+    let delivery = Delivery::new(Setup {
+        lease: taken.lease,
+        store: shared.store,
+        ordering: config.ordering,
+        handlers: runs.zip(handlers.iter().cloned()).collect(),
+        finished_ahead: taken.finished_ahead,
+        behind_since: taken.position_at.unwrap_or_else(SystemTime::now),
+        in_flight,
+        stream_state: stream_state_seen,
+        shown_state: shown_state.clone(),
+        observer,
+        stop: stop.clone(),
+    });
+    let reader = tokio::spawn(reader.run());
+    let decoder = tokio::spawn(decoder.run(arrivals_out, items));
+    let ended = delivery.run(items_out).await;
+    stop.cancel();
+    reader.await?;
+    decoder.await?;
+    shown_state.send_replace(State::Stopped);
+    Ok(match ended {
+        delivery::Ended::Stopped => Ended::Stopped,
+        delivery::Ended::Fenced => Ended::TakenOver,
+    })
+}
+
+/// Takes the subscription over, however long the store takes to let us; `None` where told to stop.
+async fn take_over(
+    shared: &Shared,
+    config: &SubscriptionConfig,
+    key: &SubscriptionKey,
+    shown_state: &watch::Sender<State>,
+    stop: &CancellationToken,
+) -> Option<TakenOver> {
+    let mut backoff = Backoff::new(STORE_RETRY);
+    loop {
+        let attempt = shared.store.take_over(
+            key,
+            &shared.holder,
+            &shared.configured,
+            config.start_is_explicit,
+        );
+        let error = tokio::select! {
+            () = stop.cancelled() => return None,
+            taken = attempt => match taken {
+                Ok(taken) => {
+                    info!(
+                        subscription = key.name,
+                        topic = %key.topic,
+                        epoch = taken.lease.epoch,
+                        position = taken.position.as_ref().map(tracing::field::display),
+                        "subscription taken over"
+                    );
+                    return Some(taken);
+                }
+                Err(error) => error,
+            },
+        };
+        let pause = match error {
+            StoreError::Unavailable(_) => backoff.next_pause(),
+            // Waits for a person, who may mend it in the store while we run.
+            _ => backoff::pause(&shared.salesforce.blocked_retry, 0),
+        };
+        warn!(
+            subscription = key.name,
+            topic = %key.topic,
+            error = %error,
+            pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            "subscription cannot begin"
+        );
+        shown_state.send_replace(State::Blocked {
+            detail: error.to_string(),
+        });
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// An earlier run began at LATEST and ended before it had a position.
+async fn record_lost_start(shared: &Shared, lease: &Lease, stop: &CancellationToken) {
+    let hole = Hole {
+        kind: HoleKind::Lost,
+        reason: "latest_before_first_response".to_owned(),
+        from: None,
+        to: None,
+        entity: None,
+        record_ids: Vec::new(),
+        explanation: "an earlier run began at LATEST and ended before its first response"
+            .to_owned(),
+    };
+    warn!(
+        subscription = lease.key.name,
+        "an earlier run began at LATEST and left no position: what came since is recorded as a hole"
+    );
+    persist(
+        &shared.store,
+        lease,
+        stop,
+        "record a hole",
+        |store, lease| {
+            let hole = hole.clone();
+            async move { store.record_hole(&lease, &hole).await.map(|_| ()) }
+        },
+    )
+    .await;
+}
+
+/// Writes something that must be stored, however long the store is away. False where `stop` came first
+/// or another worker has taken over.
+async fn persist<F, Fut>(
+    store: &Arc<dyn Store>,
+    lease: &Lease,
+    stop: &CancellationToken,
+    what: &'static str,
+    write: F,
+) -> bool
+where
+    F: Fn(Arc<dyn Store>, Lease) -> Fut,
+    Fut: Future<Output = Result<(), StoreError>>,
+{
+    let mut backoff = Backoff::new(STORE_RETRY);
+    loop {
+        let error = tokio::select! {
+            biased;
+            result = write(store.clone(), lease.clone()) => match result {
+                Ok(()) => return true,
+                Err(error) => error,
+            },
+            () = stop.cancelled() => return false,
+        };
+        if matches!(error, StoreError::Fenced { .. }) {
+            stop.cancel();
+            return false;
+        }
+        let pause = backoff.next_pause();
+        warn!(
+            subscription = lease.key.name,
+            what,
+            error = %error,
+            pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            "the store did not take a write; it is tried again"
+        );
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}

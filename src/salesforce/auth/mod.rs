@@ -1,5 +1,19 @@
 //! Signing in to an org.
 
+mod access_token;
+mod authenticator;
+mod client_credentials;
+mod errors;
+mod http;
+mod jwt;
+mod key;
+mod org;
+mod refresh_token;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,6 +21,21 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 
 use crate::event::OrgId;
+
+pub use authenticator::Authenticator;
+pub use key::KeyError;
+
+/// The token endpoint, on every login host (facts section 8).
+const TOKEN_PATH: &str = "/services/oauth2/token";
+
+/// Says whether a text is a private key that the JWT flow can sign with: PEM (PKCS#8 or PKCS#1), PEM with
+/// `\n` for its line ends, or base64 of PEM; RSA, not encrypted, at least 2048 bits. The error names the
+/// fault and the cure, and never repeats any of the text.
+pub fn check_private_key(text: &str) -> Result<(), String> {
+    key::parse(text)
+        .map(|_| ())
+        .map_err(|error| error.to_string())
+}
 
 /// A signed-in session: what every Pub/Sub API call carries.
 #[derive(Debug)]
@@ -19,6 +48,15 @@ pub struct Session {
     pub org_id: OrgId,
     /// When this process received the token.
     pub obtained_at: Instant,
+}
+
+impl Session {
+    /// Host of the instance URL, with a port where it names one.
+    pub fn host(&self) -> &str {
+        self.instance_url
+            .split_once("://")
+            .map_or(self.instance_url.as_str(), |(_, host)| host)
+    }
 }
 
 /// Gives the session that all streams and calls share.

@@ -1,0 +1,447 @@
+//! The only place that names concrete types and wires them together.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::avro::{SchemaCache, SchemaShelf, SchemaSource, SchemaUnavailable};
+use crate::config::{
+    BackoffConfig, Checks, Config, ConfigError, Env, HandlerConfig, HandlerProblem, Loaded,
+    SalesforceConfig, Subscriptions,
+};
+use crate::event::SchemaId;
+use crate::handler::{Handler, HandlerConfigError, Registry};
+use crate::salesforce::auth::{
+    AuthError, Authenticator, CredentialVault, Session, TokenSource, check_private_key,
+};
+use crate::salesforce::pubsub::{PubSub, PubSubError, Recovery};
+use crate::store::{self, Store, StoreError};
+use crate::subscription::{self, Ended, Shared, State};
+use crate::telemetry::{self, metrics};
+
+/// Why the daemon ended other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A configuration that can never work; the process exits with 78.
+    #[error("{0}")]
+    Config(String),
+    /// The metrics port is taken.
+    #[error(transparent)]
+    Metrics(#[from] telemetry::ServeError),
+    /// The store belongs to another org.
+    #[error("{0}")]
+    OtherOrg(StoreError),
+    /// A task of ours panicked.
+    #[error("a task of subscription `{subscription}` ended by a bug: {source}")]
+    Bug {
+        /// Which subscription.
+        subscription: String,
+        /// What the task said.
+        source: tokio::task::JoinError,
+    },
+}
+
+impl From<HandlerConfigError> for RunError {
+    fn from(error: HandlerConfigError) -> Self {
+        Self::Config(error.to_string())
+    }
+}
+
+/// Loads the configuration with everything checked that can be checked without I/O to other systems.
+///
+/// # Errors
+///
+/// [`ConfigError`], with all problems at once.
+pub fn load_config(
+    path: Option<&Path>,
+    subscriptions: Subscriptions,
+    env: &dyn Env,
+    registry: &Registry,
+) -> Result<Loaded, ConfigError> {
+    let handler = |config: &HandlerConfig| handler_problems(registry, config);
+    let checks = Checks {
+        private_key: &check_private_key,
+        handler: &handler,
+    };
+    crate::config::load(path, subscriptions, env, &checks)
+}
+
+fn handler_problems(registry: &Registry, config: &HandlerConfig) -> Vec<HandlerProblem> {
+    match registry.build(config) {
+        Ok(_) => Vec::new(),
+        Err(HandlerConfigError::Options { problems, .. }) => problems
+            .iter()
+            .map(|problem| HandlerProblem {
+                key: Some(problem.key().to_owned()),
+                message: problem.to_string(),
+            })
+            .collect(),
+        Err(other) => vec![HandlerProblem {
+            key: None,
+            message: other.to_string(),
+        }],
+    }
+}
+
+/// A connection to an org: the session that is shared, and the bus.
+#[derive(Clone)]
+pub struct Org {
+    /// The session that every call carries.
+    pub tokens: Arc<dyn TokenSource>,
+    /// The event bus.
+    pub bus: PubSub,
+}
+
+impl Org {
+    /// Prepares sign-in and a lazy channel; sends nothing. Within a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// A configuration that can never work.
+    pub fn prepare(
+        config: &SalesforceConfig,
+        vault: Option<Arc<dyn CredentialVault>>,
+    ) -> Result<Self, PubSubError> {
+        let tokens: Arc<dyn TokenSource> = Arc::new(Authenticator::new(config, vault)?);
+        let bus = PubSub::connect(config, tokens.clone())?;
+        Ok(Self { tokens, bus })
+    }
+
+    /// The schema cache in front of this org: memory, store, folder, then GetSchema.
+    pub fn schemas(&self, store: Option<Arc<dyn Store>>, dir: &Path) -> SchemaCache {
+        let shelf = store.map(|store| Arc::new(StoreShelf(store)) as Arc<dyn SchemaShelf>);
+        SchemaCache::new(
+            Arc::new(BusSource(self.bus.clone())),
+            shelf,
+            Some(dir.to_owned()),
+        )
+    }
+}
+
+struct StoreShelf(Arc<dyn Store>);
+
+#[async_trait]
+impl SchemaShelf for StoreShelf {
+    async fn load(&self, id: &SchemaId) -> Result<Option<Arc<str>>, String> {
+        self.0.load_schema(id).await.map_err(|e| e.to_string())
+    }
+
+    async fn save(&self, id: &SchemaId, json: &str) -> Result<(), String> {
+        self.0
+            .save_schema(id, json)
+            .await
+            .map_err(|e| e.to_string())
+    }
+}
+
+struct BusSource(PubSub);
+
+#[async_trait]
+impl SchemaSource for BusSource {
+    async fn fetch(&self, id: &SchemaId) -> Result<String, SchemaUnavailable> {
+        match self.0.schema(id).await {
+            Ok(json) => {
+                metrics::schema_fetched("fetched");
+                Ok(json)
+            }
+            // A missing permission blocks the whole topic until somebody mends it: not this event's fault.
+            Err(error) if refused_for_good(&error) => {
+                metrics::schema_fetched("refused");
+                Err(SchemaUnavailable::Refused(error.to_string()))
+            }
+            Err(error) => {
+                metrics::schema_fetched("unavailable");
+                Err(SchemaUnavailable::Later(error.to_string()))
+            }
+        }
+    }
+}
+
+/// The org answered that there is no such schema, or that the ID is none.
+fn refused_for_good(error: &PubSubError) -> bool {
+    match error {
+        PubSubError::Rpc { status, .. } => {
+            matches!(status, tonic::Code::NotFound | tonic::Code::InvalidArgument)
+        }
+        PubSubError::Auth(_) | PubSubError::Invalid(_) => false,
+    }
+}
+
+/// The daemon: runs every configured subscription until `stop` is cancelled.
+///
+/// # Errors
+///
+/// Only what no waiting can mend: a configuration that can never work, a taken metrics port, another
+/// org's store, or a bug. A database or an org that is away is waited for.
+pub async fn run(
+    config: Config,
+    registry: &Registry,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let mut handlers = Vec::new();
+    for subscription in &config.subscriptions {
+        let built: Result<Vec<Arc<dyn Handler>>, _> = subscription
+            .handlers
+            .iter()
+            .map(|handler| registry.build(handler))
+            .collect();
+        handlers.push(built?);
+    }
+    // Before anything that counts.
+    let _metrics = match config.metrics_addr {
+        Some(addr) => {
+            let server = telemetry::serve(addr).await?;
+            info!(addr = %server.addr(), "metrics served");
+            Some(server)
+        }
+        None => None,
+    };
+    let states = States::new(&config);
+    let Some(ready) = get_ready(&config, &states, &stop).await? else {
+        return Ok(());
+    };
+    let store = ready.store.clone();
+    let result = run_subscriptions(config, handlers, ready, states, stop).await;
+    store.close().await;
+    result
+}
+
+/// What must be there before any subscription can begin.
+struct Ready {
+    store: Arc<dyn Store>,
+    org: Org,
+    session: Arc<Session>,
+}
+
+/// Opens the store, brings its tables up to date, signs in, and binds the store to the org; waits for
+/// whatever is away. `None` where told to stop meanwhile.
+async fn get_ready(
+    config: &Config,
+    states: &States,
+    stop: &CancellationToken,
+) -> Result<Option<Ready>, RunError> {
+    let waiting = Waiting {
+        states,
+        stop,
+        passing: config.salesforce.reconnect,
+        mendable: config.salesforce.blocked_retry,
+    };
+    let opened = waiting
+        .until("open the store", async || store::open(&config.store).await)
+        .await?;
+    let Some(store) = opened else { return Ok(None) };
+    let migrated = waiting
+        .until("migrate the store", async || store.migrate().await)
+        .await?;
+    if migrated.is_none() {
+        return Ok(None);
+    }
+    let vault = vault(store.clone());
+    let org = Org::prepare(&config.salesforce, Some(vault))
+        .map_err(|error| RunError::Config(error.to_string()))?;
+    let session = waiting
+        .until("sign in", async || org.tokens.session().await)
+        .await?;
+    let Some(session) = session else {
+        return Ok(None);
+    };
+    info!(org_id = %session.org_id, instance_url = session.instance_url, "signed in");
+    let bound = waiting
+        .until("bind the store to the org", async || {
+            store.bind_org(&session.org_id).await
+        })
+        .await?;
+    Ok(bound.map(|()| Ready {
+        store,
+        org,
+        session,
+    }))
+}
+
+/// The store as the place where a rotated refresh token is kept.
+fn vault(store: Arc<dyn Store>) -> Arc<dyn CredentialVault> {
+    store
+}
+
+/// Waits for other systems at the start, and shows that it does.
+struct Waiting<'a> {
+    states: &'a States,
+    stop: &'a CancellationToken,
+    /// Pauses where it may pass by itself.
+    passing: BackoffConfig,
+    /// Pauses where a person has to act.
+    mendable: BackoffConfig,
+}
+
+/// What an error at the start means.
+enum AtStart {
+    Passing,
+    Mendable,
+    Fatal(RunError),
+}
+
+trait StartError: std::fmt::Display {
+    fn class(self) -> (String, AtStart);
+}
+
+impl StartError for StoreError {
+    fn class(self) -> (String, AtStart) {
+        let text = self.to_string();
+        let class = match self {
+            Self::OtherOrg { .. } => AtStart::Fatal(RunError::OtherOrg(self)),
+            Self::Config(_) => AtStart::Fatal(RunError::Config(text.clone())),
+            Self::Unavailable(_) => AtStart::Passing,
+            _ => AtStart::Mendable,
+        };
+        (text, class)
+    }
+}
+
+impl StartError for AuthError {
+    fn class(self) -> (String, AtStart) {
+        let class = match self {
+            Self::Refused { .. } => AtStart::Mendable,
+            Self::Unavailable { .. } => AtStart::Passing,
+        };
+        (self.to_string(), class)
+    }
+}
+
+impl Waiting<'_> {
+    async fn until<T, E: StartError>(
+        &self,
+        what: &str,
+        attempt: impl AsyncFn() -> Result<T, E>,
+    ) -> Result<Option<T>, RunError> {
+        let mut failures = 0;
+        loop {
+            let error = tokio::select! {
+                () = self.stop.cancelled() => return Ok(None),
+                result = attempt() => match result {
+                    Ok(value) => return Ok(Some(value)),
+                    Err(error) => error,
+                },
+            };
+            let (text, class) = error.class();
+            let pause = match class {
+                AtStart::Fatal(error) => return Err(error),
+                AtStart::Passing => subscription::pause(&self.passing, failures),
+                AtStart::Mendable => subscription::pause(&self.mendable, failures),
+            };
+            failures += 1;
+            warn!(
+                what,
+                error = text,
+                pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+                "cannot begin yet; it is tried again"
+            );
+            self.states.all(&State::Blocked { detail: text });
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(None),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}
+
+/// Each subscription's state, published as a metric whenever it changes.
+struct States(Vec<(String, watch::Sender<State>)>);
+
+impl States {
+    fn new(config: &Config) -> Self {
+        let states = config.subscriptions.iter().map(|subscription| {
+            let (sender, mut seen) = watch::channel(State::Connecting);
+            let name = subscription.name.clone();
+            tokio::spawn(async move {
+                loop {
+                    metrics::stream_state(&name, seen.borrow_and_update().name());
+                    if seen.changed().await.is_err() {
+                        return;
+                    }
+                }
+            });
+            (subscription.name.clone(), sender)
+        });
+        Self(states.collect())
+    }
+
+    fn all(&self, state: &State) {
+        for (_, sender) in &self.0 {
+            sender.send_replace(state.clone());
+        }
+    }
+}
+
+async fn run_subscriptions(
+    config: Config,
+    handlers: Vec<Vec<Arc<dyn Handler>>>,
+    ready: Ready,
+    states: States,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let configured = config
+        .subscriptions
+        .iter()
+        .map(|s| s.name.clone())
+        .collect();
+    let schemas = ready
+        .org
+        .schemas(Some(ready.store.clone()), &config.schemas_dir);
+    let shared = Shared {
+        bus: ready.org.bus,
+        tokens: ready.org.tokens,
+        store: ready.store,
+        schemas: Arc::new(schemas),
+        salesforce: config.salesforce,
+        org_id: ready.session.org_id.clone(),
+        host: ready.session.host().to_owned(),
+        holder: uuid::Uuid::new_v4().to_string(),
+        configured,
+    };
+    let mut running = JoinSet::new();
+    for ((subscription, handlers), (name, state)) in
+        config.subscriptions.into_iter().zip(handlers).zip(states.0)
+    {
+        let run = subscription::run(shared.clone(), subscription, handlers, state, stop.clone());
+        running.spawn(async move { (name, run.await) });
+    }
+    let mut result = Ok(());
+    while let Some(ended) = running.join_next().await {
+        let bug = match ended {
+            Ok((_, Ok(Ended::Stopped))) => continue,
+            Ok((name, Ok(Ended::TakenOver))) => {
+                warn!(
+                    subscription = name,
+                    "another worker runs this subscription now; this process goes on with the others"
+                );
+                continue;
+            }
+            Ok((subscription, Err(source))) => RunError::Bug {
+                subscription,
+                source,
+            },
+            Err(source) => RunError::Bug {
+                subscription: "?".to_owned(),
+                source,
+            },
+        };
+        error!(error = %bug, "stopping");
+        stop.cancel();
+        result = Err(bug);
+    }
+    if result.is_ok() && !stop.is_cancelled() {
+        warn!("every subscription runs elsewhere now; waiting to be stopped");
+        stop.cancelled().await;
+    }
+    result
+}
+
+/// True where trying again without a change would fail again: what `check` reports as failed.
+pub fn needs_a_person(error: &PubSubError) -> bool {
+    error.recovery() == Recovery::Block
+}

@@ -1,0 +1,495 @@
+//! From a payload's bytes straight to the JSON text that handlers receive (design 4.3).
+//!
+//! One rule for absence: a field without a value is left out. In an update, left out means unchanged,
+//! and a field that the bitmaps name and that has no value is present as null. What a field sent as a
+//! diff holds is never passed off as its value: it is moved to `ChangeEventHeader.diffs`.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::bitmap::{FieldSet, Slot};
+use super::datum::{Datum, DecodeReason};
+use super::header::HeaderRead;
+use super::json;
+use super::plan::{Node, NodeId, Plan};
+use crate::event::{ChangeEventHeader, Decoded};
+
+/// Deepest nesting of types in a datum. Real events have three levels.
+pub(super) const MAX_DEPTH: usize = 64;
+
+/// Most JSON text that one payload may become, in bytes. The platform's limit for an event is 1 MB.
+const MAX_JSON: usize = 64 << 20;
+
+/// A payload that is not a datum of its schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodeError {
+    /// Name of the schema's record.
+    pub record: Arc<str>,
+    /// The field at which decoding stopped, where it was within one.
+    pub field: Option<String>,
+    /// Bytes read so far.
+    pub offset: usize,
+    /// What is wrong.
+    pub reason: DecodeReason,
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            record,
+            field,
+            offset,
+            reason,
+        } = self;
+        write!(
+            f,
+            "the payload is not a {record} of its schema: at byte {offset}"
+        )?;
+        if let Some(field) = field {
+            write!(f, ", field {field}")?;
+        }
+        write!(f, ": {reason}")
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+/// A payload that does not decode, and what could be read of it all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodeFailure {
+    /// What is wrong.
+    pub error: DecodeError,
+    /// The change header, where it decoded: it says whose order a parked event holds (rule 9).
+    pub header: Option<ChangeEventHeader>,
+}
+
+/// Decodes one event.
+pub(super) fn decode(
+    plan: &Plan,
+    record_name: &Arc<str>,
+    payload: &[u8],
+) -> Result<Decoded, DecodeFailure> {
+    let mut decoder = Decoder::new(plan, payload);
+    let mut header = None;
+    match decoder.event(&mut header) {
+        Ok(ignored_bits) => Ok(Decoded {
+            record_name: Arc::clone(record_name),
+            header,
+            data: Bytes::from(decoder.out),
+            ignored_bits,
+        }),
+        Err(reason) => Err(DecodeFailure {
+            error: DecodeError {
+                record: Arc::clone(record_name),
+                field: decoder.at.map(|number| plan.field(number).name.to_string()),
+                offset: payload.len() - decoder.datum.len(),
+                reason,
+            },
+            header,
+        }),
+    }
+}
+
+/// The value of one of the event's own fields as text; `None` where it has none or does not decode.
+pub(super) fn key_text(plan: &Plan, payload: &[u8], field: &str) -> Option<String> {
+    let wanted = plan.root().find(|n| *plan.field(*n).name == *field)?;
+    let mut decoder = Decoder::new(plan, payload);
+    for number in plan.root().start..wanted {
+        decoder.node(plan.field(number).node, 1).ok()?;
+        decoder.out.clear();
+    }
+    if !decoder.node(plan.field(wanted).node, 1).ok()? {
+        return None;
+    }
+    if decoder.out.first() == Some(&b'"') {
+        return serde_json::from_slice(&decoder.out).ok();
+    }
+    String::from_utf8(decoder.out).ok()
+}
+
+/// Reads a datum and writes its JSON, in one pass.
+pub(super) struct Decoder<'s, 'd> {
+    pub(super) plan: &'s Plan,
+    pub(super) datum: Datum<'d>,
+    pub(super) out: Vec<u8>,
+    /// How many more values may be read. Most take at least one byte; those that take none, and types
+    /// nested without end, are bounded by this.
+    visits: usize,
+    /// The field last begun, for errors.
+    pub(super) at: Option<usize>,
+}
+
+impl<'s, 'd> Decoder<'s, 'd> {
+    pub(super) fn new(plan: &'s Plan, payload: &'d [u8]) -> Self {
+        Self {
+            plan,
+            datum: Datum::new(payload),
+            out: Vec::with_capacity(2 * payload.len() + 256),
+            visits: 8 * payload.len() + 4096,
+            at: None,
+        }
+    }
+
+    /// The whole event. Puts the header where the caller can see it as soon as it is read, so that it
+    /// survives a failure further on. Returns the number of ignored bitmap bits.
+    fn event(&mut self, header: &mut Option<ChangeEventHeader>) -> Result<u32, DecodeReason> {
+        let fields = self.plan.root();
+        let ignored_bits = match self.plan.header() {
+            Some(of_header) => {
+                let read = HeaderRead::new(self, of_header)?;
+                *header = Some(read.header);
+                let changes = read.changes?;
+                self.change(fields, &changes)?;
+                changes.ignored
+            }
+            None => {
+                self.record(fields, 0)?;
+                0
+            }
+        };
+        match self.datum.len() {
+            0 => Ok(ignored_bits),
+            left => {
+                self.at = None;
+                Err(DecodeReason::LeftOver(left))
+            }
+        }
+    }
+
+    /// Writes the value, and says whether it was one: null and a record in which nothing has a value
+    /// are none.
+    pub(super) fn node(&mut self, id: NodeId, depth: usize) -> Result<bool, DecodeReason> {
+        self.count_visit()?;
+        let plan = self.plan;
+        match plan.node(id) {
+            Node::Null => {
+                self.out.extend_from_slice(b"null");
+                return Ok(false);
+            }
+            Node::Boolean => {
+                let text: &[u8] = match self.datum.array()? {
+                    [0] => b"false",
+                    [1] => b"true",
+                    _ => return Err(DecodeReason::NotABoolean),
+                };
+                self.out.extend_from_slice(text);
+            }
+            Node::Int => json::put_integer(&mut self.out, self.datum.int()?.into()),
+            Node::Long => json::put_integer(&mut self.out, self.datum.long()?),
+            Node::Float => {
+                json::put_float(&mut self.out, f32::from_le_bytes(self.datum.array()?));
+            }
+            Node::Double => {
+                json::put_double(&mut self.out, f64::from_le_bytes(self.datum.array()?));
+            }
+            Node::String => json::put_string(&mut self.out, self.datum.text()?),
+            Node::Bytes => json::put_hex(&mut self.out, self.datum.bytes()?),
+            Node::Fixed(size) => json::put_hex(&mut self.out, self.datum.take(*size)?),
+            Node::Enum(symbols) => {
+                let symbol = self.symbol(symbols)?;
+                json::put_string(&mut self.out, symbol);
+            }
+            Node::Array(items) => self.array(*items, deeper(depth)?)?,
+            Node::Map(values) => self.map(*values, deeper(depth)?)?,
+            Node::Record(fields) => return self.record(fields.clone(), deeper(depth)?),
+            Node::Union(branches) => {
+                let branch = self.branch(branches)?;
+                return self.node(branch, deeper(depth)?);
+            }
+        }
+        Ok(true)
+    }
+
+    fn count_visit(&mut self) -> Result<(), DecodeReason> {
+        match self.visits.checked_sub(1) {
+            Some(left) if self.out.len() <= MAX_JSON => {
+                self.visits = left;
+                Ok(())
+            }
+            _ => Err(DecodeReason::TooLarge),
+        }
+    }
+
+    pub(super) fn symbol(&mut self, symbols: &'s [Box<str>]) -> Result<&'s str, DecodeReason> {
+        let index = self.datum.index()?;
+        let symbol = index.and_then(|index| symbols.get(index));
+        symbol
+            .map(|symbol| &**symbol)
+            .ok_or(DecodeReason::NoSuchSymbol {
+                symbols: symbols.len(),
+            })
+    }
+
+    pub(super) fn branch(&mut self, branches: &[NodeId]) -> Result<NodeId, DecodeReason> {
+        let index = self.datum.index()?;
+        let branch = index.and_then(|index| branches.get(index));
+        branch.copied().ok_or(DecodeReason::NoSuchBranch {
+            branches: branches.len(),
+        })
+    }
+
+    fn array(&mut self, items: NodeId, depth: usize) -> Result<(), DecodeReason> {
+        let start = self.out.len();
+        loop {
+            let count = self.datum.block()?;
+            for _ in 0..count {
+                self.out.push(b',');
+                self.node(items, depth)?;
+            }
+            if count == 0 {
+                json::close(&mut self.out, start, *b"[]");
+                return Ok(());
+            }
+        }
+    }
+
+    fn map(&mut self, values: NodeId, depth: usize) -> Result<(), DecodeReason> {
+        let start = self.out.len();
+        loop {
+            let count = self.datum.block()?;
+            for _ in 0..count {
+                self.out.push(b',');
+                json::put_string(&mut self.out, self.datum.text()?);
+                self.out.push(b':');
+                self.node(values, depth)?;
+            }
+            if count == 0 {
+                json::close(&mut self.out, start, *b"{}");
+                return Ok(());
+            }
+        }
+    }
+
+    /// A record without bitmaps: what has no value is left out.
+    fn record(&mut self, fields: Range<usize>, depth: usize) -> Result<bool, DecodeReason> {
+        let start = self.out.len();
+        let mut number = fields.start;
+        while number < fields.end {
+            number += self.absent(number);
+            if number < fields.end {
+                self.field(number, depth)?;
+                number += 1;
+            }
+        }
+        Ok(json::close(&mut self.out, start, *b"{}"))
+    }
+
+    /// Steps over absent fields from this one on, and says how many there were.
+    fn absent(&mut self, number: usize) -> usize {
+        let run_end = self.plan.field(number).run_end;
+        self.datum.take_zeros(run_end - number)
+    }
+
+    /// `,"name":value`, or nothing where the field turns out to have no value; says which.
+    pub(super) fn field(&mut self, number: usize, depth: usize) -> Result<bool, DecodeReason> {
+        let field = self.plan.field(number);
+        let start = self.out.len();
+        self.key(number);
+        let present = match field.some {
+            // Branch 1 of `["null", T]`.
+            Some(some) if self.datum.take_if(2) => self.node(some, depth)?,
+            _ => self.node(field.node, depth)?,
+        };
+        if !present {
+            self.out.truncate(start);
+        }
+        Ok(present)
+    }
+
+    /// `,"name":`
+    pub(super) fn key(&mut self, number: usize) {
+        self.at = Some(number);
+        self.out.push(b',');
+        let key = &self.plan.field(number).key;
+        self.out.extend_from_slice(key.as_bytes());
+    }
+
+    /// `,"name":null`
+    fn null(&mut self, number: usize) {
+        self.key(number);
+        self.out.extend_from_slice(b"null");
+    }
+}
+
+fn deeper(depth: usize) -> Result<usize, DecodeReason> {
+    if depth < MAX_DEPTH {
+        Ok(depth + 1)
+    } else {
+        Err(DecodeReason::TooDeep(MAX_DEPTH))
+    }
+}
+
+/// What the header's bitmaps say about the body.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Fields and components that are null, and not merely absent, where they have no value.
+    shown: FieldSet,
+    /// Positions of the fields that are shown, themselves or by a component.
+    touched: FieldSet,
+    /// Fields and components sent as a diff.
+    diffs: FieldSet,
+    /// Bits that name nothing in the schema.
+    ignored: u32,
+}
+
+impl Changes {
+    /// From the three bitmaps. Only in an update does a field without a value say anything.
+    pub(super) fn new(
+        plan: &Plan,
+        is_update: bool,
+        [nulled, diffs, changed]: [FieldSet; 3],
+    ) -> Self {
+        let ignored = [&nulled, &diffs, &changed].map(|set| set.ignored);
+        let mut changes = Self {
+            ignored: ignored.into_iter().fold(0, u32::saturating_add),
+            diffs,
+            ..Self::default()
+        };
+        if is_update {
+            for slot in nulled.iter().chain(changed.iter()) {
+                if !changes.diffs.contains(slot) {
+                    changes.shown.insert(slot);
+                    changes.touched.insert(plan.slots.position(slot));
+                }
+            }
+        }
+        changes
+    }
+}
+
+/// The body of a change event.
+impl Decoder<'_, '_> {
+    /// All fields after the header, whose JSON text is written already.
+    fn change(&mut self, fields: Range<usize>, changes: &Changes) -> Result<(), DecodeReason> {
+        // The header ends with its closing brace; diffs, which come later, belong before it.
+        let end_of_header = self.out.len() - 1;
+        let mut diffs = Vec::new();
+        let first = fields.start;
+        let mut number = first + 1;
+        while number < fields.end {
+            let absent = self.absent(number);
+            for touched in changes
+                .touched
+                .within(number - first..number - first + absent)
+            {
+                self.null_field(first + touched, touched, changes);
+            }
+            number += absent;
+            if number < fields.end {
+                self.change_field(number, number - first, changes, &mut diffs)?;
+                number += 1;
+            }
+        }
+        self.out.push(b'}');
+        if !diffs.is_empty() {
+            json::close(&mut diffs, 0, *b"{}");
+            diffs.splice(0..0, br#","diffs":"#.iter().copied());
+            self.out.splice(end_of_header..end_of_header, diffs);
+        }
+        Ok(())
+    }
+
+    /// A field at a position of the record: its value, its diff, null or nothing.
+    fn change_field(
+        &mut self,
+        number: usize,
+        position: usize,
+        changes: &Changes,
+        diffs: &mut Vec<u8>,
+    ) -> Result<(), DecodeReason> {
+        let start = self.out.len();
+        let components = self.plan.slots.components(position);
+        let present = if components.is_empty() {
+            self.field(number, 1)?
+        } else {
+            self.compound_field(number, components.start, changes, diffs)?
+        };
+        if changes.diffs.contains(position) {
+            diffs.extend(self.out.drain(start..));
+        } else if !present {
+            self.null_field(number, position, changes);
+        }
+        Ok(())
+    }
+
+    /// A field that may hold a record whose components have bits of their own.
+    fn compound_field(
+        &mut self,
+        number: usize,
+        first_slot: Slot,
+        changes: &Changes,
+        diffs: &mut Vec<u8>,
+    ) -> Result<bool, DecodeReason> {
+        let plan = self.plan;
+        let field = plan.field(number);
+        let start = self.out.len();
+        self.key(number);
+        let node = match plan.node(field.node) {
+            Node::Union(branches) => self.branch(branches)?,
+            _ => field.node,
+        };
+        let present = match plan.node(node) {
+            Node::Record(components) if plan.compound(field.node).as_ref() == Some(components) => {
+                self.components(components.clone(), first_slot, changes, diffs)?
+            }
+            _ => self.node(node, 2)?,
+        };
+        if !present {
+            self.out.truncate(start);
+        }
+        Ok(present)
+    }
+
+    /// The components of a compound field, as an object.
+    fn components(
+        &mut self,
+        fields: Range<usize>,
+        first_slot: Slot,
+        changes: &Changes,
+        diffs: &mut Vec<u8>,
+    ) -> Result<bool, DecodeReason> {
+        let start = self.out.len();
+        for (number, slot) in fields.zip(first_slot..) {
+            let before = self.out.len();
+            let present = self.field(number, 2)?;
+            if changes.diffs.contains(slot) {
+                if present {
+                    let key = self.plan.field(number).key.len() + 1;
+                    diffs.push(b',');
+                    json::put_string(diffs, self.plan.slots.name(slot));
+                    diffs.push(b':');
+                    diffs.extend_from_slice(&self.out[before + key..]);
+                    self.out.truncate(before);
+                }
+            } else if !present && changes.shown.contains(slot) {
+                self.null(number);
+            }
+        }
+        Ok(json::close(&mut self.out, start, *b"{}"))
+    }
+
+    /// A field without a value: null if its own bit is set, an object of nulls if bits of its
+    /// components are, else nothing.
+    fn null_field(&mut self, number: usize, position: usize, changes: &Changes) {
+        if changes.shown.contains(position) {
+            self.null(number);
+            return;
+        }
+        let slots = self.plan.slots.components(position);
+        if changes.shown.within(slots.clone()).next().is_none() {
+            return;
+        }
+        self.key(number);
+        let start = self.out.len();
+        let components = self.plan.compound(self.plan.field(number).node);
+        for (component, slot) in components.unwrap_or_default().zip(slots) {
+            if changes.shown.contains(slot) {
+                self.null(component);
+            }
+        }
+        json::close(&mut self.out, start, *b"{}");
+    }
+}

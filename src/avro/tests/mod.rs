@@ -1,0 +1,4 @@
+//! Tests that need more than one part of the module.
+
+mod data;
+mod decoding;

@@ -1,0 +1,56 @@
+//! `orgstream run`: the daemon.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Failure;
+use crate::app;
+use crate::config::{ProcessEnv, Subscriptions};
+use crate::handler::Registry;
+
+pub(super) async fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
+    let registry = Registry::builtin();
+    let loaded = app::load_config(path, Subscriptions::Required, &ProcessEnv, &registry)?;
+    for warning in &loaded.warnings {
+        warn!(place = %warning.place, "{}", warning.message);
+    }
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        configuration = ?loaded.origin,
+        subscriptions = loaded.config.subscriptions.len(),
+        "orgstream starts"
+    );
+    let stop = CancellationToken::new();
+    on_signal(stop.clone())?;
+    app::run(loaded.config, &registry, stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first SIGTERM or SIGINT asks to stop; the second stops at once.
+pub(super) fn on_signal(stop: CancellationToken) -> Result<(), Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::Failed(error.into()));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        for round in 0.. {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if round > 0 {
+                warn!(
+                    signal = name,
+                    "stopping at once; what is in flight will come again"
+                );
+                std::process::exit(1);
+            }
+            info!(signal = name, "stopping: finishing what is in flight");
+            stop.cancel();
+        }
+    });
+    Ok(())
+}

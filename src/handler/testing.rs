@@ -1,0 +1,61 @@
+//! What the tests of several handlers share.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use super::EventBatch;
+use crate::config::{BackoffConfig, HandlerConfig, OnExhausted, RetryConfig};
+use crate::event::{Decoded, Event, OrgId, RawEvent, ReplayId, SchemaId, Source};
+
+/// The configuration of a handler `h` with these options, in TOML.
+pub(super) fn config(kind: &str, options: &str) -> HandlerConfig {
+    HandlerConfig {
+        name: "h".into(),
+        kind: kind.into(),
+        retry: RetryConfig {
+            attempts: 8,
+            backoff: BackoffConfig {
+                initial: Duration::from_millis(500),
+                max: Duration::from_secs(60),
+            },
+            total: Duration::from_secs(12 * 3600),
+        },
+        on_exhausted: OnExhausted::Park,
+        options: toml::from_str(options).unwrap(),
+    }
+}
+
+/// Platform events `event-0`, `event-1`, … with these `data` texts.
+pub(super) fn batch(data: &[&str]) -> EventBatch {
+    let source = Arc::new(Source {
+        org_id: OrgId::parse("00D58000000arpqEAA").unwrap(),
+        host: "acme.my.salesforce.com".into(),
+        topic: "Order__e".parse().unwrap(),
+    });
+    let events = data.iter().enumerate().map(|(n, data)| {
+        Arc::new(Event {
+            source: source.clone(),
+            raw: RawEvent {
+                id: format!("event-{n}"),
+                schema_id: SchemaId::new("schema"),
+                payload: Bytes::from_static(b"payload"),
+                replay_id: ReplayId::from_wire(Bytes::from(vec![0, n as u8])),
+            },
+            decoded: Decoded {
+                record_name: "Order__e".into(),
+                header: None,
+                data: Bytes::copy_from_slice(data.as_bytes()),
+                ignored_bits: 0,
+            },
+            received_at: SystemTime::UNIX_EPOCH,
+            epoch: 1,
+            replayed: false,
+            key: None,
+        })
+    });
+    EventBatch {
+        events: events.collect(),
+    }
+}

@@ -1,0 +1,218 @@
+//! The decoder: from payload bytes to an event, in stream order (design 3.1, rule 9).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::backoff::Backoff;
+use super::observe::Observer;
+use super::reader::Arrival;
+use crate::avro::{Schema, SchemaCache, SchemaUnavailable, peek_header};
+use crate::config::BackoffConfig;
+use crate::event::{ChangeEventHeader, Event, RawEvent, ReplayId, Source};
+
+/// What the decoder hands on, in stream order.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// A decoded event.
+    Event(Arc<Event>),
+    /// An event that no handler can be given.
+    Undecodable(Box<Undecodable>),
+    /// Nothing new up to this place.
+    Keepalive(ReplayId),
+    /// Events under an incomplete replay ID come again.
+    Resumed,
+}
+
+/// An event that could not be decoded.
+#[derive(Debug)]
+pub(super) struct Undecodable {
+    pub(super) raw: RawEvent,
+    pub(super) received_at: SystemTime,
+    /// The change header, where at least that could be read.
+    pub(super) header: Option<ChangeEventHeader>,
+    /// `undecodable`, `schema_refused` or `schema_unavailable`.
+    pub(super) reason: &'static str,
+    /// For a person.
+    pub(super) error: String,
+}
+
+/// Pauses between attempts to get a schema that cannot be had just now.
+const SCHEMA_RETRY: BackoffConfig = BackoffConfig {
+    initial: Duration::from_millis(500),
+    max: Duration::from_secs(30),
+};
+
+/// Everything the decoder needs.
+pub(super) struct Decoder {
+    pub(super) source: Arc<Source>,
+    pub(super) subscription: String,
+    pub(super) epoch: i64,
+    /// Field that orders platform events.
+    pub(super) key: Option<String>,
+    /// How long a schema that cannot be had just now holds everything up.
+    pub(super) schema_wait: Duration,
+    pub(super) schemas: Arc<SchemaCache>,
+    pub(super) observer: Observer,
+    pub(super) stop: CancellationToken,
+}
+
+impl Decoder {
+    /// Runs until the arrivals end, or until it is told to stop while it waits for a schema.
+    pub(super) async fn run(
+        self,
+        mut arrivals: mpsc::UnboundedReceiver<Vec<Arrival>>,
+        items: mpsc::UnboundedSender<Vec<Item>>,
+    ) {
+        while let Some(batch) = arrivals.recv().await {
+            let mut out = Vec::with_capacity(batch.len());
+            for arrival in batch {
+                let item = match arrival {
+                    Arrival::Keepalive(id) => Item::Keepalive(id),
+                    Arrival::Resumed => Item::Resumed,
+                    Arrival::Event { raw, received_at } => {
+                        match self.decode(raw, received_at, &mut out, &items).await {
+                            Some(item) => item,
+                            None => return,
+                        }
+                    }
+                };
+                out.push(item);
+            }
+            if items.send(out).is_err() {
+                return; // the delivery has ended
+            }
+        }
+    }
+
+    /// `None` where it was told to stop while it waited.
+    async fn decode(
+        &self,
+        raw: RawEvent,
+        received_at: SystemTime,
+        ready: &mut Vec<Item>,
+        items: &mpsc::UnboundedSender<Vec<Item>>,
+    ) -> Option<Item> {
+        let schema = tokio::select! {
+            biased; // what is in memory is decoded even while stopping
+            schema = self.schemas.get(&raw.schema_id) => schema,
+            () = self.stop.cancelled() => return None,
+        };
+        let schema = match schema {
+            Ok(schema) => Ok(schema),
+            Err(SchemaUnavailable::Later(_)) => {
+                // What came before need not wait for this one's schema.
+                let _ = items.send(std::mem::take(ready));
+                self.wait_for_schema(&raw).await?
+            }
+            Err(SchemaUnavailable::Refused(error)) => Err(("schema_refused", error)),
+        };
+        Some(match schema {
+            Ok(schema) => self.decode_with(&schema, raw, received_at),
+            Err((reason, error)) => {
+                let header = peek_header(&raw.payload);
+                self.undecodable(raw, received_at, header, reason, error)
+            }
+        })
+    }
+
+    /// A schema that cannot be had just now is a barrier, for so long as is configured.
+    async fn wait_for_schema(
+        &self,
+        raw: &RawEvent,
+    ) -> Option<Result<Arc<Schema>, (&'static str, String)>> {
+        let began = Instant::now();
+        let mut backoff = Backoff::new(SCHEMA_RETRY);
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return None,
+                () = tokio::time::sleep(backoff.next_pause()) => {}
+            }
+            let schema = tokio::select! {
+                schema = self.schemas.get(&raw.schema_id) => schema,
+                () = self.stop.cancelled() => return None,
+            };
+            match schema {
+                Ok(schema) => {
+                    info!(
+                        subscription = self.subscription,
+                        schema_id = %raw.schema_id,
+                        waited_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                        "schema came"
+                    );
+                    return Some(Ok(schema));
+                }
+                Err(SchemaUnavailable::Refused(error)) => {
+                    return Some(Err(("schema_refused", error)));
+                }
+                Err(SchemaUnavailable::Later(error)) if began.elapsed() >= self.schema_wait => {
+                    return Some(Err(("schema_unavailable", error)));
+                }
+                Err(SchemaUnavailable::Later(error)) => warn!(
+                    subscription = self.subscription,
+                    schema_id = %raw.schema_id,
+                    error,
+                    "schema cannot be had now; events wait for it"
+                ),
+            }
+        }
+    }
+
+    fn decode_with(&self, schema: &Schema, raw: RawEvent, received_at: SystemTime) -> Item {
+        match schema.decode(&raw.payload) {
+            Ok(decoded) => {
+                self.observer.ignored_bits(decoded.ignored_bits);
+                let key = match (&self.key, &decoded.header) {
+                    (Some(field), None) => schema.key_text(&raw.payload, field),
+                    _ => None,
+                };
+                Item::Event(Arc::new(Event {
+                    source: self.source.clone(),
+                    raw,
+                    decoded,
+                    received_at,
+                    epoch: self.epoch,
+                    replayed: false,
+                    key,
+                }))
+            }
+            Err(failure) => self.undecodable(
+                raw,
+                received_at,
+                failure.header,
+                "undecodable",
+                failure.error.to_string(),
+            ),
+        }
+    }
+
+    fn undecodable(
+        &self,
+        raw: RawEvent,
+        received_at: SystemTime,
+        header: Option<ChangeEventHeader>,
+        reason: &'static str,
+        error: String,
+    ) -> Item {
+        self.observer.decode_failure(reason);
+        warn!(
+            subscription = self.subscription,
+            topic = %self.source.topic,
+            replay_id = raw.replay_id.as_ref().map(tracing::field::display),
+            schema_id = %raw.schema_id,
+            reason,
+            error,
+            "event cannot be decoded: it is parked with its bytes"
+        );
+        Item::Undecodable(Box::new(Undecodable {
+            raw,
+            received_at,
+            header,
+            reason,
+            error,
+        }))
+    }
+}

@@ -1,0 +1,124 @@
+//! The bound on what is received and above the low-water mark, shared by the reader, which asks for
+//! more, and the delivery, which lets go (design 3.1, rule 10).
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::credits::Room;
+
+/// An event is taken to be at least so large when room in bytes is turned into events to ask for.
+const SMALLEST_EVENT: usize = 64 << 10;
+
+/// Events and bytes in flight.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    max_events: usize,
+    max_bytes: usize,
+    held: Mutex<Held>,
+    let_go: Notify,
+}
+
+#[derive(Debug)]
+struct Held {
+    events: usize,
+    bytes: usize,
+    /// The largest event lately seen; sinks slowly.
+    largest: usize,
+}
+
+impl InFlight {
+    pub(super) fn new(max_events: usize, max_bytes: usize) -> Self {
+        Self {
+            max_events: max_events.max(1),
+            max_bytes,
+            held: Mutex::new(Held {
+                events: 0,
+                bytes: 0,
+                largest: SMALLEST_EVENT,
+            }),
+            let_go: Notify::new(),
+        }
+    }
+
+    /// Takes one received event in.
+    pub(super) fn take(&self, bytes: usize) {
+        let mut held = self.held();
+        held.events += 1;
+        held.bytes += bytes;
+        let sunk = held.largest - held.largest / 64;
+        held.largest = sunk.max(bytes).max(SMALLEST_EVENT);
+    }
+
+    /// Lets events go and wakes the reader.
+    pub(super) fn release(&self, events: usize, bytes: usize) {
+        if events == 0 {
+            return;
+        }
+        {
+            let mut held = self.held();
+            held.events = held.events.saturating_sub(events);
+            held.bytes = held.bytes.saturating_sub(bytes);
+        }
+        self.let_go.notify_one();
+    }
+
+    /// What the buffer can take now.
+    pub(super) fn room(&self) -> Room {
+        let held = self.held();
+        let by_bytes = self.max_bytes.saturating_sub(held.bytes) / held.largest;
+        Room {
+            free: self.max_events.saturating_sub(held.events).min(by_bytes),
+            capacity: self.max_events.min(self.max_bytes / held.largest).max(1),
+            empty: held.events == 0,
+        }
+    }
+
+    /// Events and bytes in flight.
+    pub(super) fn held_now(&self) -> (usize, usize) {
+        let held = self.held();
+        (held.events, held.bytes)
+    }
+
+    /// Ends when something was let go since the last call.
+    pub(super) async fn let_go(&self) {
+        self.let_go.notified().await;
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // Plain numbers: a panic elsewhere cannot leave them half written.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_bounded_in_events_and_in_bytes() {
+        let in_flight = InFlight::new(10, 4 * SMALLEST_EVENT);
+        assert_eq!(in_flight.room().free, 4);
+        in_flight.take(100);
+        assert_eq!(in_flight.room().free, 3);
+        in_flight.take(2 * SMALLEST_EVENT);
+        let room = in_flight.room();
+        assert_eq!((room.free, room.capacity, room.empty), (0, 2, false));
+        in_flight.release(2, 100 + 2 * SMALLEST_EVENT);
+        assert!(in_flight.room().empty);
+        assert!(in_flight.room().free >= 1);
+    }
+
+    #[test]
+    fn a_large_event_makes_later_requests_smaller_for_a_while_only() {
+        let in_flight = InFlight::new(1000, 100 * SMALLEST_EVENT);
+        in_flight.take(10 * SMALLEST_EVENT);
+        in_flight.release(1, 10 * SMALLEST_EVENT);
+        assert_eq!(in_flight.room().free, 10);
+        for _ in 0..1000 {
+            in_flight.take(1);
+            in_flight.release(1, 1);
+        }
+        assert_eq!(in_flight.room().free, 100);
+    }
+}

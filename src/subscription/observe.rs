@@ -1,0 +1,104 @@
+//! What a subscription tells its metrics. Handles are made once, because some are touched for each event.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge};
+
+use crate::telemetry::metrics as m;
+
+/// How an event left the subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Handled,
+    Parked,
+}
+
+/// One subscription's metrics; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Observer(Arc<Handles>);
+
+struct Handles {
+    subscription: String,
+    received: Counter,
+    handled: Counter,
+    parked: Counter,
+    lag: Gauge,
+    events: Gauge,
+    bytes: Gauge,
+    credits: Gauge,
+}
+
+impl Observer {
+    pub(super) fn new(subscription: &str) -> Self {
+        Self(Arc::new(Handles {
+            subscription: subscription.to_owned(),
+            received: m::EVENTS_RECEIVED.counter(&[subscription]),
+            handled: m::EVENTS_FINISHED.counter(&[subscription, "handled"]),
+            parked: m::EVENTS_FINISHED.counter(&[subscription, "parked"]),
+            lag: m::LAG.gauge(&[subscription]),
+            events: m::IN_FLIGHT_EVENTS.gauge(&[subscription]),
+            bytes: m::IN_FLIGHT_BYTES.gauge(&[subscription]),
+            credits: m::CREDITS_OUTSTANDING.gauge(&[subscription]),
+        }))
+    }
+
+    pub(super) fn received(&self, events: usize) {
+        self.0.received.increment(events as u64);
+    }
+
+    /// The same event came again after a reconnect, and was dropped because it is in flight already.
+    pub(super) fn repeat(&self) {
+        m::EVENTS_FINISHED
+            .counter(&[&self.0.subscription, "repeat"])
+            .increment(1);
+    }
+
+    pub(super) fn finished(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Handled => self.0.handled.increment(1),
+            Outcome::Parked => self.0.parked.increment(1),
+        }
+    }
+
+    pub(super) fn parked(&self, handler: Option<&str>, reason: &str) {
+        m::event_parked(&self.0.subscription, handler, reason);
+    }
+
+    pub(super) fn lag(&self, lag: Duration) {
+        self.0.lag.set(lag.as_secs_f64());
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    pub(super) fn in_flight(&self, events: usize, bytes: usize) {
+        self.0.events.set(events as f64);
+        self.0.bytes.set(bytes as f64);
+    }
+
+    pub(super) fn credits(&self, outstanding: u32) {
+        self.0.credits.set(f64::from(outstanding));
+    }
+
+    pub(super) fn reconnect(&self, reason: &'static str) {
+        m::reconnected(&self.0.subscription, reason);
+    }
+
+    pub(super) fn handler_call(&self, handler: &str, took: Duration, again: usize) {
+        m::handler_answered(&self.0.subscription, handler, took);
+        if again > 0 {
+            m::handler_retries(&self.0.subscription, handler, again as u64);
+        }
+    }
+
+    pub(super) fn decode_failure(&self, reason: &'static str) {
+        m::decode_failure(&self.0.subscription, reason);
+    }
+
+    pub(super) fn ignored_bits(&self, bits: u32) {
+        m::bitmap_bits_ignored(bits);
+    }
+
+    pub(super) fn hole(&self, kind: &'static str) {
+        m::hole_recorded(&self.0.subscription, kind);
+    }
+}

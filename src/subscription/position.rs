@@ -1,0 +1,257 @@
+//! Writes of the position: bounded in time, one at a time, the latest wins, never on the read path
+//! (design section 3, "Store").
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::future::BoxFuture;
+use tracing::{info, warn};
+
+use super::backoff::Backoff;
+use super::state::State;
+use super::tracker::{HandlerSet, Tracker};
+use crate::config::BackoffConfig;
+use crate::event::ReplayId;
+use crate::store::{FinishedAhead, Lease, Progress, StateReport, Store, StoreError};
+use crate::telemetry::metrics;
+
+/// Least time between two writes.
+const PACE: Duration = Duration::from_secs(1);
+
+/// Pauses while the store fails.
+const STORE_RETRY: BackoffConfig = BackoffConfig {
+    initial: Duration::from_secs(1),
+    max: Duration::from_secs(15),
+};
+
+/// How a write ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    Done,
+    Failed,
+    /// Another worker holds the subscription.
+    Fenced,
+}
+
+type Write = BoxFuture<'static, Result<(), StoreError>>;
+
+/// What is to be written, and the write under way.
+pub(super) struct Position {
+    lease: Lease,
+    store: Arc<dyn Store>,
+    /// Bit and name of each handler.
+    handlers: Vec<(HandlerSet, String)>,
+    /// Something moved since the last write began.
+    moved: bool,
+    written: Option<ReplayId>,
+    received: u64,
+    finished: u64,
+    marked_at: Option<SystemTime>,
+    state: Option<State>,
+    state_moved: bool,
+    not_before: Instant,
+    /// The write under way, with what it takes along, to be put back if it fails.
+    write: Option<Write>,
+    taken: Taken,
+    backoff: Backoff,
+}
+
+/// What a write under way carries.
+#[derive(Debug, Default, Clone)]
+struct Taken {
+    position: Option<ReplayId>,
+    received: u64,
+    finished: u64,
+}
+
+impl Position {
+    pub(super) fn new(
+        lease: Lease,
+        store: Arc<dyn Store>,
+        handlers: Vec<(HandlerSet, String)>,
+    ) -> Self {
+        Self {
+            lease,
+            store,
+            handlers,
+            moved: false,
+            written: None,
+            received: 0,
+            finished: 0,
+            marked_at: None,
+            state: None,
+            state_moved: false,
+            not_before: Instant::now(),
+            write: None,
+            taken: Taken::default(),
+            backoff: Backoff::new(STORE_RETRY),
+        }
+    }
+
+    /// So many more events were received.
+    pub(super) fn received(&mut self, events: u64) {
+        self.received += events;
+    }
+
+    /// So many more events were finished.
+    pub(super) fn finished(&mut self, events: u64) {
+        self.finished += events;
+    }
+
+    /// Something above the position was finished.
+    pub(super) fn changed(&mut self) {
+        self.moved = true;
+    }
+
+    /// The state to show in the store.
+    pub(super) fn show(&mut self, state: &State) {
+        if self.state.as_ref() != Some(state) {
+            self.state = Some(state.clone());
+            self.state_moved = true;
+        }
+    }
+
+    /// Begins a write, if something moved and it is time.
+    pub(super) fn follow(
+        &mut self,
+        tracker: &Tracker,
+        passed: Option<SystemTime>,
+        caught_up_at: Option<SystemTime>,
+    ) {
+        self.marked_at = passed.or(self.marked_at);
+        if tracker.position() != self.written.as_ref() {
+            self.moved = true;
+        }
+        let due = (self.moved || self.state_moved) && self.not_before <= Instant::now();
+        if due && self.write.is_none() {
+            self.begin(tracker, caught_up_at);
+        }
+    }
+
+    /// When there is something to begin.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        ((self.moved || self.state_moved) && self.write.is_none()).then_some(self.not_before)
+    }
+
+    /// Ends when the write under way does; never, where there is none.
+    pub(super) async fn written(&mut self) -> Written {
+        match &mut self.write {
+            Some(write) => {
+                let result = write.await;
+                self.write = None;
+                self.took(result)
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The last write of all: what is under way is waited for, then everything is written at once.
+    pub(super) async fn write_now(
+        &mut self,
+        tracker: &Tracker,
+        caught_up_at: Option<SystemTime>,
+        state: &State,
+    ) -> Written {
+        if self.write.is_some() && self.written().await == Written::Fenced {
+            return Written::Fenced;
+        }
+        self.show(state);
+        self.moved |= self.received > 0 || self.finished > 0;
+        self.moved |= tracker.position() != self.written.as_ref();
+        self.begin(tracker, caught_up_at);
+        self.written().await
+    }
+
+    fn begin(&mut self, tracker: &Tracker, caught_up_at: Option<SystemTime>) {
+        let report = std::mem::take(&mut self.state_moved)
+            .then(|| self.state.clone())
+            .flatten();
+        let progress =
+            std::mem::take(&mut self.moved).then(|| self.progress(tracker, caught_up_at));
+        self.taken = progress
+            .as_ref()
+            .map_or_else(Taken::default, |progress| Taken {
+                position: progress.position.clone(),
+                received: progress.received,
+                finished: progress.finished,
+            });
+        let (store, lease) = (self.store.clone(), self.lease.clone());
+        self.not_before = Instant::now() + PACE;
+        self.write = Some(Box::pin(async move {
+            if let Some(state) = report {
+                let report = StateReport {
+                    state: state.name().to_owned(),
+                    detail: state.detail().map(str::to_owned),
+                };
+                store.report_state(&lease, &report).await?;
+            }
+            if let Some(progress) = progress {
+                store.save_progress(&lease, &progress).await?;
+            }
+            Ok(())
+        }));
+    }
+
+    fn progress(&mut self, tracker: &Tracker, caught_up_at: Option<SystemTime>) -> Progress {
+        let finished_ahead = tracker
+            .finished_ahead()
+            .flat_map(|(identity, finished)| {
+                let names = self
+                    .handlers
+                    .iter()
+                    .filter(move |(bit, _)| bit & finished != 0);
+                names.map(|(_, name)| FinishedAhead {
+                    handler: name.clone(),
+                    identity: identity.clone(),
+                })
+            })
+            .collect();
+        Progress {
+            position: tracker.position().cloned(),
+            finished_ahead,
+            caught_up_at,
+            marked_at: self.marked_at,
+            received: std::mem::take(&mut self.received),
+            finished: std::mem::take(&mut self.finished),
+        }
+    }
+
+    fn took(&mut self, result: Result<(), StoreError>) -> Written {
+        match result {
+            Ok(()) => {
+                if self.backoff.failures() > 0 {
+                    info!(
+                        subscription = self.lease.key.name,
+                        "the store takes positions again"
+                    );
+                }
+                self.backoff.reset();
+                if let Some(position) = self.taken.position.take() {
+                    self.written = Some(position);
+                }
+                metrics::position_written("written");
+                Written::Done
+            }
+            Err(StoreError::Fenced { .. }) => {
+                metrics::position_written("fenced");
+                Written::Fenced
+            }
+            Err(error) => {
+                metrics::position_written("failed");
+                let pause = self.backoff.next_pause();
+                warn!(
+                    subscription = self.lease.key.name,
+                    error = %error,
+                    pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+                    "the position could not be stored; events go on, and it is tried again"
+                );
+                self.received += self.taken.received;
+                self.finished += self.taken.finished;
+                self.moved = true;
+                self.state_moved = self.state.is_some();
+                self.not_before = Instant::now() + pause;
+                Written::Failed
+            }
+        }
+    }
+}

@@ -1,0 +1,517 @@
+//! The reader: owns the stream, keeps the credit window full, and comes back after every break.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout_at;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::backoff::Backoff;
+use super::credits::Credits;
+use super::in_flight::InFlight;
+use super::observe::Observer;
+use super::resume::Resume;
+use super::state::State;
+use crate::config::{OnExpiredReplayId, SalesforceConfig};
+use crate::event::{RawEvent, ReplayId, Topic};
+use crate::salesforce::auth::TokenSource;
+use crate::salesforce::pubsub::{
+    FetchBatch, FetchStream, PubSub, PubSubError, Recovery, ReplayFrom,
+};
+use crate::store::{Hole, HoleKind, Lease, Store};
+
+/// Refused sessions in a row after which a person is called.
+const REFUSED_SESSIONS: u32 = 5;
+
+/// What the reader hands on, in stream order.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    /// An event.
+    Event {
+        /// As received.
+        raw: RawEvent,
+        /// When.
+        received_at: SystemTime,
+    },
+    /// Nothing new up to this place.
+    Keepalive(ReplayId),
+    /// A new stream begins after the last complete replay ID: events under an incomplete one come again.
+    Resumed,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum Break {
+    #[error(transparent)]
+    Call(#[from] PubSubError),
+    #[error("the stream was silent for {}", humantime(.0))]
+    Silent(Duration),
+    #[error("the server ended the stream")]
+    Ended,
+    #[error("this user may not subscribe to {0}")]
+    CannotSubscribe(Topic),
+}
+
+impl Break {
+    fn recovery(&self) -> Recovery {
+        match self {
+            Self::Call(error) => error.recovery(),
+            Self::Silent(_) | Self::Ended => Recovery::Reconnect,
+            Self::CannotSubscribe(_) => Recovery::Block,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Call(error) => error.reason(),
+            Self::Silent(_) => "silent",
+            Self::Ended => "ended",
+            Self::CannotSubscribe(_) => "blocked",
+        }
+    }
+
+    fn cure(&self) -> Option<&'static str> {
+        match self {
+            Self::Call(error) => error.cure(),
+            Self::CannotSubscribe(_) => Some(
+                "Give the user Read on the platform event, or View All Records on the object and Change \
+                 Data Capture for it, in a permission set",
+            ),
+            _ => None,
+        }
+    }
+}
+
+fn humantime(duration: &Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
+
+/// Everything a reader needs.
+pub(super) struct Reader {
+    pub(super) topic: Topic,
+    pub(super) lease: Lease,
+    pub(super) bus: PubSub,
+    pub(super) tokens: Arc<dyn TokenSource>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) salesforce: SalesforceConfig,
+    pub(super) on_expired: OnExpiredReplayId,
+    pub(super) resume: Resume,
+    pub(super) in_flight: Arc<InFlight>,
+    pub(super) arrivals: mpsc::UnboundedSender<Vec<Arrival>>,
+    pub(super) state: watch::Sender<State>,
+    pub(super) observer: Observer,
+    pub(super) stop: CancellationToken,
+}
+
+/// Where the reader is. Losing the stream never loses the position.
+enum Step {
+    /// No stream.
+    Disconnected,
+    /// A stream is open.
+    Streaming(Box<Streaming>),
+    /// Told to stop.
+    Stopped,
+}
+
+struct Streaming {
+    stream: FetchStream,
+    credits: Credits,
+    /// When something was last heard, or first waited for.
+    heard_at: Instant,
+    first_response_at: Option<Instant>,
+}
+
+impl Reader {
+    /// Runs until told to stop. The arrivals' channel closes when this ends.
+    pub(super) async fn run(mut self) {
+        let mut step = Step::Disconnected;
+        let mut backoff = Backoff::new(self.salesforce.reconnect);
+        let mut refused = 0;
+        let mut probed = false;
+        loop {
+            let result = match step {
+                Step::Disconnected => self.connect(&mut probed).await,
+                Step::Streaming(streaming) => {
+                    self.receive(streaming, &mut backoff, &mut refused).await
+                }
+                Step::Stopped => break,
+            };
+            step = match result {
+                Ok(next) => next,
+                Err(broken) => self.recover(broken, &mut backoff, &mut refused).await,
+            };
+        }
+        self.set_state(State::Stopped);
+    }
+
+    /// Opens a stream, once there is room for an event.
+    async fn connect(&mut self, probed: &mut bool) -> Result<Step, Break> {
+        let Some(first) = Credits::first(self.in_flight.room()) else {
+            self.set_state(State::Paused);
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(Step::Stopped),
+                () = self.in_flight.let_go() => return Ok(Step::Disconnected),
+            }
+        };
+        if self.state.borrow().name() != "blocked" {
+            self.set_state(State::Connecting);
+        }
+        let stop = self.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => Ok(Step::Stopped),
+            opened = self.open(first, probed) => opened,
+        }
+    }
+
+    async fn open(&mut self, first: u32, probed: &mut bool) -> Result<Step, Break> {
+        if !*probed {
+            self.probe().await?;
+            *probed = true;
+        }
+        let from = self.resume.from();
+        let mut stream = self.bus.subscribe(&self.topic, &from, first).await?;
+        let asked_at = Instant::now();
+        // Headers may come with the first response only, which a quiet topic sends at its first keepalive.
+        let opening = timeout_at(
+            (asked_at + self.salesforce.silence_limit).into(),
+            stream.opened(),
+        );
+        match opening.await {
+            Ok(opened) => opened.inspect_err(|error| self.drop_session(error, &stream))?,
+            Err(_) => return Err(Break::Silent(self.salesforce.silence_limit)),
+        }
+        info!(
+            subscription = self.lease.key.name,
+            topic = %self.topic,
+            from = %describe(&from),
+            "stream open"
+        );
+        self.set_state(State::Live);
+        // A closed channel means that the delivery is gone; the stop token tells.
+        let _ = self.arrivals.send(vec![Arrival::Resumed]);
+        Ok(Step::Streaming(Box::new(Streaming {
+            stream,
+            credits: Credits::opened(first, asked_at),
+            heard_at: asked_at,
+            first_response_at: None,
+        })))
+    }
+
+    /// Before the first stream: does the topic exist, and may this user read it? Then a start at LATEST is
+    /// recorded, so that a crash before the first response is seen as the hole it is (rule 4).
+    async fn probe(&mut self) -> Result<(), Break> {
+        let info = self.bus.topic(&self.topic).await?;
+        if !info.can_subscribe {
+            return Err(Break::CannotSubscribe(self.topic.clone()));
+        }
+        if self.resume.loses_on_break() {
+            self.persist("record the start", |store, lease| async move {
+                store.mark_begun(&lease).await
+            })
+            .await;
+        }
+        Ok(())
+    }
+
+    /// One response, or one moment in which room appeared.
+    async fn receive(
+        &mut self,
+        mut streaming: Box<Streaming>,
+        backoff: &mut Backoff,
+        refused: &mut u32,
+    ) -> Result<Step, Break> {
+        self.observer.credits(streaming.credits.outstanding());
+        let limit = self.salesforce.silence_limit;
+        // With nothing asked for, silence is what we asked for (rule 10).
+        let watched = streaming.credits.outstanding() > 0;
+        let deadline = streaming.heard_at + if watched { limit } else { FAR };
+        let batch = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Ok(Step::Stopped),
+            response = timeout_at(deadline.into(), streaming.stream.next()) => match response {
+                Err(_) => return Err(Break::Silent(limit)),
+                // Asked for nothing for a minute: the server closes, in whatever words. Not an error.
+                Ok(Ok(None)) if !watched => return Ok(Step::Disconnected),
+                Ok(Err(error)) if !watched && error.recovery() == Recovery::Reconnect => {
+                    return Ok(Step::Disconnected);
+                }
+                Ok(Err(error)) => {
+                    self.drop_session(&error, &streaming.stream);
+                    return Err(error.into());
+                }
+                Ok(Ok(None)) => return Err(Break::Ended),
+                Ok(Ok(Some(batch))) => Some(batch),
+            },
+            () = self.in_flight.let_go() => None,
+        };
+        let now = Instant::now();
+        if let Some(batch) = batch {
+            streaming.heard_at = now;
+            *refused = 0;
+            let since = *streaming.first_response_at.get_or_insert(now);
+            if now.duration_since(since) >= backoff.calm_spell() {
+                backoff.reset();
+            }
+            let events = u32::try_from(batch.events.len()).unwrap_or(u32::MAX);
+            streaming
+                .credits
+                .received(events, batch.pending_num_requested, now);
+            self.hand_on(batch).await;
+        }
+        let starved = streaming.credits.outstanding() == 0;
+        if let Some(more) = streaming.credits.ask(self.in_flight.room(), now) {
+            // An error means that the call is over: the next response, or its absence, tells why.
+            let _ = streaming.stream.request(more);
+            if starved {
+                streaming.heard_at = now;
+            }
+        }
+        Ok(Step::Streaming(streaming))
+    }
+
+    async fn hand_on(&mut self, batch: FetchBatch) {
+        let received_at = SystemTime::now();
+        self.observer.received(batch.events.len());
+        if self.resume.first_answer() {
+            let end = batch
+                .events
+                .iter()
+                .find_map(|event| event.replay_id.clone())
+                .or_else(|| batch.latest_replay_id.clone());
+            self.close_holes(end);
+        }
+        let mut arrivals = Vec::with_capacity(batch.events.len().max(1));
+        if batch.events.is_empty() {
+            if let Some(id) = batch.latest_replay_id {
+                self.resume.saw_keepalive(&id);
+                arrivals.push(Arrival::Keepalive(id));
+            }
+        }
+        for mut raw in batch.events {
+            // A copy: a slice would keep its whole response alive for as long as one event waits.
+            raw.payload = Bytes::copy_from_slice(&raw.payload);
+            self.resume.saw_event(raw.replay_id.as_ref());
+            self.in_flight.take(raw.size());
+            arrivals.push(Arrival::Event { raw, received_at });
+        }
+        if !arrivals.is_empty() {
+            // A closed channel means that the delivery is gone; the stop token tells.
+            let _ = self.arrivals.send(arrivals);
+        }
+    }
+
+    /// The one place that says what to do about a broken stream.
+    async fn recover(&mut self, broken: Break, backoff: &mut Backoff, refused: &mut u32) -> Step {
+        let recovery = broken.recovery();
+        self.observer.reconnect(broken.reason());
+        if self.resume.loses_on_break() && may_have_lost(&broken, recovery) {
+            self.record_hole(
+                "latest_before_first_response",
+                "the stream began at LATEST and broke before it had a place to resume from",
+            )
+            .await;
+        }
+        let pause = match recovery {
+            Recovery::Reconnect => {
+                let pause = backoff.next_pause();
+                self.reconnecting(&broken, pause);
+                pause
+            }
+            Recovery::ReconnectSlowly => {
+                let pause = self.slowly(backoff);
+                self.reconnecting(&broken, pause);
+                pause
+            }
+            Recovery::SignInAgain | Recovery::SignInAgainOnce if *refused < limit(recovery) => {
+                *refused += 1;
+                // The first refusal is most likely age: sign in again at once.
+                let pause = if *refused == 1 {
+                    Duration::ZERO
+                } else {
+                    backoff.next_pause()
+                };
+                self.reconnecting(&broken, pause);
+                pause
+            }
+            Recovery::SignInAgain | Recovery::SignInAgainOnce | Recovery::Block => {
+                let pause = self.slowly(backoff);
+                self.blocked(&broken, pause);
+                pause
+            }
+            Recovery::WaitForAllocation => {
+                let pause = super::backoff::pause(&self.salesforce.allocation_retry, 0)
+                    .max(self.salesforce.allocation_retry.initial / 2);
+                self.blocked(&broken, pause);
+                pause
+            }
+            Recovery::ApplyExpiredReplayPolicy => self.reposition(&broken, backoff).await,
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => Step::Stopped,
+            () = tokio::time::sleep(pause) => Step::Disconnected,
+        }
+    }
+
+    /// The position is gone from the bus. Does what the configuration says, never anything else, and
+    /// records the hole before it moves.
+    async fn reposition(&mut self, broken: &Break, backoff: &mut Backoff) -> Duration {
+        let begin = match self.on_expired {
+            OnExpiredReplayId::Earliest => ReplayFrom::Earliest,
+            OnExpiredReplayId::Latest => ReplayFrom::Latest,
+            OnExpiredReplayId::Stop => {
+                let pause = self.slowly(backoff);
+                self.blocked(broken, pause);
+                return pause;
+            }
+        };
+        if self.resume.from() == begin {
+            // Not about a position at all: never loop without a pause.
+            let pause = backoff.next_pause();
+            self.reconnecting(broken, pause);
+            return pause;
+        }
+        warn!(
+            subscription = self.lease.key.name,
+            topic = %self.topic,
+            lost_after = self.resume.last_known().map(tracing::field::display),
+            resume = %describe(&begin),
+            error = %broken,
+            "the position is not on the bus any more: events after it may be lost, a hole is recorded"
+        );
+        self.record_hole(
+            "expired_replay_id",
+            "the org does not know the stored replay ID any more: it left the retention window, or the \
+             bus was reset",
+        )
+        .await;
+        self.resume.begin_again(begin);
+        backoff.next_pause()
+    }
+
+    fn slowly(&self, backoff: &mut Backoff) -> Duration {
+        let earlier = backoff.failures();
+        let _ = backoff.next_pause();
+        super::backoff::pause(&self.salesforce.blocked_retry, earlier.min(8))
+    }
+
+    /// The session was refused: nobody shall use it again.
+    fn drop_session(&self, error: &PubSubError, stream: &FetchStream) {
+        if matches!(
+            error.recovery(),
+            Recovery::SignInAgain | Recovery::SignInAgainOnce
+        ) {
+            self.tokens.invalidate(stream.session());
+        }
+    }
+
+    fn reconnecting(&self, broken: &Break, pause: Duration) {
+        info!(
+            subscription = self.lease.key.name,
+            topic = %self.topic,
+            reason = broken.reason(),
+            pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            error = %broken,
+            "stream broke, coming back"
+        );
+        self.set_state(State::Reconnecting {
+            detail: broken.to_string(),
+        });
+    }
+
+    fn blocked(&self, broken: &Break, pause: Duration) {
+        let cure = broken.cure().unwrap_or_default();
+        warn!(
+            subscription = self.lease.key.name,
+            topic = %self.topic,
+            cure,
+            pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            error = %broken,
+            "subscription blocked: a person has to change something"
+        );
+        let detail = if cure.is_empty() {
+            broken.to_string()
+        } else {
+            format!("{broken}. {cure}")
+        };
+        self.set_state(State::Blocked { detail });
+    }
+
+    fn set_state(&self, state: State) {
+        self.state.send_if_modified(|current| {
+            let changed = *current != state;
+            *current = state;
+            changed
+        });
+    }
+
+    async fn record_hole(&mut self, reason: &str, explanation: &str) {
+        let hole = Hole {
+            kind: HoleKind::Lost,
+            reason: reason.to_owned(),
+            from: self.resume.last_known().cloned(),
+            to: None,
+            entity: None,
+            record_ids: Vec::new(),
+            explanation: explanation.to_owned(),
+        };
+        self.observer.hole("lost");
+        self.persist("record a hole", |store, lease| {
+            let hole = hole.clone();
+            async move { store.record_hole(&lease, &hole).await.map(|_| ()) }
+        })
+        .await;
+    }
+
+    /// Fills in where a hole ends; off the read path, because the database may hang.
+    fn close_holes(&self, end: Option<ReplayId>) {
+        let Some(end) = end else { return };
+        let (store, lease, stop) = (self.store.clone(), self.lease.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            super::persist(&store, &lease, &stop, "end a hole", |store, lease| {
+                let end = end.clone();
+                async move { store.close_holes(&lease, &end).await }
+            })
+            .await;
+        });
+    }
+
+    /// Writes something that must be stored before the reader goes on.
+    async fn persist<F, Fut>(&self, what: &'static str, write: F)
+    where
+        F: Fn(Arc<dyn Store>, Lease) -> Fut,
+        Fut: Future<Output = Result<(), crate::store::StoreError>>,
+    {
+        super::persist(&self.store, &self.lease, &self.stop, what, write).await;
+    }
+}
+
+/// Further away than any test or wait of ours, near enough for every clock.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Sessions refused in a row that a new sign-in may answer.
+fn limit(recovery: Recovery) -> u32 {
+    match recovery {
+        Recovery::SignInAgainOnce => 1,
+        _ => REFUSED_SESSIONS,
+    }
+}
+
+/// A refusal came before the stream began, so nothing can have been missed on it.
+fn may_have_lost(broken: &Break, recovery: Recovery) -> bool {
+    match broken {
+        Break::Call(_) => recovery == Recovery::Reconnect,
+        Break::Silent(_) | Break::Ended => true,
+        Break::CannotSubscribe(_) => false,
+    }
+}
+
+fn describe(from: &ReplayFrom) -> String {
+    match from {
+        ReplayFrom::Latest => "latest".to_owned(),
+        ReplayFrom::Earliest => "earliest".to_owned(),
+        ReplayFrom::After(id) => id.to_string(),
+    }
+}

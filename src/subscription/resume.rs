@@ -1,0 +1,134 @@
+//! Where the stream resumes after a break, from memory (design 3.1, rule 1). Pure.
+
+use crate::config::Start;
+use crate::event::ReplayId;
+use crate::salesforce::pubsub::ReplayFrom;
+
+/// The last complete replay ID received, and where the subscription began.
+#[derive(Debug, Clone)]
+pub(super) struct Resume {
+    channel: bool,
+    begin: ReplayFrom,
+    complete: Option<ReplayId>,
+    /// On a channel: more events may follow under this one.
+    incomplete: Option<ReplayId>,
+    answered: bool,
+}
+
+impl Resume {
+    /// From the stored position, else from where the configuration says.
+    pub(super) fn new(channel: bool, position: Option<ReplayId>, start: &Start) -> Self {
+        Self {
+            channel,
+            begin: match start {
+                Start::Latest => ReplayFrom::Latest,
+                Start::Earliest => ReplayFrom::Earliest,
+                Start::After(id) => ReplayFrom::After(id.clone()),
+            },
+            complete: position,
+            incomplete: None,
+            answered: false,
+        }
+    }
+
+    /// Where the next stream begins.
+    pub(super) fn from(&self) -> ReplayFrom {
+        match (&self.complete, &self.begin, &self.incomplete) {
+            (Some(id), ..) => ReplayFrom::After(id.clone()),
+            // Never LATEST again once something has come: all that lies between would be lost, where
+            // this way only siblings of that one event can be.
+            (None, ReplayFrom::Latest, Some(id)) => ReplayFrom::After(id.clone()),
+            (None, begin, _) => begin.clone(),
+        }
+    }
+
+    /// What would be lost, and has to be recorded, if the stream broke now and began again.
+    pub(super) fn loses_on_break(&self) -> bool {
+        self.complete.is_none() && self.begin == ReplayFrom::Latest
+    }
+
+    /// Begins somewhere else: the position is gone from the bus.
+    pub(super) fn begin_again(&mut self, begin: ReplayFrom) {
+        *self = Self {
+            channel: self.channel,
+            begin,
+            complete: None,
+            incomplete: None,
+            answered: false,
+        };
+    }
+
+    /// The last place known, complete or not, to name where a hole begins.
+    pub(super) fn last_known(&self) -> Option<&ReplayId> {
+        self.incomplete.as_ref().or(self.complete.as_ref())
+    }
+
+    /// True for the first response since the beginning: what ends an open hole.
+    pub(super) fn first_answer(&mut self) -> bool {
+        !std::mem::replace(&mut self.answered, true)
+    }
+
+    pub(super) fn saw_event(&mut self, replay_id: Option<&ReplayId>) {
+        let Some(id) = replay_id else { return };
+        if !self.channel {
+            self.complete = Some(id.clone());
+        } else if self.incomplete.as_ref() != Some(id) {
+            if let Some(done) = self.incomplete.replace(id.clone()) {
+                self.complete = Some(done);
+            }
+        }
+    }
+
+    pub(super) fn saw_keepalive(&mut self, replay_id: &ReplayId) {
+        self.complete = Some(replay_id.clone());
+        self.incomplete = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> ReplayId {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_stored_position_comes_before_the_configured_start() {
+        let resume = Resume::new(false, Some(id("05")), &Start::Earliest);
+        assert_eq!(resume.from(), ReplayFrom::After(id("05")));
+        let resume = Resume::new(false, None, &Start::Earliest);
+        assert_eq!(resume.from(), ReplayFrom::Earliest);
+    }
+
+    #[test]
+    fn a_single_event_topic_resumes_after_the_last_event_received() {
+        let mut resume = Resume::new(false, None, &Start::Latest);
+        assert!(resume.loses_on_break());
+        resume.saw_event(Some(&id("01")));
+        resume.saw_event(None);
+        assert_eq!(resume.from(), ReplayFrom::After(id("01")));
+        assert!(!resume.loses_on_break());
+    }
+
+    #[test]
+    fn a_channel_resumes_after_the_last_replay_id_that_was_followed_by_another() {
+        let mut resume = Resume::new(true, Some(id("04")), &Start::Latest);
+        resume.saw_event(Some(&id("05")));
+        resume.saw_event(Some(&id("05")));
+        assert_eq!(resume.from(), ReplayFrom::After(id("04")));
+        resume.saw_event(Some(&id("06")));
+        assert_eq!(resume.from(), ReplayFrom::After(id("05")));
+        resume.saw_keepalive(&id("06"));
+        assert_eq!(resume.from(), ReplayFrom::After(id("06")));
+    }
+
+    #[test]
+    fn latest_is_never_asked_for_again_once_something_has_come() {
+        let mut resume = Resume::new(true, None, &Start::Latest);
+        assert_eq!(resume.from(), ReplayFrom::Latest);
+        resume.saw_event(Some(&id("05")));
+        assert_eq!(resume.from(), ReplayFrom::After(id("05")));
+        assert!(resume.loses_on_break(), "siblings of it may be missed");
+    }
+}

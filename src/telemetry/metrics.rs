@@ -1,0 +1,315 @@
+//! Every metric: its name, labels and meaning in one table, and one function to record it.
+//!
+//! Functions do nothing until [`serve`](super::serve) or a recorder of one's own is there. Values of
+//! labels come from small sets: names in the configuration, and words that the functions name.
+
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, Label, Unit, counter, describe_counter, describe_gauge,
+    describe_histogram, gauge, histogram,
+};
+
+/// How a metric's value behaves.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts of observations up to each of these bounds.
+    Histogram(&'static [f64]),
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Name, with prefix and base unit.
+    pub name: &'static str,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// How its value behaves.
+    pub kind: Kind,
+    /// What the value counts.
+    pub unit: Unit,
+    /// What it means, for `# HELP`.
+    pub help: &'static str,
+}
+
+/// Bounds for calls to handlers: webhooks to long transactions.
+const HANDLER_SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
+/// Bounds for calls to the store.
+const STORE_SECONDS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// Makes a constant for each metric, and the table of all.
+macro_rules! table {
+    ($($(#[$attribute:meta])* $constant:ident = $name:literal, $kind:expr, $unit:ident, [$($label:literal),*], $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $constant: Metric = Metric {
+                name: concat!("orgstream_", $name),
+                labels: &[$($label),*],
+                kind: $kind,
+                unit: Unit::$unit,
+                help: $help,
+            };
+        )*
+
+        /// Every metric of orgstream.
+        pub const ALL: &[Metric] = &[$($constant),*];
+    };
+}
+
+table! {
+    EVENTS_RECEIVED = "events_received_total", Kind::Counter, Count, ["subscription"],
+        "Events received from the bus.";
+    EVENTS_FINISHED = "events_finished_total", Kind::Counter, Count, ["subscription", "outcome"],
+        "Events finished by all handlers of their subscription: handled, parked or filtered.";
+    EVENTS_PARKED = "events_parked_total", Kind::Counter, Count, ["subscription", "handler", "reason"],
+        "Events parked as dead letters, by the handler that could not handle them (none where they could not be decoded).";
+    LAG = "lag_seconds", Kind::Gauge, Seconds, ["subscription"],
+        "Age of the oldest received unfinished event; while the stream is not live, at least the time since it was last caught up.";
+    IN_FLIGHT_EVENTS = "in_flight_events", Kind::Gauge, Count, ["subscription"],
+        "Events received and above the position.";
+    IN_FLIGHT_BYTES = "in_flight_bytes", Kind::Gauge, Bytes, ["subscription"],
+        "Bytes of the events received and above the position.";
+    CREDITS_OUTSTANDING = "credits_outstanding", Kind::Gauge, Count, ["subscription"],
+        "Events asked for and not delivered yet.";
+    STREAM_STATE = "stream_state", Kind::Gauge, Count, ["subscription", "state"],
+        "1 for the state that the subscription's stream is in, 0 for the others.";
+    RECONNECTS = "reconnects_total", Kind::Counter, Count, ["subscription", "reason"],
+        "Times a stream ended and was opened again, by what ended it.";
+    HANDLER_TIME = "handler_seconds", Kind::Histogram(HANDLER_SECONDS), Seconds, ["subscription", "handler"],
+        "Time from handing a batch to a handler to its answer.";
+    HANDLER_RETRIES = "handler_retries_total", Kind::Counter, Count, ["subscription", "handler"],
+        "Events that a handler asked to be handed over again.";
+    DECODE_FAILURES = "decode_failures_total", Kind::Counter, Count, ["subscription", "reason"],
+        "Events that could not be decoded.";
+    SCHEMA_FETCHES = "schema_fetches_total", Kind::Counter, Count, ["outcome"],
+        "Calls of GetSchema.";
+    POSITION_WRITES = "position_writes_total", Kind::Counter, Count, ["outcome"],
+        "Writes of positions to the store.";
+    STORE_TIME = "store_seconds", Kind::Histogram(STORE_SECONDS), Seconds, ["operation"],
+        "Time of a call to the store.";
+    HOLES = "holes_total", Kind::Counter, Count, ["subscription", "kind"],
+        "Holes recorded: stretches of the bus that were not seen (lost) or changes that came without content (gap).";
+    TOKEN_REFRESHES = "token_refreshes_total", Kind::Counter, Count, ["outcome"],
+        "Sign-ins to the org, the first included.";
+    IGNORED_BITMAP_BITS = "ignored_bitmap_bits_total", Kind::Counter, Count, [],
+        "Bits in bitmaps of change events that name no field of the schema.";
+    BUILD_INFO = "build_info", Kind::Gauge, Count, ["version"],
+        "1 for the version that runs.";
+}
+
+impl Metric {
+    fn labelled(&self, values: &[&str]) -> Vec<Label> {
+        debug_assert_eq!(self.labels.len(), values.len(), "{}", self.name);
+        self.labels
+            .iter()
+            .zip(values)
+            .map(|(label, value)| Label::new(*label, (*value).to_owned()))
+            .collect()
+    }
+
+    pub(crate) fn counter(&self, values: &[&str]) -> Counter {
+        counter!(self.name, self.labelled(values))
+    }
+
+    pub(crate) fn gauge(&self, values: &[&str]) -> Gauge {
+        gauge!(self.name, self.labelled(values))
+    }
+
+    fn histogram(&self, values: &[&str]) -> Histogram {
+        histogram!(self.name, self.labelled(values))
+    }
+}
+
+/// Gives the recorder the help text of every metric.
+pub fn describe_all() {
+    for metric in ALL {
+        match metric.kind {
+            Kind::Counter => describe_counter!(metric.name, metric.unit, metric.help),
+            Kind::Gauge => describe_gauge!(metric.name, metric.unit, metric.help),
+            Kind::Histogram(_) => describe_histogram!(metric.name, metric.unit, metric.help),
+        }
+    }
+}
+
+/// How an event was finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    /// Every handler has handled it.
+    Handled,
+    /// It is parked for at least one handler.
+    Parked,
+    /// No handler wanted it.
+    Filtered,
+}
+
+impl Finished {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Handled => "handled",
+            Self::Parked => "parked",
+            Self::Filtered => "filtered",
+        }
+    }
+}
+
+/// States of a subscription's stream, in the words of the store and of `orgstream status`.
+pub const STREAM_STATES: [&str; 6] = [
+    "connecting",
+    "live",
+    "paused",
+    "reconnecting",
+    "blocked",
+    "stopped",
+];
+
+/// Counts events received.
+pub fn events_received(subscription: &str, count: u64) {
+    EVENTS_RECEIVED.counter(&[subscription]).increment(count);
+}
+
+/// Counts events finished.
+pub fn events_finished(subscription: &str, outcome: Finished, count: u64) {
+    EVENTS_FINISHED
+        .counter(&[subscription, outcome.as_str()])
+        .increment(count);
+}
+
+/// Counts an event parked; `handler` is `None` where it could not be decoded for anyone, `reason` the
+/// dead letter's (`rejected`, `exhausted`, `undecodable`, …).
+pub fn event_parked(subscription: &str, handler: Option<&str>, reason: &str) {
+    EVENTS_PARKED
+        .counter(&[subscription, handler.unwrap_or_default(), reason])
+        .increment(1);
+}
+
+/// Sets the lag.
+pub fn lag(subscription: &str, lag: Duration) {
+    LAG.gauge(&[subscription]).set(lag.as_secs_f64());
+}
+
+/// Sets what is in flight.
+pub fn in_flight(subscription: &str, events: usize, bytes: usize) {
+    IN_FLIGHT_EVENTS.gauge(&[subscription]).set(events as f64);
+    IN_FLIGHT_BYTES.gauge(&[subscription]).set(bytes as f64);
+}
+
+/// Sets the number of events asked for and not delivered yet.
+pub fn credits_outstanding(subscription: &str, credits: u32) {
+    CREDITS_OUTSTANDING
+        .gauge(&[subscription])
+        .set(f64::from(credits));
+}
+
+/// Sets the state of a stream, one of [`STREAM_STATES`].
+pub fn stream_state(subscription: &str, state: &str) {
+    for each in STREAM_STATES {
+        let value = if each == state { 1.0 } else { 0.0 };
+        STREAM_STATE.gauge(&[subscription, each]).set(value);
+    }
+}
+
+/// Counts a reconnect; `reason` is a word for what ended the stream, never a message.
+pub fn reconnected(subscription: &str, reason: &str) {
+    RECONNECTS.counter(&[subscription, reason]).increment(1);
+}
+
+/// Records how long a handler took to answer.
+pub fn handler_answered(subscription: &str, handler: &str, took: Duration) {
+    HANDLER_TIME
+        .histogram(&[subscription, handler])
+        .record(took);
+}
+
+/// Counts events that a handler wants again.
+pub fn handler_retries(subscription: &str, handler: &str, count: u64) {
+    HANDLER_RETRIES
+        .counter(&[subscription, handler])
+        .increment(count);
+}
+
+/// Counts an event that cannot be decoded; `reason` is a word, never a message.
+pub fn decode_failure(subscription: &str, reason: &'static str) {
+    DECODE_FAILURES
+        .counter(&[subscription, reason])
+        .increment(1);
+}
+
+/// Counts a call of GetSchema: `fetched`, `unavailable` or `refused`.
+pub fn schema_fetched(outcome: &'static str) {
+    SCHEMA_FETCHES.counter(&[outcome]).increment(1);
+}
+
+/// Counts a write of a position: `written`, `failed` or `fenced`.
+pub fn position_written(outcome: &'static str) {
+    POSITION_WRITES.counter(&[outcome]).increment(1);
+}
+
+/// Records how long a call to the store took; `operation` is the name of the call.
+pub fn store_called(operation: &'static str, took: Duration) {
+    STORE_TIME.histogram(&[operation]).record(took);
+}
+
+/// Counts a hole: `lost` or `gap`.
+pub fn hole_recorded(subscription: &str, kind: &'static str) {
+    HOLES.counter(&[subscription, kind]).increment(1);
+}
+
+/// Counts a sign-in: `signed_in`, `refused` or `unavailable`.
+pub fn token_refreshed(outcome: &'static str) {
+    TOKEN_REFRESHES.counter(&[outcome]).increment(1);
+}
+
+/// Counts bits of bitmaps that name no field.
+pub fn bitmap_bits_ignored(bits: u32) {
+    if bits > 0 {
+        IGNORED_BITMAP_BITS.counter(&[]).increment(bits.into());
+    }
+}
+
+/// Says which version runs.
+pub fn build_info() {
+    BUILD_INFO.gauge(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_follow_the_rules() {
+        let legal = |text: &str| {
+            text.starts_with(|c: char| c.is_ascii_lowercase())
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        };
+        let mut names = HashSet::new();
+        for metric in ALL {
+            let name = metric.name;
+            assert!(names.insert(name), "{name} twice");
+            assert!(name.starts_with("orgstream_") && legal(name), "{name}");
+            assert!(metric.labels.iter().all(|label| legal(label)), "{name}");
+            let unique: HashSet<_> = metric.labels.iter().collect();
+            assert_eq!(unique.len(), metric.labels.len(), "{name}");
+            let counter = metric.kind == Kind::Counter;
+            assert_eq!(name.ends_with("_total"), counter, "{name}");
+            if metric.unit == Unit::Seconds {
+                assert!(name.ends_with("_seconds"), "{name}");
+            }
+            if let Kind::Histogram(bounds) = metric.kind {
+                assert!(bounds.is_sorted_by(|a, b| a < b), "{name}");
+            }
+            assert!(metric.help.ends_with('.'), "{name}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The metrics endpoint.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::get;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::metrics::{self, Kind};
+
+/// How often histograms fold what was recorded; without that they grow without bound.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// How long a scrape may take to end when the server stops.
+const STOP: Duration = Duration::from_secs(2);
+/// Prometheus text format.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Why metrics cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened on: most often another process has the port.
+    #[error(
+        "cannot serve metrics on {addr}: {source}; set ORGSTREAM_METRICS_ADDR to an address and port \
+         that are free"
+    )]
+    Listen {
+        /// The address asked for.
+        addr: SocketAddr,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// Something else in this process already records metrics.
+    #[error("cannot record metrics: {reason}")]
+    Recorder {
+        /// What stands in the way.
+        reason: String,
+    },
+}
+
+/// A server of `/metrics` (Prometheus text format) and `/healthz`. Ends when dropped.
+#[derive(Debug)]
+pub struct MetricsServer {
+    addr: SocketAddr,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl MetricsServer {
+    /// Where it listens; with the port that the operating system chose where 0 was asked for.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops listening; scrapes that are under way have two seconds to end.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        if tokio::time::timeout(STOP, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
+    }
+}
+
+impl Drop for MetricsServer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Starts to record metrics and serves them on `addr`. What was counted before is lost, so this comes
+/// before anything is started that counts.
+///
+/// # Errors
+///
+/// The port is taken, or another recorder is installed.
+pub async fn serve(addr: SocketAddr) -> Result<MetricsServer, ServeError> {
+    let listen = |source| ServeError::Listen { addr, source };
+    let listener = TcpListener::bind(addr).await.map_err(listen)?;
+    let addr = listener.local_addr().map_err(listen)?;
+    let handle = recorder()?;
+    metrics::build_info();
+
+    let stop = CancellationToken::new();
+    let server = axum::serve(listener, router(handle.clone()))
+        .with_graceful_shutdown(stop.clone().cancelled_owned())
+        .into_future();
+    let upkeep = keep_up(handle, stop.clone());
+    let task = tokio::spawn(async move {
+        let (served, ()) = tokio::join!(server, upkeep);
+        if let Err(error) = served {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "metrics are not served any more"
+            );
+        }
+    });
+    Ok(MetricsServer { addr, stop, task })
+}
+
+/// The process's recorder, installed at the first call.
+fn recorder() -> Result<PrometheusHandle, ServeError> {
+    static RECORDER: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+    let mut installed = RECORDER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*installed {
+        return Ok(handle.clone());
+    }
+    let refused = |reason: String| ServeError::Recorder { reason };
+    let mut builder = PrometheusBuilder::new();
+    for metric in metrics::ALL {
+        if let Kind::Histogram(bounds) = metric.kind {
+            builder = builder
+                .set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), bounds)
+                .map_err(|error| refused(error.to_string()))?;
+        }
+    }
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    ::metrics::set_global_recorder(recorder).map_err(|error| refused(error.to_string()))?;
+    metrics::describe_all();
+    *installed = Some(handle.clone());
+    Ok(handle)
+}
+
+async fn keep_up(handle: PrometheusHandle, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(UPKEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        handle.run_upkeep();
+    }
+}
+
+fn router(handle: PrometheusHandle) -> Router {
+    let text = async move || ([(CONTENT_TYPE, TEXT)], handle.render());
+    Router::new()
+        .route("/metrics", get(text))
+        .route("/healthz", get(async || "ok\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metrics::Finished;
+    use super::*;
+
+    const ANY_PORT: SocketAddr =
+        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+    /// Calls every function that records.
+    fn record_everything() {
+        let second = Duration::from_secs(1);
+        metrics::events_received("accounts", 3);
+        metrics::events_finished("accounts", Finished::Handled, 2);
+        metrics::events_finished("accounts", Finished::Parked, 1);
+        metrics::event_parked("accounts", Some("log"), "rejected");
+        metrics::event_parked("accounts", None, "undecodable");
+        metrics::lag("accounts", second);
+        metrics::in_flight("accounts", 3, 300);
+        metrics::credits_outstanding("accounts", 100);
+        metrics::stream_state("accounts", "connecting");
+        metrics::stream_state("accounts", "live");
+        metrics::reconnected("accounts", "silence");
+        metrics::handler_answered("accounts", "log", second);
+        metrics::handler_retries("accounts", "log", 1);
+        metrics::decode_failure("accounts", "truncated");
+        metrics::schema_fetched("fetched");
+        metrics::position_written("written");
+        metrics::store_called("save_progress", second);
+        metrics::hole_recorded("accounts", "lost");
+        metrics::token_refreshed("signed_in");
+        metrics::bitmap_bits_ignored(2);
+    }
+
+    async fn get_text(addr: SocketAddr, path: &str) -> (u16, String, String) {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let response = client
+            .get(format!("http://{addr}{path}"))
+            .send()
+            .await
+            .unwrap();
+        let kind = response.headers().get(CONTENT_TYPE);
+        let kind = kind.map(|kind| kind.to_str().unwrap().to_owned());
+        let status = response.status().as_u16();
+        (
+            status,
+            kind.unwrap_or_default(),
+            response.text().await.unwrap(),
+        )
+    }
+
+    #[tokio::test]
+    async fn every_metric_of_the_table_can_be_scraped_once_it_is_recorded() {
+        let server = serve(ANY_PORT).await.unwrap();
+        record_everything();
+        let (status, kind, text) = get_text(server.addr(), "/metrics").await;
+        assert_eq!((status, kind.as_str()), (200, TEXT));
+        for metric in metrics::ALL {
+            let kind = match metric.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram(_) => "histogram",
+            };
+            let name = metric.name;
+            for line in [
+                format!("# HELP {name} {}", metric.help),
+                format!("# TYPE {name} {kind}"),
+            ] {
+                assert!(text.lines().any(|read| read == line), "{line}\n{text}");
+            }
+            let sample = text
+                .lines()
+                .find(|line| line.starts_with(name) && !line.starts_with('#'))
+                .unwrap();
+            for label in metric.labels {
+                assert!(sample.contains(&format!("{label}=\"")), "{sample}");
+            }
+        }
+        for line in [
+            "orgstream_stream_state{subscription=\"accounts\",state=\"live\"} 1",
+            "orgstream_stream_state{subscription=\"accounts\",state=\"connecting\"} 0",
+            "orgstream_handler_seconds_bucket{subscription=\"accounts\",handler=\"log\",le=\"1\"} 1",
+            "orgstream_handler_seconds_bucket{subscription=\"accounts\",handler=\"log\",le=\"0.5\"} 0",
+            "orgstream_events_parked_total{subscription=\"accounts\",handler=\"\",reason=\"undecodable\"} 1",
+        ] {
+            assert!(text.lines().any(|read| read == line), "{line}\n{text}");
+        }
+        assert_eq!(get_text(server.addr(), "/healthz").await.2, "ok\n");
+        assert_eq!(get_text(server.addr(), "/else").await.0, 404);
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_an_error_that_names_it_and_a_stopped_server_frees_it() {
+        let server = serve(ANY_PORT).await.unwrap();
+        let addr = server.addr();
+        let error = serve(addr).await.unwrap_err();
+        assert!(matches!(&error, ServeError::Listen { addr: named, .. } if *named == addr));
+        assert!(error.to_string().contains(&addr.to_string()));
+        // An idle connection does not hold the end up.
+        let idle = tokio::net::TcpStream::connect(addr).await.unwrap();
+        server.stop().await;
+        drop(idle);
+        assert!(tokio::net::TcpStream::connect(addr).await.is_err());
+    }
+}
