@@ -10,5 +10,7 @@
 )]
 #![allow(missing_docs, reason = "tests")]
 
+mod captured;
+mod kill;
 mod resume;
 mod support;
