@@ -86,7 +86,10 @@ fn complete_header(
     let entity = entity_of(schema.record_name());
     let filled = [
         ("entityName", json!(entity)),
-        ("recordIds", json!([record_id(&entity, &mut fastrand::Rng::new())])),
+        (
+            "recordIds",
+            json!([record_id(&entity, &mut fastrand::Rng::new())]),
+        ),
         ("changeType", json!(change_type)),
         ("changeOrigin", json!("com/salesforce/api/rest/66.0")),
         ("transactionKey", json!(defaults.transaction_key)),

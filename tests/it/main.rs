@@ -10,4 +10,5 @@
 )]
 #![allow(missing_docs, reason = "tests")]
 
+mod node_client;
 mod support;
