@@ -494,4 +494,47 @@ mod tests {
         assert_eq!(ids(&got), ["1b"]);
         assert_eq!(ids(&bus.read(behind, &feed, forced).0), ["1c", "2"]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn however_a_read_is_split_nothing_is_lost_repeated_or_reordered(
+            // Of the feed or not, and how many siblings the channel delivers for it.
+            line in proptest::collection::vec((proptest::bool::ANY, 0usize..4), 0..40),
+            limits in proptest::collection::vec((1usize..5, 1usize..60, proptest::bool::ANY), 1..8),
+        ) {
+            let mut bus = bus();
+            let mut expected = Vec::new();
+            for (index, (carried, siblings)) in line.into_iter().enumerate() {
+                let ids: Vec<_> = (0..siblings).map(|n| format!("{index}-{n}")).collect();
+                let own = format!("{index}");
+                let topic = if carried { "/a" } else { "/b" };
+                let siblings = match ids.len() {
+                    0 => Vec::new(),
+                    _ => vec![("/chn".into(), ids.iter().map(|id| stored(id)).collect())],
+                };
+                bus.append(NewEntry { siblings, ..entry(topic, &own) }, seconds(0));
+                match (carried, ids.is_empty()) {
+                    (true, true) => expected.push(own),
+                    (true, false) => expected.extend(ids),
+                    (false, _) => {}
+                }
+            }
+            let feed = Feed::Channel { name: "/chn".into(), members: vec!["/a".into()] };
+            let mut cursor = Cursor::after(bus.horizon());
+            let mut got = Vec::new();
+            for (events, bytes, split_siblings) in limits.into_iter().cycle() {
+                let (read, behind) =
+                    bus.read(cursor, &feed, ReadLimits { events, bytes, split_siblings });
+                proptest::prop_assert!(read.len() <= events);
+                let done = read.is_empty();
+                got.extend(read.iter().map(|delivery| delivery.event.id.clone()));
+                cursor = behind;
+                if done {
+                    break;
+                }
+            }
+            proptest::prop_assert_eq!(got, expected);
+            proptest::prop_assert_eq!(cursor, Cursor::after(bus.head()));
+        }
+    }
 }
