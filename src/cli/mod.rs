@@ -1,6 +1,7 @@
 //! The command line: one file for each command. Events and answers go to standard output, logs to
 //! standard error. Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration.
 
+mod emulator;
 mod migrate;
 mod run;
 
@@ -31,6 +32,8 @@ enum Command {
     Run,
     /// Create or update the store's tables
     Migrate,
+    /// Run a local org: Pub/Sub API, sign-in, and an admin API to publish and to cause trouble
+    Emulator(emulator::Arguments),
 }
 
 /// What a command ends with.
@@ -97,6 +100,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Run => run::run(config).await,
         Command::Migrate => migrate::run(config).await,
+        Command::Emulator(arguments) => emulator::run(arguments).await,
     }
 }
 

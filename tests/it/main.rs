@@ -10,5 +10,9 @@
 )]
 #![allow(missing_docs, reason = "tests")]
 
+mod captured;
+mod kill;
+
 mod node_client;
+mod resume;
 mod support;
