@@ -5,16 +5,19 @@
 //! emulator need, goes through the apache-avro crate and so is an independent check on the decoder.
 
 mod bitmap;
+mod cache;
 mod canonical;
 mod datum;
 mod decode;
 mod encode;
+mod folder;
 mod header;
 mod json;
 mod plan;
 mod schema;
 
 pub use bitmap::BitmapError;
+pub use cache::{SchemaCache, SchemaShelf, SchemaSource, SchemaUnavailable};
 pub use datum::DecodeReason;
 pub use decode::{DecodeError, DecodeFailure};
 pub use encode::EncodeError;

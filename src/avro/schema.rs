@@ -20,16 +20,16 @@ const MAX_TEXT: usize = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SchemaError {
     /// Longer than any event's schema could be.
-    #[error("the schema text has {0} bytes, more than the {MAX_TEXT} that are read")]
+    #[error("its text has {0} bytes, more than the {MAX_TEXT} that are read")]
     TooLong(usize),
     /// Not JSON, or nested deeper than 128 levels.
-    #[error("the schema text is not JSON: {0}")]
+    #[error("not JSON: {0}")]
     NotJson(String),
     /// JSON, but not a schema.
-    #[error("the schema is not valid Avro: {0}")]
+    #[error("not valid Avro: {0}")]
     NotAvro(String),
     /// A schema, but of something else than an event.
-    #[error("the schema is Avro, but its outermost type is not a record, so it describes no event")]
+    #[error("its outermost type is not a record, so it describes no event")]
     NotARecord,
 }
 
@@ -186,7 +186,7 @@ mod tests {
             ("", "not JSON"),
             ("<html>503</html>", "not JSON"),
             ("42", "not valid Avro"),
-            (r#""string""#, "not a record"),
+            (r#""string""#, "type is not a record"),
             (
                 r#"{"type":"expanded-record","name":"X","fields":[]}"#,
                 "not valid Avro",
