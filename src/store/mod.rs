@@ -3,12 +3,25 @@
 //! One trait, [`Store`]; Postgres for production, SQLite where nothing else is installed. The tables are
 //! part of the interface (design 4.5): a person at a SQL prompt can see what goes on.
 
+mod common;
+mod crypto;
+mod error;
+mod migrations;
+mod postgres;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+#[cfg(test)]
+mod tests;
+mod vault;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use secrecy::ExposeSecret;
 
+use crate::config::StoreConfig;
 use crate::event::{EventIdentity, OrgId, ReplayId, SchemaId, Topic};
 use crate::salesforce::auth::CredentialVault;
 
@@ -350,4 +363,36 @@ pub trait Store: CredentialVault + Send + Sync {
 
     /// Closes connections.
     async fn close(&self);
+}
+
+/// Opens the store that the URL's scheme names. Connects at the first call, so that a database that is
+/// down is a matter of [`Store::ping`] and not of the start.
+///
+/// # Errors
+///
+/// [`StoreError::Config`] where the URL, the folder of a SQLite file or the encryption key can never work.
+pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
+    let cipher = config
+        .encryption_key
+        .as_ref()
+        .map(crypto::Cipher::new)
+        .transpose()
+        .map_err(|error| StoreError::Config(error.to_string()))?;
+    let url = config.url.expose_secret().trim();
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        Some("postgres" | "postgresql") => {
+            Ok(Arc::new(postgres::PostgresStore::open(config, cipher)?))
+        }
+        #[cfg(feature = "sqlite")]
+        Some("sqlite") => Ok(Arc::new(sqlite::SqliteStore::open(config, cipher)?)),
+        #[cfg(not(feature = "sqlite"))]
+        Some("sqlite") => Err(StoreError::Config(
+            "store.url names SQLite, which this build leaves out: give the URL of a Postgres database, \
+             or build with the feature `sqlite`"
+                .to_owned(),
+        )),
+        _ => Err(StoreError::Config(
+            "store.url must begin with postgres:// or sqlite:".to_owned(),
+        )),
+    }
 }

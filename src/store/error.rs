@@ -1,0 +1,86 @@
+//! What a database's errors mean for the daemon.
+
+use sqlx::error::DatabaseError;
+use sqlx::postgres::PgDatabaseError;
+
+use super::StoreError;
+
+/// What to do where the tables are not there.
+pub(super) const RUN_MIGRATE: &str = "run `orgstream migrate`";
+
+impl From<sqlx::Error> for StoreError {
+    /// Never carries row contents, nor the URL with its password.
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
+                Some(error) => postgres(error),
+                None => sqlite(error.as_ref()),
+            },
+            sqlx::Error::Io(error) => Self::Unavailable(format!("connection failed: {error}")),
+            sqlx::Error::Tls(error) => Self::Unavailable(format!(
+                "TLS failed: {error}; where the database offers none and the network is trusted, add \
+                 `?sslmode=disable` to store.url"
+            )),
+            sqlx::Error::Configuration(error) => Self::Config(format!("store.url: {error}")),
+            // Decoding errors name a column and a type, no value.
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
+}
+
+/// By SQLSTATE (Postgres manual, appendix A).
+fn postgres(error: &PgDatabaseError) -> StoreError {
+    let code = error.code();
+    let text = error.message();
+    match code {
+        // undefined table, schema, column, function
+        "42P01" | "3F000" | "42703" | "42883" => {
+            StoreError::NotMigrated(format!("{text} (SQLSTATE {code}): {RUN_MIGRATE}"))
+        }
+        "57014" => StoreError::Unavailable(format!(
+            "a statement took too long and was cancelled (SQLSTATE {code})"
+        )),
+        "55P03" => StoreError::Unavailable(format!(
+            "a row stayed locked by another session (SQLSTATE {code})"
+        )),
+        "25006" => StoreError::Unavailable(format!(
+            "the database is read-only, a standby perhaps (SQLSTATE {code})"
+        )),
+        "42501" => StoreError::Unavailable(format!(
+            "{text} (SQLSTATE {code}): grant the database user that right"
+        )),
+        // Data and constraint errors may quote what a row holds.
+        _ if code.starts_with("22") || code.starts_with("23") => StoreError::Unavailable(format!(
+            "the database refused a value (SQLSTATE {code}{})",
+            error
+                .constraint()
+                .map(|name| format!(", constraint {name}"))
+                .unwrap_or_default()
+        )),
+        // Connections, resources, shutdowns, deadlocks, logins: the server's own words name none of it.
+        _ => StoreError::Unavailable(format!("{text} (SQLSTATE {code})")),
+    }
+}
+
+/// By primary result code (sqlite.org/rescode.html), the low byte of the extended one that sqlx gives.
+fn sqlite(error: &dyn DatabaseError) -> StoreError {
+    let code = error
+        .code()
+        .and_then(|code| code.parse::<u32>().ok())
+        .unwrap_or(0);
+    let text = error.message();
+    match code & 0xff {
+        1 if text.contains("no such") || text.contains("has no column") => {
+            StoreError::NotMigrated(format!("{text}: {RUN_MIGRATE}"))
+        }
+        5 | 6 => StoreError::Unavailable(format!(
+            "the SQLite file stayed locked by another process (code {code})"
+        )),
+        13 => StoreError::Unavailable(format!("the disk is full (SQLite code {code})")),
+        26 => StoreError::Config(
+            "store.url names a file that is not a SQLite database: choose another path".to_owned(),
+        ),
+        19 | 20 => StoreError::Unavailable(format!("SQLite refused a value (code {code})")),
+        _ => StoreError::Unavailable(format!("{text} (SQLite code {code})")),
+    }
+}

@@ -1,0 +1,230 @@
+//! Connections to Postgres, and the transactions that everything runs in.
+//!
+//! Not sqlx's pool: that one retries a refused connection until its deadline and then does not say why,
+//! and takes a connection back whose call was given up. Here a failure to connect is told at once, and a
+//! connection whose transaction did not commit is closed, whatever state it was left in.
+
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use sqlx::{AssertSqlSafe, Connection};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+use crate::store::StoreError;
+
+/// How long a connection that rested may take to show that it lives.
+const PING_LIMIT: Duration = Duration::from_secs(3);
+
+/// An older connection is not used again, so that a change of address or password behind the URL is
+/// noticed some time.
+const MAX_AGE: Duration = Duration::from_secs(30 * 60);
+
+/// A connection at rest.
+struct Idle {
+    connection: PgConnection,
+    opened: Instant,
+}
+
+/// At most so many connections to one database.
+pub(super) struct Connections {
+    options: PgConnectOptions,
+    permits: Semaphore,
+    idle: Mutex<Vec<Idle>>,
+}
+
+impl Connections {
+    /// Reads the URL; connects to nothing yet.
+    pub(super) fn new(url: &str, max_connections: u32) -> Result<Self, StoreError> {
+        let max = usize::try_from(max_connections).unwrap_or(usize::MAX);
+        Ok(Self {
+            options: connect_options(url)?,
+            permits: Semaphore::new(max.clamp(1, 1_000)),
+            idle: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Begins a transaction whose every statement, lock wait and pause the server itself ends after
+    /// `limit`: what this process gave up, or died in, does not hold locks for long.
+    pub(super) async fn begin(&self, limit: Duration) -> Result<Tx<'_>, StoreError> {
+        let permit = self
+            .permits
+            .acquire()
+            .await
+            .map_err(|_| StoreError::Unavailable("it is closed".to_owned()))?;
+        let mut idle = match self.rested().await {
+            Some(idle) => idle,
+            None => Idle {
+                connection: PgConnection::connect_with(&self.options)
+                    .await
+                    .map_err(|error| self.cannot_connect(error))?,
+                opened: Instant::now(),
+            },
+        };
+        // Zero would switch a limit off.
+        let limit = limit.as_millis().clamp(1, 86_400_000);
+        let lock_limit = (limit / 2).max(1);
+        // One round trip, and valid behind PgBouncer, because `set local` ends with the transaction.
+        let begin = format!(
+            "begin; set local statement_timeout = {limit}; set local lock_timeout = {lock_limit}; \
+             set local idle_in_transaction_session_timeout = {limit}"
+        );
+        // Numbers of ours only.
+        sqlx::raw_sql(AssertSqlSafe(begin))
+            .execute(&mut idle.connection)
+            .await?;
+        Ok(Tx {
+            idle,
+            home: self,
+            _permit: permit,
+        })
+    }
+
+    /// A connection that rested and still lives.
+    async fn rested(&self) -> Option<Idle> {
+        loop {
+            let mut candidate = self.idle().pop()?;
+            if candidate.opened.elapsed() < MAX_AGE
+                && matches!(
+                    timeout(PING_LIMIT, candidate.connection.ping()).await,
+                    Ok(Ok(()))
+                )
+            {
+                return Some(candidate);
+            }
+        }
+    }
+
+    /// Says where nothing answered; the URL itself stays untold, for it holds the password.
+    fn cannot_connect(&self, error: sqlx::Error) -> StoreError {
+        let place = match self.options.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => format!("{}:{}", self.options.get_host(), self.options.get_port()),
+        };
+        match StoreError::from(error) {
+            StoreError::Unavailable(why) => StoreError::Unavailable(format!("{place}: {why}")),
+            other => other,
+        }
+    }
+
+    /// Closes connections; later calls fail.
+    pub(super) async fn close(&self) {
+        self.permits.close();
+        let rested = std::mem::take(&mut *self.idle());
+        for idle in rested {
+            // A server that does not answer the farewell is left to notice the closed socket.
+            let _ = timeout(PING_LIMIT, idle.connection.close()).await;
+        }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A transaction. Dropped without a commit, its connection is closed, and the server rolls back.
+pub(super) struct Tx<'a> {
+    idle: Idle,
+    home: &'a Connections,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Tx<'_> {
+    /// For the next statement.
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.idle.connection
+    }
+
+    /// Commits; the connection rests until the next call.
+    pub(super) async fn commit(mut self) -> Result<(), StoreError> {
+        sqlx::raw_sql("commit").execute(self.connection()).await?;
+        if !self.home.permits.is_closed() {
+            self.home.idle().push(self.idle);
+        }
+        Ok(())
+    }
+}
+
+/// Adds to the URL what it leaves open and what a pooler in transaction mode needs.
+fn connect_options(url: &str) -> Result<PgConnectOptions, StoreError> {
+    let mut options = PgConnectOptions::from_str(url)?
+        // Named statements would outlive the transaction on a connection that a pooler has moved on.
+        .statement_cache_capacity(0)
+        // PgBouncer refuses this startup parameter unless told otherwise, and no float is read here.
+        .extra_float_digits(None);
+    if options.get_application_name().is_none() {
+        options = options.application_name("orgstream");
+    }
+    if !names_sslmode(url) && std::env::var_os("PGSSLMODE").is_none() && !is_local(&options) {
+        // The default would fall back to plain text. This one encrypts without verifying, because
+        // hosted Postgres presents certificates that nobody signs; `verify-full` in the URL verifies.
+        options = options.ssl_mode(PgSslMode::Require);
+    }
+    Ok(options)
+}
+
+fn names_sslmode(url: &str) -> bool {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .any(|(key, _)| key == "sslmode" || key == "ssl-mode")
+}
+
+/// True for a socket or an address of this machine.
+fn is_local(options: &PgConnectOptions) -> bool {
+    let host = options.get_host().trim_matches(['[', ']']);
+    options.get_socket().is_some()
+        || host == "localhost"
+        || host.starts_with('/')
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encrypts(url: &str) -> bool {
+        matches!(
+            connect_options(url).unwrap().get_ssl_mode(),
+            PgSslMode::Require
+        )
+    }
+
+    #[test]
+    fn a_remote_database_is_never_spoken_to_in_plain_text_unless_the_url_says_so() {
+        for url in [
+            "postgres://u:p@ec2-1.compute.amazonaws.com:5432/d",
+            "postgres://u:p@db/d?application_name=x",
+            "postgres://u:p@10.0.0.1/d?sslmode=require",
+        ] {
+            assert!(encrypts(url), "{url}");
+        }
+        for url in [
+            "postgres://u:p@db/d?sslmode=disable",
+            "postgres://u:p@localhost/d",
+            "postgres://u:p@127.0.0.1:5433/d",
+            "postgres://u:p@[::1]/d",
+            "postgres:///d?host=/var/run/postgresql",
+            "postgres://%2Fvar%2Frun%2Fpostgresql/d",
+        ] {
+            assert!(!encrypts(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_url_that_cannot_be_read_is_a_configuration_error_without_its_password() {
+        for url in [
+            "postgres://u:hunter2@host:port/d",
+            "postgres://u:hunter2@host/d?sslmode=maybe",
+        ] {
+            let error = connect_options(url).err().unwrap();
+            assert!(matches!(error, StoreError::Config(_)), "{error}");
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The store in Postgres: schema `orgstream`, every call one transaction, bounded in time.
+//!
+//! Safe behind PgBouncer in transaction mode: no session locks, no named prepared statements, every
+//! statement inside an explicit transaction.
+
+mod connections;
+mod credential;
+mod dead_letter;
+mod hole;
+mod migrate;
+mod schema;
+mod subscription;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretString};
+
+use self::connections::Connections;
+use super::common::to_ms;
+use super::crypto::Cipher;
+use super::vault::{Sealer, lost_right};
+use super::{
+    DeadLetter, DeadLetterFilter, Hole, Lease, Progress, StateReport, Store, StoreError,
+    StoredDeadLetter, StoredHole, SubscriptionKey, SubscriptionStatus, TakenOver,
+};
+use crate::config::StoreConfig;
+use crate::event::{OrgId, ReplayId, SchemaId};
+use crate::salesforce::auth::{CredentialVault, StoredCredential, VaultError};
+
+/// A change of a large table takes longer than a call may.
+const MIGRATION_LIMIT: Duration = Duration::from_secs(600);
+
+/// The store in Postgres.
+pub(super) struct PostgresStore {
+    connections: Connections,
+    timeout: Duration,
+    sealer: Sealer,
+    /// Numbers the progress writes of this process. Begins at the clock, so that a store opened anew goes
+    /// on above the one before.
+    last_write: AtomicI64,
+}
+
+impl PostgresStore {
+    /// Reads the URL; connects at the first call.
+    pub(super) fn open(config: &StoreConfig, cipher: Option<Cipher>) -> Result<Self, StoreError> {
+        Ok(Self {
+            connections: Connections::new(
+                config.url.expose_secret().trim(),
+                config.max_connections,
+            )?,
+            timeout: config.timeout,
+            sealer: Sealer(cipher),
+            last_write: AtomicI64::new(to_ms(SystemTime::now())),
+        })
+    }
+}
+
+/// Ends work that takes too long; what it held is dropped, and with it the connection.
+async fn bounded<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>> + Send,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(StoreError::Unavailable(format!(
+            "the call took longer than {limit:?}"
+        )))
+    })
+}
+
+/// Runs `$work`, which is given the connection `$conn`, in one bounded transaction.
+macro_rules! transaction {
+    ($store:expr, |$conn:ident| $work:expr) => {
+        bounded($store.timeout, async {
+            let mut tx = $store.connections.begin($store.timeout).await?;
+            let $conn = tx.connection();
+            let done = $work.await?;
+            tx.commit().await?;
+            Ok(done)
+        })
+        .await
+    };
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn ping(&self) -> Result<(), StoreError> {
+        transaction!(self, |conn| async {
+            sqlx::query("select 1").execute(conn).await?;
+            Ok::<_, StoreError>(())
+        })
+    }
+
+    async fn migrate(&self) -> Result<Vec<i64>, StoreError> {
+        bounded(MIGRATION_LIMIT, async {
+            let mut versions = Vec::new();
+            loop {
+                let tx = self.connections.begin(MIGRATION_LIMIT).await?;
+                match migrate::apply_next(tx).await? {
+                    Some(version) => versions.push(version),
+                    None => return Ok(versions),
+                }
+            }
+        })
+        .await
+    }
+
+    async fn pending_migrations(&self) -> Result<Vec<i64>, StoreError> {
+        let due = transaction!(self, |conn| migrate::due(conn))?;
+        Ok(due.iter().map(|migration| migration.version).collect())
+    }
+
+    async fn bind_org(&self, org_id: &OrgId) -> Result<(), StoreError> {
+        transaction!(self, |conn| subscription::bind_org(conn, org_id))
+    }
+
+    async fn take_over(
+        &self,
+        key: &SubscriptionKey,
+        holder: &str,
+        configured: &[String],
+        start_is_explicit: bool,
+    ) -> Result<TakenOver, StoreError> {
+        transaction!(self, |conn| subscription::take_over(
+            conn,
+            key,
+            holder,
+            configured,
+            start_is_explicit
+        ))
+    }
+
+    async fn save_progress(&self, lease: &Lease, progress: &Progress) -> Result<(), StoreError> {
+        let number = self.last_write.fetch_add(1, Ordering::Relaxed) + 1;
+        transaction!(self, |conn| subscription::save_progress(
+            conn, lease, number, progress
+        ))
+    }
+
+    async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError> {
+        transaction!(self, |conn| subscription::report_state(conn, lease, report))
+    }
+
+    async fn park(&self, lease: &Lease, letter: &DeadLetter) -> Result<i64, StoreError> {
+        transaction!(self, |conn| dead_letter::park(conn, lease, letter))
+    }
+
+    async fn record_hole(&self, lease: &Lease, hole: &Hole) -> Result<i64, StoreError> {
+        transaction!(self, |conn| hole::record(conn, lease, hole))
+    }
+
+    async fn close_holes(&self, lease: &Lease, to: &ReplayId) -> Result<(), StoreError> {
+        transaction!(self, |conn| hole::close(conn, lease, to))
+    }
+
+    async fn load_schema(&self, id: &SchemaId) -> Result<Option<Arc<str>>, StoreError> {
+        transaction!(self, |conn| schema::load(conn, id))
+    }
+
+    async fn save_schema(&self, id: &SchemaId, json: &str) -> Result<(), StoreError> {
+        transaction!(self, |conn| schema::save(conn, id, json))
+    }
+
+    async fn subscriptions(&self) -> Result<Vec<SubscriptionStatus>, StoreError> {
+        transaction!(self, |conn| subscription::all(conn))
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+    ) -> Result<Vec<StoredDeadLetter>, StoreError> {
+        transaction!(self, |conn| dead_letter::list(conn, filter))
+    }
+
+    async fn dead_letter(&self, id: i64) -> Result<Option<StoredDeadLetter>, StoreError> {
+        transaction!(self, |conn| dead_letter::find(conn, id))
+    }
+
+    async fn holes(&self, open_only: bool) -> Result<Vec<StoredHole>, StoreError> {
+        transaction!(self, |conn| hole::list(conn, open_only))
+    }
+
+    async fn close(&self) {
+        self.connections.close().await;
+    }
+}
+
+#[async_trait]
+impl CredentialVault for PostgresStore {
+    async fn lock(
+        &self,
+        key: &str,
+        holder: &str,
+        ttl: Duration,
+    ) -> Result<Option<StoredCredential>, VaultError> {
+        // A token that cannot be read would leave the right taken: it is read before the commit.
+        bounded(self.timeout, async {
+            let mut tx = self.connections.begin(self.timeout).await?;
+            let stored = credential::lock(tx.connection(), key, holder, ttl).await?;
+            let opened = stored
+                .map(|ciphertext| self.sealer.open(key, ciphertext.as_deref()))
+                .transpose();
+            if opened.is_ok() {
+                tx.commit().await?;
+            }
+            Ok(opened)
+        })
+        .await?
+    }
+
+    async fn save(&self, key: &str, holder: &str, token: &SecretString) -> Result<(), VaultError> {
+        let ciphertext = self.sealer.seal(key, token)?;
+        let saved = transaction!(self, |conn| credential::save(
+            conn,
+            key,
+            holder,
+            &ciphertext
+        ))?;
+        if saved { Ok(()) } else { Err(lost_right()) }
+    }
+
+    async fn unlock(&self, key: &str, holder: &str) -> Result<(), VaultError> {
+        transaction!(self, |conn| credential::unlock(conn, key, holder))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! The rotated refresh token and the right to refresh.
+
+use std::time::{Duration, SystemTime};
+
+use sqlx::sqlite::SqliteConnection;
+
+use crate::store::StoreError;
+use crate::store::common::to_ms;
+
+/// Takes the right to refresh. The outer `None`: another holder has it. The inner one: nothing is stored.
+pub(super) async fn lock(
+    conn: &mut SqliteConnection,
+    key: &str,
+    holder: &str,
+    ttl: Duration,
+) -> Result<Option<Option<Vec<u8>>>, StoreError> {
+    let now = to_ms(SystemTime::now());
+    let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+    Ok(sqlx::query_scalar(
+        "insert into credential as c (key, holder, locked_until) values ($1, $2, $3) \
+         on conflict (key) do update set holder = excluded.holder, locked_until = excluded.locked_until \
+         where c.holder is null or c.holder = excluded.holder or c.locked_until <= $4 \
+         returning ciphertext",
+    )
+    .bind(key)
+    .bind(holder)
+    .bind(now.saturating_add(ttl))
+    .bind(now)
+    .fetch_optional(conn)
+    .await?)
+}
+
+/// Stores a sealed token; false where the holder has lost the right.
+pub(super) async fn save(
+    conn: &mut SqliteConnection,
+    key: &str,
+    holder: &str,
+    ciphertext: &[u8],
+) -> Result<bool, StoreError> {
+    let written = sqlx::query(
+        "update credential set ciphertext = $3, updated_at = $4 \
+         where key = $1 and holder = $2 and locked_until > $4",
+    )
+    .bind(key)
+    .bind(holder)
+    .bind(ciphertext)
+    .bind(to_ms(SystemTime::now()))
+    .execute(conn)
+    .await?
+    .rows_affected();
+    Ok(written > 0)
+}
+
+/// Gives the right back; nothing where another has it by now.
+pub(super) async fn unlock(
+    conn: &mut SqliteConnection,
+    key: &str,
+    holder: &str,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "update credential set holder = null, locked_until = null where key = $1 and holder = $2",
+    )
+    .bind(key)
+    .bind(holder)
+    .execute(conn)
+    .await?;
+    Ok(())
+}

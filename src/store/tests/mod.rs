@@ -1,0 +1,75 @@
+//! One suite for every store, and what only one of them has to show.
+//!
+//! The Postgres tests want the URL of a maintenance database in `ORGSTREAM_TEST_POSTGRES`
+//! (`scripts/postgres run cargo test` sees to it); each creates a database of its own and drops it. Where
+//! `ORGSTREAM_TEST_PGBOUNCER` names a pooler before the same server, the suite runs through it too.
+
+mod bed;
+mod credentials;
+mod holes;
+mod letters;
+mod postgres;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod subscriptions;
+mod tables;
+
+/// Makes a test of each function for every store.
+macro_rules! suite {
+    ($($module:ident :: $name:ident,)*) => {
+        #[cfg(feature = "sqlite")]
+        mod on_sqlite {
+            $(#[tokio::test] async fn $name() {
+                super::$module::$name(&super::bed::Bed::sqlite()).await;
+            })*
+        }
+        mod on_postgres {
+            $(#[tokio::test] async fn $name() {
+                if let Some(bed) = super::bed::Bed::postgres().await {
+                    super::$module::$name(&bed).await;
+                    bed.end().await;
+                }
+            })*
+        }
+        mod behind_pgbouncer {
+            $(#[tokio::test] async fn $name() {
+                if let Some(bed) = super::bed::Bed::pgbouncer().await {
+                    super::$module::$name(&bed).await;
+                    bed.end().await;
+                }
+            })*
+        }
+    };
+}
+
+suite! {
+    tables::migrating_from_four_places_at_once_applies_each_migration_once,
+    tables::a_store_without_tables_says_what_to_run,
+    tables::a_closed_store_refuses_calls_and_gives_no_panic,
+    tables::a_store_belongs_to_the_first_org_it_sees,
+    tables::schemas_are_kept,
+    subscriptions::a_new_subscription_begins_without_a_position,
+    subscriptions::a_restart_before_the_first_position_is_told,
+    subscriptions::progress_survives_reopening_and_reaches_the_next_holder,
+    subscriptions::each_write_replaces_what_was_finished_ahead,
+    subscriptions::a_large_set_finished_ahead_is_written_and_emptied,
+    subscriptions::a_holder_whose_epoch_has_passed_is_refused_everywhere,
+    subscriptions::a_write_that_comes_late_never_overtakes_a_newer_one,
+    subscriptions::a_name_whose_topic_changed_is_refused,
+    subscriptions::a_rename_is_suspected_and_an_explicit_start_overrules_it,
+    subscriptions::taking_over_refuses_another_org,
+    subscriptions::workers_that_take_over_at_once_get_different_epochs,
+    subscriptions::states_counters_and_open_work_are_shown,
+    subscriptions::positions_are_marked_at_most_once_a_minute,
+    letters::a_parked_event_is_kept_as_received,
+    letters::parking_the_same_event_again_changes_nothing,
+    letters::a_resolved_event_that_fails_anew_is_open_again,
+    letters::filters_and_limits_choose_the_oldest_first,
+    letters::text_that_no_database_likes_is_kept_readable,
+    holes::a_lost_hole_is_recorded_once_until_its_end_is_known,
+    holes::a_gap_is_recorded_once_for_each_event_and_never_closed,
+    holes::a_gap_of_very_many_records_keeps_the_first_and_the_count,
+    credentials::only_one_holder_refreshes_until_its_time_is_up,
+    credentials::a_rotated_token_is_found_again_and_rests_encrypted,
+    credentials::a_token_that_cannot_be_read_or_kept_names_the_variable,
+}

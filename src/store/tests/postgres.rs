@@ -1,0 +1,206 @@
+//! What only Postgres has to show.
+
+use std::time::{Duration, Instant};
+
+use sqlx::Connection;
+
+use super::bed::{Bed, KEY, letter, replay, take};
+use crate::config::StoreConfig;
+use crate::store::{Progress, StoreError, open};
+
+fn config(url: &str) -> StoreConfig {
+    StoreConfig {
+        url: url.into(),
+        max_connections: 4,
+        timeout: Duration::from_secs(20),
+        encryption_key: Some(KEY.into()),
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_down_is_told_at_once_and_without_its_password() {
+    // A port that was free a moment ago.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let url = format!("postgres://u:hunter2@{address}/d");
+    let store = open(&config(&url)).await.unwrap();
+    let begun = Instant::now();
+    let error = store.ping().await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_database_that_hangs_is_given_up_in_time() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let impatient = StoreConfig {
+        timeout: Duration::from_millis(300),
+        ..config(&format!("postgres://u:hunter2@{address}/d?sslmode=disable"))
+    };
+    let store = open(&impatient).await.unwrap();
+    let begun = Instant::now();
+    // More calls than connections: none waits for ever.
+    let calls = (0..8).map(|_| store.ping());
+    for answer in futures_util::future::join_all(calls).await {
+        let error = answer.unwrap_err().to_string();
+        assert!(error.contains("longer than 300ms"), "{error}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_refused_login_says_so_without_the_password() {
+    let Some(bed) = Bed::postgres().await else {
+        return;
+    };
+    let (scheme, rest) = bed.url.split_once("://").unwrap();
+    let (_, place) = rest.rsplit_once('@').unwrap();
+    let config = config(&format!("{scheme}://postgres:hunter2@{place}"));
+    let error = open(&config).await.unwrap().ping().await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    assert!(error.to_string().contains("28P01"), "{error}");
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_signed_still_encrypts() {
+    let Some(bed) = Bed::postgres().await else {
+        return;
+    };
+    let ssl: Vec<i64> = bed
+        .column("select count(*) from pg_settings where name = 'ssl' and setting = 'on'")
+        .await;
+    if ssl == [0] {
+        println!("skipped: the server offers no TLS");
+    } else {
+        let config = config(&format!("{}?sslmode=require", bed.url));
+        let store = open(&config).await.unwrap();
+        store.migrate().await.unwrap();
+        // The store's connection rests, and the server tells how it is spoken to.
+        let encrypted: Vec<i64> = bed
+            .column(
+                "select count(*) from pg_stat_ssl join pg_stat_activity using (pid) \
+                 where ssl and datname = current_database() and application_name = 'orgstream'",
+            )
+            .await;
+        assert_eq!(encrypted, [1]);
+        store.close().await;
+    }
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_row_that_stays_locked_costs_one_call_and_leaves_nothing_behind() {
+    let Some(bed) = Bed::postgres().await else {
+        return;
+    };
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let mut other = sqlx::PgConnection::connect(&bed.url).await.unwrap();
+    let lock = other
+        .begin_with("begin; lock table orgstream.subscription in access exclusive mode")
+        .await
+        .unwrap();
+    let impatient = StoreConfig {
+        timeout: Duration::from_millis(600),
+        ..bed.config()
+    };
+    let impatient = open(&impatient).await.unwrap();
+    let progress = Progress {
+        position: Some(replay("0a")),
+        ..Progress::default()
+    };
+    let error = impatient.save_progress(&lease, &progress).await;
+    let error = error.unwrap_err();
+    assert!(error.to_string().contains("55P03"), "{error}");
+    lock.rollback().await.unwrap();
+    impatient.save_progress(&lease, &progress).await.unwrap();
+    let waiting: Vec<i64> = bed
+        .column(
+            "select count(*) from pg_stat_activity where datname = current_database() \
+             and application_name = 'orgstream' and state <> 'idle'",
+        )
+        .await;
+    assert_eq!(waiting, [0]);
+    store.close().await;
+    impatient.close().await;
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn connections_that_the_server_ended_are_replaced_unnoticed() {
+    let Some(bed) = Bed::postgres().await else {
+        return;
+    };
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    bed.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity \
+         where datname = current_database() and application_name = 'orgstream'",
+    )
+    .await;
+    store
+        .park(&lease, &letter("001A", Some("fulfilment")))
+        .await
+        .unwrap();
+    store.close().await;
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_call_that_was_given_up_half_way_leaves_no_lock_and_no_open_transaction() {
+    let Some(bed) = Bed::postgres().await else {
+        return;
+    };
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let mut other = sqlx::PgConnection::connect(&bed.url).await.unwrap();
+    let lock = other
+        .begin_with("begin; lock table orgstream.finished_ahead in access exclusive mode")
+        .await
+        .unwrap();
+    let progress = Progress::default();
+    // It holds the subscription's row by now, and waits for the other table.
+    let call = store.save_progress(&lease, &progress);
+    let given_up = tokio::time::timeout(Duration::from_millis(500), call).await;
+    assert!(given_up.is_err());
+    lock.rollback().await.unwrap();
+    let begun = Instant::now();
+    store.save_progress(&lease, &progress).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    store.close().await;
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_database_made_read_only_is_unavailable_and_comes_back() {
+    let Some(bed) = Bed::postgres().await else {
+        return;
+    };
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let name = bed.url.rsplit('/').next().unwrap();
+    bed.execute(&format!(
+        "alter database {name} set default_transaction_read_only = on"
+    ))
+    .await;
+    let standby = bed.open().await;
+    let progress = Progress::default();
+    let error = standby.save_progress(&lease, &progress).await.unwrap_err();
+    assert!(error.to_string().contains("read-only"), "{error}");
+    bed.execute(&format!(
+        "begin read write; \
+         alter database {name} reset default_transaction_read_only; commit"
+    ))
+    .await;
+    // The refused connection was closed: the next one is another server's, after a failover.
+    standby.save_progress(&lease, &progress).await.unwrap();
+    standby.close().await;
+    store.close().await;
+    bed.end().await;
+}

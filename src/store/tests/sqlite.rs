@@ -1,0 +1,107 @@
+//! What only SQLite has to show.
+
+use super::bed::{Bed, KEY, key, take};
+use crate::store::{StoreError, open};
+
+fn config(url: &str) -> crate::config::StoreConfig {
+    crate::config::StoreConfig {
+        url: url.into(),
+        max_connections: 4,
+        timeout: std::time::Duration::from_secs(5),
+        encryption_key: Some(KEY.into()),
+    }
+}
+
+async fn config_error(url: &str) -> String {
+    match open(&config(url)).await {
+        Err(StoreError::Config(text)) => text,
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("{url} was accepted"),
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_is_missing_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    let text = config_error(&format!("sqlite://{}/store.db", missing.display())).await;
+    assert!(text.contains(missing.to_str().unwrap()), "{text}");
+}
+
+#[tokio::test]
+async fn other_schemes_are_refused() {
+    for url in ["mysql://u:hunter2@h/d", "orgstream.db", ""] {
+        let text = config_error(url).await;
+        assert!(text.contains("postgres://") && !text.contains("hunter2"));
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("notes.txt");
+    let text = "not a database, but somebody's notes\n".repeat(100);
+    std::fs::write(&file, &text).unwrap();
+    let config = config(&format!("sqlite://{}", file.display()));
+    let error = open(&config).await.unwrap().migrate().await.unwrap_err();
+    assert!(matches!(error, StoreError::Config(_)), "{error}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+}
+
+#[tokio::test]
+async fn a_second_process_may_look_but_not_run_subscriptions() {
+    let bed = Bed::sqlite();
+    let first = bed.ready().await;
+    take(&*first).await;
+    let second = bed.open().await;
+    assert_eq!(second.subscriptions().await.unwrap().len(), 1);
+    assert_eq!(second.migrate().await.unwrap(), [0i64; 0]);
+    let key = key("accounts", "Account");
+    let refused = second.take_over(&key, "second", &[], false).await;
+    let Err(StoreError::Config(text)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(text.contains("store.db.lock"), "{text}");
+    // The lock ends with the first.
+    first.close().await;
+    take(&*second).await;
+}
+
+#[tokio::test]
+async fn a_store_in_memory_lasts_as_long_as_it_is_open() {
+    let store = open(&config("sqlite::memory:")).await.unwrap();
+    store.migrate().await.unwrap();
+    take(&*store).await;
+    assert_eq!(store.subscriptions().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_commit_reaches_the_disk_before_the_call_returns() {
+    let bed = Bed::sqlite();
+    let store = bed.ready().await;
+    take(&*store).await;
+    let mode: Vec<i64> = bed
+        .column("select journal_mode = 'wal' from pragma_journal_mode")
+        .await;
+    assert_eq!(mode, [1]);
+}
+
+#[tokio::test]
+async fn a_file_that_another_process_keeps_locked_is_told_in_time() {
+    use sqlx::Connection;
+    let bed = Bed::sqlite();
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let mut other = sqlx::SqliteConnection::connect(&bed.url).await.unwrap();
+    let lock = other.begin_with("begin immediate").await.unwrap();
+    let impatient = crate::config::StoreConfig {
+        timeout: std::time::Duration::from_millis(400),
+        ..bed.config()
+    };
+    let impatient = open(&impatient).await.unwrap();
+    let nothing = crate::store::Progress::default();
+    let error = impatient.save_progress(&lease, &nothing).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    lock.rollback().await.unwrap();
+    impatient.save_progress(&lease, &nothing).await.unwrap();
+}
