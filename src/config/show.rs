@@ -17,15 +17,15 @@ const MASK: &str = "***";
 
 /// Parts of an option's name that mark its value as a secret.
 const SECRET_NAMES: [&str; 9] = [
+    "header",
+    "auth",
     "secret",
     "token",
     "password",
     "passwd",
-    "authorization",
     "credential",
     "cookie",
     "key",
-    "dsn",
 ];
 
 /// Query parameters of a URL that are worth seeing and hold no secret.
@@ -218,7 +218,7 @@ fn handler(out: &mut Writer, config: &HandlerConfig) {
 /// An option's value with everything masked that may be a secret.
 fn masked(name: &str, value: &Value) -> Value {
     let lower = name.to_lowercase();
-    if lower == "headers" || SECRET_NAMES.iter().any(|secret| lower.contains(secret)) {
+    if SECRET_NAMES.iter().any(|secret| lower.contains(secret)) {
         return blotted(value);
     }
     match value {
