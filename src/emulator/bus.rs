@@ -1,0 +1,495 @@
+//! The event bus: one line of positions for the whole org, with gaps, retention and resets. Pure: no
+//! clock and no I/O, so that every rule can be tested in memory.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use crate::event::SchemaId;
+
+/// How far the line jumps on a reset, so that no earlier replay ID is valid on the new line.
+const RESET_JUMP: u64 = 1_000_000;
+
+/// One event as it lies on the bus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Chosen by the publisher.
+    pub id: String,
+    /// Names the schema that wrote the payload.
+    pub schema_id: SchemaId,
+    /// One Avro datum.
+    pub payload: Bytes,
+}
+
+/// An event at its place. On a channel that enriches it, one change may come as several events.
+#[derive(Debug, Clone)]
+struct Entry {
+    position: u64,
+    at: SystemTime,
+    topic: Arc<str>,
+    event: Arc<StoredEvent>,
+    siblings: Vec<(Arc<str>, Vec<Arc<StoredEvent>>)>,
+}
+
+/// What is put on the bus.
+#[derive(Debug, Clone)]
+pub struct NewEntry {
+    /// The event's own topic, never a channel.
+    pub topic: Arc<str>,
+    /// The event as that topic delivers it.
+    pub event: StoredEvent,
+    /// What a channel delivers in its place: enriched events that share its replay ID (facts 3.5).
+    pub siblings: Vec<(Arc<str>, Vec<StoredEvent>)>,
+}
+
+/// Which events a stream receives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Feed {
+    /// Those of one topic.
+    Topic(Arc<str>),
+    /// Those of a channel's members.
+    Channel {
+        /// The channel's own name.
+        name: Arc<str>,
+        /// The topics that it carries.
+        members: Vec<Arc<str>>,
+    },
+}
+
+impl Feed {
+    fn carries(&self, topic: &str) -> bool {
+        match self {
+            Self::Topic(name) => **name == *topic,
+            Self::Channel { members, .. } => members.iter().any(|member| **member == *topic),
+        }
+    }
+}
+
+/// A place between two deliveries. `sibling` counts the events already delivered of the entry behind
+/// `position`, where a response ended between events that share a replay ID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    position: u64,
+    sibling: usize,
+}
+
+impl Cursor {
+    /// The place it is at, or inside of.
+    pub fn position(self) -> u64 {
+        self.position
+    }
+
+    /// Strictly after a position.
+    pub fn after(position: u64) -> Self {
+        Self {
+            position,
+            sibling: 0,
+        }
+    }
+}
+
+/// An event on its way to a subscriber.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Its place; siblings share one.
+    pub position: u64,
+    /// The event.
+    pub event: Arc<StoredEvent>,
+}
+
+/// How much one response may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadLimits {
+    /// Most events.
+    pub events: usize,
+    /// Most payload bytes; the first event is delivered whatever its size.
+    pub bytes: usize,
+    /// End the response between events that share a replay ID.
+    pub split_siblings: bool,
+}
+
+/// Replay ID bytes that name no place on this bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnknownPosition;
+
+/// The org-wide line of events.
+#[derive(Debug)]
+pub struct Bus {
+    entries: VecDeque<Entry>,
+    /// The newest place; what a keepalive names.
+    head: u64,
+    /// Just before the oldest event kept. Places before it are gone.
+    horizon: u64,
+    retention: Duration,
+    max_gap: u64,
+    random: fastrand::Rng,
+}
+
+impl Bus {
+    /// An empty bus that begins at `base`. Positions grow by 1 to `max_gap + 1`.
+    pub fn new(base: u64, retention: Duration, max_gap: u64, random: fastrand::Rng) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            head: base,
+            horizon: base,
+            retention,
+            max_gap,
+            random,
+        }
+    }
+
+    /// The newest place.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// The place just before the oldest event kept; EARLIEST begins after it.
+    pub fn horizon(&self) -> u64 {
+        self.horizon
+    }
+
+    /// How many places hold an event.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Puts an event at the end of the line and gives its place.
+    pub fn append(&mut self, entry: NewEntry, at: SystemTime) -> u64 {
+        // Mostly no gap, as in logs of real orgs; every fourth event on average leaves one.
+        let gap = if self.max_gap > 0 && self.random.u8(..4) == 0 {
+            self.random.u64(1..=self.max_gap)
+        } else {
+            0
+        };
+        self.head = self.head.saturating_add(1).saturating_add(gap);
+        self.entries.push_back(Entry {
+            position: self.head,
+            at,
+            topic: entry.topic,
+            event: Arc::new(entry.event),
+            siblings: entry
+                .siblings
+                .into_iter()
+                .map(|(channel, events)| (channel, events.into_iter().map(Arc::new).collect()))
+                .collect(),
+        });
+        self.head
+    }
+
+    /// Moves the line on without an event, as work of the org that no topic carries does.
+    pub fn skip(&mut self, places: u64) {
+        self.head = self.head.saturating_add(places);
+    }
+
+    /// Drops what is older than the retention window.
+    pub fn expire(&mut self, now: SystemTime) {
+        let Some(oldest) = now.checked_sub(self.retention) else {
+            return;
+        };
+        while let Some(entry) = self.entries.front()
+            && entry.at < oldest
+        {
+            self.horizon = entry.position;
+            self.entries.pop_front();
+        }
+    }
+
+    /// Drops every event up to and including a place, or all of them.
+    pub fn expire_up_to(&mut self, position: Option<u64>) {
+        let limit = position.unwrap_or(self.head).min(self.head);
+        while self
+            .entries
+            .front()
+            .is_some_and(|entry| entry.position <= limit)
+        {
+            self.entries.pop_front();
+        }
+        self.horizon = self.horizon.max(limit);
+    }
+
+    /// Begins a new line, as a sandbox does after an update of its org: nothing is kept and no earlier
+    /// replay ID is valid. `base` chooses where; the default is far beyond the old line.
+    pub fn reset(&mut self, base: Option<u64>) {
+        self.entries.clear();
+        self.head = base.unwrap_or_else(|| self.head.saturating_add(RESET_JUMP));
+        self.horizon = self.head;
+    }
+
+    /// The place a replay ID names, where it is one that was issued or passed and is still kept.
+    /// Accepts the 10 bytes the platform sends and their first 8 alone (facts 3.5).
+    pub fn position_of(&self, replay_id: &[u8]) -> Result<u64, UnknownPosition> {
+        let position = match replay_id {
+            [prefix @ .., 0, 0] if prefix.len() == 8 => prefix,
+            prefix if prefix.len() == 8 => prefix,
+            _ => return Err(UnknownPosition),
+        };
+        let position = position
+            .iter()
+            .fold(0u64, |value, byte| value << 8 | u64::from(*byte));
+        if (self.horizon..=self.head).contains(&position) {
+            Ok(position)
+        } else {
+            Err(UnknownPosition)
+        }
+    }
+
+    /// The next events of a feed after a cursor, in bus order, and the cursor behind them. Without
+    /// events the cursor still moves: to the head, or to where the feed's next event begins.
+    pub fn read(&self, cursor: Cursor, feed: &Feed, limits: ReadLimits) -> (Vec<Delivery>, Cursor) {
+        let mut deliveries: Vec<Delivery> = Vec::new();
+        let mut bytes = 0;
+        let start = self.entries.partition_point(|entry| {
+            entry.position <= cursor.position
+                && !(cursor.sibling > 0 && entry.position == cursor.position)
+        });
+        for entry in self.entries.iter().skip(start) {
+            if !feed.carries(&entry.topic) {
+                continue;
+            }
+            let events = entry.on(feed);
+            let skip = if entry.position == cursor.position {
+                cursor.sibling
+            } else {
+                0
+            };
+            for (index, event) in events.iter().enumerate().skip(skip) {
+                let full = deliveries.len() >= limits.events
+                    || (!deliveries.is_empty() && bytes + event.payload.len() > limits.bytes)
+                    || (limits.split_siblings && index > skip && !deliveries.is_empty());
+                if full {
+                    let behind = Cursor {
+                        position: if index > 0 {
+                            entry.position
+                        } else {
+                            deliveries
+                                .last()
+                                .map_or(cursor.position, |delivery| delivery.position)
+                        },
+                        sibling: index,
+                    };
+                    return (deliveries, behind);
+                }
+                bytes += event.payload.len();
+                deliveries.push(Delivery {
+                    position: entry.position,
+                    event: Arc::clone(event),
+                });
+            }
+        }
+        let behind = Cursor::after(self.head.max(cursor.position));
+        (deliveries, behind)
+    }
+}
+
+impl Entry {
+    /// The events that a feed delivers for this entry: its own, or a channel's enriched ones.
+    fn on(&self, feed: &Feed) -> &[Arc<StoredEvent>] {
+        if let Feed::Channel { name, .. } = feed
+            && let Some((_, events)) = self.siblings.iter().find(|(channel, _)| channel == name)
+        {
+            return events;
+        }
+        std::slice::from_ref(&self.event)
+    }
+}
+
+/// A place as the platform writes it: 8 bytes, big endian, and two zero bytes (facts 3.5).
+pub fn replay_id(position: u64) -> Bytes {
+    let mut bytes = [0; 10];
+    bytes[..8].copy_from_slice(&position.to_be_bytes());
+    Bytes::copy_from_slice(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: ReadLimits = ReadLimits {
+        events: 100,
+        bytes: 3_000_000,
+        split_siblings: false,
+    };
+
+    fn bus() -> Bus {
+        let random = fastrand::Rng::with_seed(7);
+        Bus::new(1000, Duration::from_secs(72 * 3600), 5, random)
+    }
+
+    fn stored(id: &str) -> StoredEvent {
+        StoredEvent {
+            id: id.to_owned(),
+            schema_id: SchemaId::new("s"),
+            payload: Bytes::from_static(b"0123456789"),
+        }
+    }
+
+    fn entry(topic: &str, id: &str) -> NewEntry {
+        NewEntry {
+            topic: topic.into(),
+            event: stored(id),
+            siblings: Vec::new(),
+        }
+    }
+
+    fn seconds(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn ids(deliveries: &[Delivery]) -> Vec<&str> {
+        deliveries.iter().map(|d| d.event.id.as_str()).collect()
+    }
+
+    #[test]
+    fn positions_grow_with_gaps_over_all_topics() {
+        let mut bus = bus();
+        let places: Vec<u64> = (0..200)
+            .map(|i| bus.append(entry(if i % 2 == 0 { "/a" } else { "/b" }, "x"), seconds(0)))
+            .collect();
+        assert!(places.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(places.windows(2).any(|pair| pair[1] - pair[0] > 1));
+        assert_eq!(bus.head(), places[199]);
+    }
+
+    #[test]
+    fn a_replay_id_is_eight_bytes_and_two_zeros_and_both_forms_are_accepted() {
+        let mut bus = bus();
+        let position = bus.append(entry("/a", "1"), seconds(0));
+        let id = replay_id(position);
+        assert_eq!(id.len(), 10);
+        assert_eq!(bus.position_of(&id), Ok(position));
+        assert_eq!(bus.position_of(&id[..8]), Ok(position));
+        for malformed in [&b""[..], b"1001", &id[..9], &[0xff; 10], b"0000001001"] {
+            assert_eq!(bus.position_of(malformed), Err(UnknownPosition));
+        }
+    }
+
+    #[test]
+    fn places_passed_but_never_issued_are_valid_and_places_beyond_either_end_are_not() {
+        let mut bus = bus();
+        bus.append(entry("/a", "1"), seconds(0));
+        bus.skip(10);
+        let head = bus.head();
+        assert!(bus.position_of(&replay_id(head)).is_ok());
+        assert!(bus.position_of(&replay_id(head - 1)).is_ok());
+        assert!(bus.position_of(&replay_id(head + 1)).is_err());
+        assert!(bus.position_of(&replay_id(1000)).is_ok());
+        assert!(bus.position_of(&replay_id(999)).is_err());
+    }
+
+    #[test]
+    fn retention_drops_the_oldest_and_keeps_the_place_just_before_the_rest() {
+        let mut bus = bus();
+        let first = bus.append(entry("/a", "1"), seconds(0));
+        let second = bus.append(entry("/a", "2"), seconds(100));
+        let third = bus.append(entry("/a", "3"), seconds(200));
+        bus.expire(seconds(72 * 3600 + 150));
+        assert_eq!(bus.len(), 1);
+        assert!(bus.position_of(&replay_id(first)).is_err());
+        assert_eq!(bus.position_of(&replay_id(second)), Ok(second));
+        assert_eq!(bus.position_of(&replay_id(third)), Ok(third));
+        bus.expire_up_to(None);
+        assert_eq!(bus.len(), 0);
+        assert_eq!(bus.position_of(&replay_id(bus.head())), Ok(third));
+        assert!(bus.position_of(&replay_id(second)).is_err());
+    }
+
+    #[test]
+    fn a_reset_invalidates_every_earlier_replay_id() {
+        let mut bus = bus();
+        let before = bus.append(entry("/a", "1"), seconds(0));
+        bus.reset(None);
+        assert!(bus.position_of(&replay_id(before)).is_err());
+        let after = bus.append(entry("/a", "2"), seconds(0));
+        assert!(bus.position_of(&replay_id(after)).is_ok());
+    }
+
+    #[test]
+    fn a_feed_carries_its_own_topics_only_and_the_cursor_passes_the_others() {
+        let mut bus = bus();
+        for (topic, id) in [("/a", "1"), ("/b", "2"), ("/c", "3"), ("/a", "4")] {
+            bus.append(entry(topic, id), seconds(0));
+        }
+        let start = Cursor::after(bus.horizon());
+        let (got, behind) = bus.read(start, &Feed::Topic("/a".into()), LIMITS);
+        assert_eq!(ids(&got), ["1", "4"]);
+        assert_eq!(behind, Cursor::after(bus.head()));
+        let channel = Feed::Channel {
+            name: "/chn".into(),
+            members: vec!["/a".into(), "/b".into()],
+        };
+        assert_eq!(
+            ids(&bus.read(start, &channel, LIMITS).0),
+            ["1", "2", "4"]
+        );
+    }
+
+    #[test]
+    fn limits_on_events_and_bytes_split_a_read_without_losing_or_repeating() {
+        let mut bus = bus();
+        for id in ["1", "2", "3", "4", "5"] {
+            bus.append(entry("/a", id), seconds(0));
+        }
+        let feed = Feed::Topic("/a".into());
+        for (events, bytes) in [(2, 1000), (100, 25), (100, 1)] {
+            let limits = ReadLimits {
+                events,
+                bytes,
+                split_siblings: false,
+            };
+            let mut cursor = Cursor::after(bus.horizon());
+            let mut all = Vec::new();
+            for _ in 0..6 {
+                let (got, behind) = bus.read(cursor, &feed, limits);
+                assert!(got.len() <= events && got.len() <= (bytes / 10).max(1));
+                all.extend(got);
+                cursor = behind;
+            }
+            assert_eq!(ids(&all), ["1", "2", "3", "4", "5"]);
+        }
+    }
+
+    #[test]
+    fn enriched_siblings_share_a_place_on_their_channel_and_split_where_credits_end() {
+        let mut bus = bus();
+        let place = bus.append(
+            NewEntry {
+                siblings: vec![(
+                    "/chn".into(),
+                    vec![stored("1a"), stored("1b"), stored("1c")],
+                )],
+                ..entry("/a", "1")
+            },
+            seconds(0),
+        );
+        bus.append(entry("/a", "2"), seconds(0));
+        let start = Cursor::after(bus.horizon());
+        let own = bus.read(start, &Feed::Topic("/a".into()), LIMITS).0;
+        assert_eq!(ids(&own), ["1", "2"]);
+        let feed = Feed::Channel {
+            name: "/chn".into(),
+            members: vec!["/a".into()],
+        };
+        let limits = ReadLimits {
+            events: 2,
+            ..LIMITS
+        };
+        let (got, behind) = bus.read(start, &feed, limits);
+        assert_eq!(ids(&got), ["1a", "1b"]);
+        assert!(got.iter().all(|delivery| delivery.position == place));
+        assert_eq!(ids(&bus.read(behind, &feed, limits).0), ["1c", "2"]);
+        // A stream resumed from the shared replay ID begins strictly after it.
+        let resumed = bus.read(Cursor::after(place), &feed, LIMITS).0;
+        assert_eq!(ids(&resumed), ["2"]);
+        let forced = ReadLimits {
+            split_siblings: true,
+            ..LIMITS
+        };
+        let (got, behind) = bus.read(start, &feed, forced);
+        assert_eq!(ids(&got), ["1a"]);
+        let (got, behind) = bus.read(behind, &feed, forced);
+        assert_eq!(ids(&got), ["1b"]);
+        assert_eq!(ids(&bus.read(behind, &feed, forced).0), ["1c", "2"]);
+    }
+}

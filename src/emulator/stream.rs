@@ -1,0 +1,486 @@
+//! One Subscribe stream: credits in, events and keepalives out (facts section 3).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tonic::{Code, Status, Streaming};
+
+use super::bus::{Cursor, Delivery, ReadLimits, replay_id};
+use super::credits::Credits;
+use super::errors::{Call, Ticket};
+use super::faults::{Fault, FaultKind};
+use super::org::{Org, SharedOrg, StreamReport};
+use super::settings::{IdleClose, UnknownTopic};
+use super::tokens::TokenState;
+use crate::salesforce::pubsub::proto::{
+    ConsumerEvent, FetchRequest, FetchResponse, ProducerEvent, ReplayPreset,
+};
+
+/// Bytes of a payload that no client takes in one message.
+const OVERSIZE: usize = 20 * 1024 * 1024;
+
+/// What a stream's responses go into; the generated server reads the other end.
+pub(super) type Responses = mpsc::Sender<Result<FetchResponse, Status>>;
+
+/// Why a stream is over.
+enum End {
+    /// Cleanly, with status OK.
+    Clean,
+    /// With an error.
+    Failed(Box<Status>),
+}
+
+impl From<Status> for End {
+    fn from(status: Status) -> Self {
+        Self::Failed(Box::new(status))
+    }
+}
+
+/// Serves a stream until it ends or the client goes. `opened` is told once the first FetchRequest has
+/// been accepted.
+pub(super) async fn serve(
+    org: SharedOrg,
+    ticket: Ticket,
+    token: String,
+    requests: Streaming<FetchRequest>,
+    responses: Responses,
+    opened: oneshot::Sender<()>,
+) {
+    let registration = Registration::new(Arc::clone(&org), &ticket);
+    let gone = responses.clone();
+    let serving = async {
+        let mut requests = requests;
+        let first = match requests.message().await {
+            Ok(Some(first)) => first,
+            Ok(None) => return End::Clean,
+            Err(status) => return status.into(),
+        };
+        let mut stream = match SubscribeStream::open(org, ticket, token, &registration, first).await
+        {
+            Ok(stream) => stream,
+            Err(end) => return end,
+        };
+        // The call may no longer wait for it.
+        let _ = opened.send(());
+        match stream.run(requests, &responses).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    };
+    tokio::select! {
+        end = serving => {
+            if let End::Failed(status) = end {
+                let _ = gone.send(Err(*status)).await;
+            }
+        }
+        () = gone.closed() => {}
+    }
+}
+
+/// A stream's entry in the org's state, for as long as the stream lives.
+struct Registration {
+    org: SharedOrg,
+    id: u64,
+}
+
+impl Registration {
+    fn new(org: SharedOrg, ticket: &Ticket) -> Self {
+        let id = {
+            let mut state = org.state();
+            state.streams_opened += 1;
+            let id = state.streams_opened;
+            let report = StreamReport {
+                rpc_id: ticket.rpc_id.clone(),
+                topic: String::new(),
+                pending: 0,
+                most_outstanding: 0,
+                delivered: 0,
+                responses: 0,
+                fetch_requests: 0,
+            };
+            state.streams.insert(id, report);
+            id
+        };
+        Self { org, id }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.org.state().streams.remove(&self.id);
+    }
+}
+
+/// An accepted stream.
+struct SubscribeStream {
+    org: SharedOrg,
+    ticket: Ticket,
+    token: String,
+    id: u64,
+    topic: String,
+    cursor: Cursor,
+    /// Place named by the last response; what a keepalive may not fall behind.
+    last_position: u64,
+    credits: Credits,
+    /// Of the last response, or of the opening.
+    last_sent: Instant,
+    changes: watch::Receiver<()>,
+    /// Met in opening: the stream fails right after its headers.
+    doomed: Option<Fault>,
+}
+
+/// A stream has no result of its own: it runs until it ends.
+enum Never {}
+
+impl SubscribeStream {
+    /// Checks the first FetchRequest and finds the place to begin.
+    async fn open(
+        org: SharedOrg,
+        ticket: Ticket,
+        token: String,
+        registration: &Registration,
+        first: FetchRequest,
+    ) -> Result<Self, End> {
+        let topic = first.topic_name.clone();
+        if topic.is_empty() {
+            return Err(ticket
+                .refuse("topic.validation.empty", "The topic name can't be blank.")
+                .into());
+        }
+        let fault = org.change(|state| state.faults.at_call(Call::Subscribe, Some(&topic)));
+        let mut doomed = None;
+        if let Some(fault) = fault {
+            if fault.kind == FaultKind::AcceptThenFail {
+                doomed = Some(fault);
+            } else {
+                org.meet(&fault, &ticket).await?;
+            }
+        }
+        check_topic(&org, &ticket, &topic)?;
+        let changes = org.changes();
+        let cursor = begin(&org, &ticket, &first)?;
+        let position = cursor.position();
+        let mut stream = Self {
+            org,
+            ticket,
+            token,
+            id: registration.id,
+            topic,
+            cursor,
+            last_position: position,
+            credits: Credits::default(),
+            last_sent: Instant::now(),
+            changes,
+            doomed,
+        };
+        stream.accept(&first)?;
+        Ok(stream)
+    }
+
+    /// Delivers, listens and keeps alive until the stream ends.
+    async fn run(
+        &mut self,
+        mut requests: Streaming<FetchRequest>,
+        responses: &Responses,
+    ) -> Result<Never, End> {
+        if let Some(fault) = self.doomed.take() {
+            self.org.meet(&fault, &self.ticket).await?;
+        }
+        loop {
+            self.check_token()?;
+            self.meet_faults().await?;
+            if self.deliver(responses).await? {
+                // Stopped short for a fault that is now due.
+                continue;
+            }
+            tokio::select! {
+                request = requests.message() => match request? {
+                    // A client that asks no more has half-closed the call.
+                    None => return Err(End::Clean),
+                    Some(request) => self.accept(&request)?,
+                },
+                changed = self.changes.changed() => {
+                    if changed.is_err() {
+                        return Err(End::Clean);
+                    }
+                }
+                () = tokio::time::sleep_until(self.deadline()) => self.on_quiet(responses).await?,
+            }
+        }
+    }
+
+    /// Takes a FetchRequest: credits, and for later ones the rule that the topic stays.
+    fn accept(&mut self, request: &FetchRequest) -> Result<(), Status> {
+        if !request.topic_name.is_empty() && request.topic_name != self.topic {
+            return Err(self.ticket.refuse(
+                "subscription.fetch.topic.mismatch",
+                "The topic name can't change within a stream.",
+            ));
+        }
+        self.credits.add(request.num_requested).map_err(|_| {
+            self.ticket.refuse(
+                "subscription.fetch.requested.events.invalid",
+                "The number of requested events must be greater than zero.",
+            )
+        })?;
+        let (credits, topic) = (self.credits, self.topic.clone());
+        let mut state = self.org.state();
+        state.fetch_requests += 1;
+        state.most_outstanding = state.most_outstanding.max(credits.most_outstanding());
+        if let Some(report) = state.streams.get_mut(&self.id) {
+            report.topic = topic;
+            report.fetch_requests += 1;
+            report.pending = credits.pending();
+            report.most_outstanding = credits.most_outstanding();
+        }
+        Ok(())
+    }
+
+    /// Ends the stream where its token was revoked and the org is set to act on that.
+    fn check_token(&self) -> Result<(), Status> {
+        let acts = self.org.state().settings.revoke_ends_streams;
+        if acts && self.org.token_state(&self.token) == TokenState::Revoked {
+            return Err(self.org.refuse_token(&self.ticket));
+        }
+        Ok(())
+    }
+
+    async fn meet_faults(&mut self) -> Result<(), End> {
+        loop {
+            let delivered = self.credits.delivered();
+            let fault = self.org.state().faults.in_stream(&self.topic, delivered);
+            match fault {
+                None => return Ok(()),
+                Some(fault) if fault.kind == FaultKind::End => return Err(End::Clean),
+                Some(fault) => self.org.meet(&fault, &self.ticket).await?,
+            }
+        }
+    }
+
+    /// Sends what is there, as far as credits reach. True where it stopped because a fault is due.
+    async fn deliver(&mut self, responses: &Responses) -> Result<bool, End> {
+        while self.credits.pending() > 0 {
+            let Some(response) = self.next_response()? else {
+                let delivered = self.credits.delivered();
+                let left = self.org.state().faults.events_left(&self.topic, delivered);
+                return Ok(left == Some(0));
+            };
+            let before = self.credits.delivered() - response.events.len() as u64;
+            let delay = self.org.state().faults.on_response(&self.topic, before);
+            if let Some(delay) = delay {
+                tokio::time::sleep(delay).await;
+            }
+            self.send(responses, response).await?;
+        }
+        Ok(false)
+    }
+
+    /// The next events as a response; `None` where there are none now.
+    fn next_response(&mut self) -> Result<Option<FetchResponse>, Status> {
+        let now = self.org.clock.now();
+        let org = Arc::clone(&self.org);
+        let mut state = org.state();
+        let state = &mut *state;
+        state.bus.expire(now);
+        let Some(feed) = state.topics.feed(&self.topic) else {
+            return Err(unknown_topic(state.settings.unknown_topic, &self.ticket));
+        };
+        let until_fault = state
+            .faults
+            .events_left(&self.topic, self.credits.delivered());
+        let mut events = u64::from(self.credits.pending());
+        events = events.min(until_fault.unwrap_or(u64::MAX));
+        let in_one = state.settings.events_per_response.unwrap_or(u32::MAX);
+        events = events.min(u64::from(in_one.max(1)));
+        if events == 0 {
+            return Ok(None);
+        }
+        let allowance = state
+            .settings
+            .delivery_limit
+            .map_or(u64::MAX, |limit| limit.saturating_sub(state.deliveries));
+        let limits = ReadLimits {
+            events: usize::try_from(events.min(allowance.max(1))).unwrap_or(usize::MAX),
+            bytes: state.settings.max_response_bytes,
+            split_siblings: state.settings.split_siblings,
+        };
+        let (deliveries, behind) = state.bus.read(self.cursor, &feed, limits);
+        if !deliveries.is_empty() && allowance == 0 {
+            return Err(self.ticket.refuse(
+                "subscription.limit.exceeded",
+                "The subscription exceeded the event delivery limit.",
+            ));
+        }
+        self.cursor = behind;
+        let Some(last) = deliveries.last() else {
+            self.last_position = self.last_position.max(behind.position());
+            return Ok(None);
+        };
+        let latest = last.position;
+        let mut events = Vec::with_capacity(deliveries.len());
+        for delivery in &deliveries {
+            let before = self.credits.delivered() + events.len() as u64;
+            let fault = state.faults.on_event(&self.topic, before);
+            outgoing(delivery, fault, self.last_position, &mut events);
+            self.last_position = delivery.position;
+        }
+        self.credits.take(events.len());
+        state.deliveries += events.len() as u64;
+        Ok(Some(FetchResponse {
+            events,
+            latest_replay_id: replay_id(latest),
+            rpc_id: self.ticket.rpc_id.clone(),
+            pending_num_requested: pending(&self.credits),
+        }))
+    }
+
+    async fn send(&mut self, responses: &Responses, response: FetchResponse) -> Result<(), End> {
+        let empty = response.events.is_empty();
+        if responses.send(Ok(response)).await.is_err() {
+            return Err(End::Clean);
+        }
+        self.last_sent = Instant::now();
+        let mut state = self.org.state();
+        state.keepalives += u64::from(empty);
+        if let Some(report) = state.streams.get_mut(&self.id) {
+            report.responses += 1;
+            report.delivered = self.credits.delivered();
+            report.pending = self.credits.pending();
+        }
+        Ok(())
+    }
+
+    /// When the silence has lasted long enough for a keepalive, or for the idle stream to be closed.
+    fn deadline(&self) -> Instant {
+        let state = self.org.state();
+        let limit_ms = if self.credits.pending() > 0 {
+            state.settings.keepalive_ms
+        } else {
+            state.settings.idle_close_ms
+        };
+        self.last_sent + Duration::from_millis(limit_ms)
+    }
+
+    /// A keepalive with the newest place of the whole bus, or the end of a stream without credits.
+    async fn on_quiet(&mut self, responses: &Responses) -> Result<(), End> {
+        if self.credits.pending() == 0 {
+            let how = self.org.state().settings.idle_close.clone();
+            return Err(match how {
+                IdleClose::End => End::Clean,
+                IdleClose::Status(status) => self
+                    .ticket
+                    .refuse_as(
+                        Code::from(status),
+                        None,
+                        "The stream was idle: no events were requested in time.",
+                    )
+                    .into(),
+            });
+        }
+        let keepalive = FetchResponse {
+            events: Vec::new(),
+            latest_replay_id: replay_id(self.last_position),
+            rpc_id: self.ticket.rpc_id.clone(),
+            pending_num_requested: pending(&self.credits),
+        };
+        self.send(responses, keepalive).await
+    }
+}
+
+fn pending(credits: &Credits) -> i32 {
+    i32::try_from(credits.pending()).unwrap_or(i32::MAX)
+}
+
+/// The answer for a topic that does not exist, by the org's habit.
+pub(super) fn unknown_topic(habit: UnknownTopic, ticket: &Ticket) -> Status {
+    let status = match habit {
+        UnknownTopic::NotFound => Code::NotFound,
+        UnknownTopic::PermissionDenied => Code::PermissionDenied,
+    };
+    ticket.refuse_as(
+        status,
+        Some("topic.not.found"),
+        "The topic information for the org was not found.",
+    )
+}
+
+fn check_topic(org: &Org, ticket: &Ticket, topic: &str) -> Result<(), Status> {
+    let state = org.state();
+    if state.topics.feed(topic).is_none() {
+        return Err(unknown_topic(state.settings.unknown_topic, ticket));
+    }
+    if state.settings.denied_topics.iter().any(|name| name == topic) {
+        return Err(ticket.refuse(
+            "subscription.topic.cannot.subscribe",
+            "The user doesn't have permission to subscribe to the topic.",
+        ));
+    }
+    Ok(())
+}
+
+/// Where a stream begins, by the first FetchRequest.
+fn begin(org: &Org, ticket: &Ticket, first: &FetchRequest) -> Result<Cursor, Status> {
+    let now = org.clock.now();
+    let mut state = org.state();
+    state.bus.expire(now);
+    match ReplayPreset::try_from(first.replay_preset) {
+        Ok(ReplayPreset::Latest) => Ok(Cursor::after(state.bus.head())),
+        Ok(ReplayPreset::Earliest) => Ok(Cursor::after(state.bus.horizon())),
+        Ok(ReplayPreset::Custom) if first.replay_id.is_empty() => Err(ticket.refuse(
+            "subscription.fetch.replayid.validation.failed",
+            "The replay preset CUSTOM needs a replay ID.",
+        )),
+        Ok(ReplayPreset::Custom) => match state.bus.position_of(&first.replay_id) {
+            Ok(position) => Ok(Cursor::after(position)),
+            Err(_) => Err(ticket.refuse(
+                "subscription.fetch.replayid.corrupted",
+                "The replay ID is corrupted, unknown, or outside the retention window.",
+            )),
+        },
+        Err(_) => Err(ticket.refuse(
+            "subscription.fetch.request.invalid",
+            "The replay preset is unknown.",
+        )),
+    }
+}
+
+/// An event as it goes out, and what a fault makes of it.
+fn outgoing(
+    delivery: &Delivery,
+    fault: Option<FaultKind>,
+    previous: u64,
+    events: &mut Vec<ConsumerEvent>,
+) {
+    let event = &delivery.event;
+    let mut sent = ConsumerEvent {
+        event: Some(ProducerEvent {
+            id: event.id.clone(),
+            schema_id: event.schema_id.as_str().to_owned(),
+            payload: event.payload.clone(),
+            headers: Vec::new(),
+        }),
+        replay_id: replay_id(delivery.position),
+    };
+    let payload = match fault {
+        Some(FaultKind::CorruptPayload) => {
+            Some((0..40).map(|_| fastrand::u8(..)).collect::<Bytes>())
+        }
+        Some(FaultKind::Oversize) => Some(Bytes::from(vec![0; OVERSIZE])),
+        _ => None,
+    };
+    if let (Some(payload), Some(event)) = (payload, &mut sent.event) {
+        event.payload = payload;
+    }
+    match fault {
+        Some(FaultKind::Duplicate) => events.push(sent.clone()),
+        Some(FaultKind::LowerReplayId) => {
+            sent.replay_id = replay_id(previous.saturating_sub(1));
+        }
+        Some(FaultKind::MissingReplayId) => sent.replay_id = Bytes::new(),
+        _ => {}
+    }
+    events.push(sent);
+}
