@@ -168,7 +168,7 @@ fn refused_for_good(error: &PubSubError) -> bool {
         PubSubError::Rpc { status, .. } => {
             matches!(status, tonic::Code::NotFound | tonic::Code::InvalidArgument)
         }
-        PubSubError::Auth(_) => false,
+        PubSubError::Auth(_) | PubSubError::Invalid(_) => false,
     }
 }
 

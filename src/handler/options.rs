@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::registry::HandlerConfigError;
-use crate::config::HandlerConfig;
+use crate::config::{HandlerConfig, parse_duration};
 
 /// What is wrong with one key of a `[[subscription.handler]]`. Never shows a value: it may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -257,32 +257,6 @@ impl<'a> Options<'a> {
         }
         read
     }
-}
-
-/// Reads `500ms`, `30s`, `15m` (or `15min`), `12h`, `1d`.
-// The same as config::parse_duration, which takes its place once both are on one branch.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let text = text.trim();
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let milliseconds = match unit.trim_start() {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => {
-            return Err(
-                "expected a whole number and one of the units ms, s, m, h, d, such as 30s".into(),
-            );
-        }
-    };
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(milliseconds))
-        .map(Duration::from_millis)
-        .ok_or_else(|| "expected a whole number before the unit, such as 30s".into())
 }
 
 /// What stands in the place of a secret.

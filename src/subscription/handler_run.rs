@@ -127,17 +127,13 @@ impl HandlerRun {
         }
     }
 
-    /// Calls under way.
-    pub(super) fn calls(&self) -> usize {
-        self.lanes.calls()
-    }
-
     /// Why it is stopped, where it is.
     pub(super) fn stopped(&self) -> Option<&str> {
         self.stopped.as_deref()
     }
 
     /// True where it fails for all.
+    #[cfg(test)]
     pub(super) fn is_down(&self) -> bool {
         self.held_until.is_some()
     }

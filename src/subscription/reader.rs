@@ -263,7 +263,8 @@ impl Reader {
         }
         let starved = streaming.credits.outstanding() == 0;
         if let Some(more) = streaming.credits.ask(self.in_flight.room(), now) {
-            streaming.stream.request(more)?;
+            // An error means that the call is over: the next response, or its absence, tells why.
+            let _ = streaming.stream.request(more);
             if starved {
                 streaming.heard_at = now;
             }
@@ -324,7 +325,7 @@ impl Reader {
                 self.reconnecting(&broken, pause);
                 pause
             }
-            Recovery::SignInAgain if *refused < REFUSED_SESSIONS => {
+            Recovery::SignInAgain | Recovery::SignInAgainOnce if *refused < limit(recovery) => {
                 *refused += 1;
                 // The first refusal is most likely age: sign in again at once.
                 let pause = if *refused == 1 {
@@ -335,7 +336,7 @@ impl Reader {
                 self.reconnecting(&broken, pause);
                 pause
             }
-            Recovery::SignInAgain | Recovery::Block => {
+            Recovery::SignInAgain | Recovery::SignInAgainOnce | Recovery::Block => {
                 let pause = self.slowly(backoff);
                 self.blocked(&broken, pause);
                 pause
@@ -398,7 +399,10 @@ impl Reader {
 
     /// The session was refused: nobody shall use it again.
     fn drop_session(&self, error: &PubSubError, stream: &FetchStream) {
-        if error.recovery() == Recovery::SignInAgain {
+        if matches!(
+            error.recovery(),
+            Recovery::SignInAgain | Recovery::SignInAgainOnce
+        ) {
             self.tokens.invalidate(stream.session());
         }
     }
@@ -486,6 +490,14 @@ impl Reader {
 
 /// Further away than any test or wait of ours, near enough for every clock.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Sessions refused in a row that a new sign-in may answer.
+fn limit(recovery: Recovery) -> u32 {
+    match recovery {
+        Recovery::SignInAgainOnce => 1,
+        _ => REFUSED_SESSIONS,
+    }
+}
 
 /// A refusal came before the stream began, so nothing can have been missed on it.
 fn may_have_lost(broken: &Break, recovery: Recovery) -> bool {

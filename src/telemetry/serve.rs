@@ -145,7 +145,7 @@ fn router(handle: PrometheusHandle) -> Router {
 
 #[cfg(test)]
 mod tests {
-    use super::super::metrics::{Finished, };
+    use super::super::metrics::Finished;
     use super::*;
 
     const ANY_PORT: SocketAddr =
@@ -162,7 +162,7 @@ mod tests {
         metrics::lag("accounts", second);
         metrics::in_flight("accounts", 3, 300);
         metrics::credits_outstanding("accounts", 100);
-        metrics::stream_state("accounts", StreamState::Connecting);
+        metrics::stream_state("accounts", "connecting");
         metrics::stream_state("accounts", "live");
         metrics::reconnected("accounts", "silence");
         metrics::handler_answered("accounts", "log", second);

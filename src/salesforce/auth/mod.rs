@@ -10,7 +10,7 @@ mod key;
 mod org;
 mod refresh_token;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tls;

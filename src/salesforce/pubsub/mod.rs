@@ -1,13 +1,21 @@
 //! The Pub/Sub API: one channel, many streams. Generated types stop here (and at the emulator, the
 //! other end of the same contract).
 
+mod client;
 mod error;
+mod recovery;
+mod stream;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 
 use crate::event::{RawEvent, ReplayId, SchemaId};
 
-pub use error::{PubSubError, Recovery, Rpc};
+pub use client::PubSub;
+pub use error::{PubSubError, Rpc};
+pub use recovery::Recovery;
+pub use stream::FetchStream;
 
 /// Types generated from `proto/pubsub_api.proto`.
 #[allow(

@@ -133,6 +133,10 @@ impl Store for PostgresStore {
         ))
     }
 
+    async fn mark_begun(&self, lease: &Lease) -> Result<(), StoreError> {
+        transaction!(self, |conn| subscription::mark_begun(conn, lease))
+    }
+
     async fn save_progress(&self, lease: &Lease, progress: &Progress) -> Result<(), StoreError> {
         let number = self.last_write.fetch_add(1, Ordering::Relaxed) + 1;
         transaction!(self, |conn| subscription::save_progress(

@@ -54,8 +54,7 @@ pub(super) async fn take_over(
     same_topic(row.try_get("topic")?, key)?;
     let epoch: i64 = sqlx::query_scalar(
         "update orgstream.subscription \
-         set epoch = epoch + 1, write_number = 0, holder = $3, taken_at = now(), \
-             begun_at = coalesce(begun_at, now()) \
+         set epoch = epoch + 1, write_number = 0, holder = $3, taken_at = now() \
          where org_id = $1 and name = $2 returning epoch",
     )
     .bind(key.org_id.as_str())
@@ -75,6 +74,20 @@ pub(super) async fn take_over(
         finished_ahead: finished_ahead(conn, key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
     })
+}
+
+/// Notes that a stream is about to begin at LATEST.
+pub(super) async fn mark_begun(conn: &mut PgConnection, lease: &Lease) -> Result<(), StoreError> {
+    hold(conn, lease).await?;
+    sqlx::query(
+        "update orgstream.subscription set begun_at = coalesce(begun_at, now()) \
+         where org_id = $1 and name = $2",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Creates the row of a new name, unless it looks like a rename.

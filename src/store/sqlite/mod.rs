@@ -141,6 +141,10 @@ impl Store for SqliteStore {
         ))
     }
 
+    async fn mark_begun(&self, lease: &Lease) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| subscription::mark_begun(conn, lease))
+    }
+
     async fn save_progress(&self, lease: &Lease, progress: &Progress) -> Result<(), StoreError> {
         let number = self.last_write.fetch_add(1, Ordering::Relaxed) + 1;
         transaction!(self, WRITE, |conn| subscription::save_progress(

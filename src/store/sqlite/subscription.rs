@@ -61,8 +61,7 @@ pub(super) async fn take_over(
     same_topic(row.try_get("topic")?, key)?;
     let epoch: i64 = sqlx::query_scalar(
         "update subscription \
-         set epoch = epoch + 1, write_number = 0, holder = $3, taken_at = $4, \
-             begun_at = coalesce(begun_at, $4) \
+         set epoch = epoch + 1, write_number = 0, holder = $3, taken_at = $4 \
          where org_id = $1 and name = $2 returning epoch",
     )
     .bind(key.org_id.as_str())
@@ -83,6 +82,24 @@ pub(super) async fn take_over(
         finished_ahead: finished_ahead(conn, key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
     })
+}
+
+/// Notes that a stream is about to begin at LATEST.
+pub(super) async fn mark_begun(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+) -> Result<(), StoreError> {
+    hold(conn, lease).await?;
+    sqlx::query(
+        "update subscription set begun_at = coalesce(begun_at, $3) \
+         where org_id = $1 and name = $2",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(to_ms(SystemTime::now()))
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Creates the row of a new name, unless it looks like a rename.

@@ -47,6 +47,9 @@ pub(super) async fn a_restart_before_the_first_position_is_told(bed: &Bed) {
     let store = bed.ready().await;
     let lease = take(&*store).await;
     let taken = again(&*store, &lease).await;
+    assert!(!taken.begun_without_position, "no stream was begun yet");
+    store.mark_begun(&taken.lease).await.unwrap();
+    let taken = again(&*store, &lease).await;
     assert!(taken.begun_without_position);
     let progress = at("0a");
     store.save_progress(&taken.lease, &progress).await.unwrap();

@@ -1,0 +1,171 @@
+//! One Subscribe stream.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Code, Request, Status, Streaming};
+
+use super::client::{Client, credits};
+use super::proto::{ConsumerEvent, FetchRequest, FetchResponse};
+use super::{FetchBatch, PubSubError, Rpc};
+use crate::event::{RawEvent, ReplayId, SchemaId};
+use crate::salesforce::auth::Session;
+
+/// A stream of one topic's events. Dropping it ends the call.
+///
+/// ```text
+/// Opening --headers--> Open --end, error--> Ended
+///    \------error------------------------->/
+/// ```
+///
+/// The first request is on its way before the response headers are awaited: whether the server sends
+/// headers before it has read a request is not documented, and some send them with the first message
+/// (facts 2.2).
+pub struct FetchStream {
+    topic_name: String,
+    requests: mpsc::UnboundedSender<FetchRequest>,
+    call: Call,
+    session: Arc<Session>,
+    endpoint: Arc<str>,
+}
+
+enum Call {
+    Opening(BoxFuture<'static, Result<Streaming<FetchResponse>, Status>>),
+    Open(Box<Streaming<FetchResponse>>),
+    Ended,
+}
+
+impl FetchStream {
+    pub(super) fn open(
+        mut client: Client,
+        shell: Request<()>,
+        first: FetchRequest,
+        session: Arc<Session>,
+        endpoint: Arc<str>,
+    ) -> Self {
+        // Unbounded, so that asking never waits; its only writer asks at most once a batch.
+        let (requests, queue) = mpsc::unbounded_channel();
+        let topic_name = first.topic_name.clone();
+        // The queue's other end is alive, two lines below.
+        let _ = requests.send(first);
+        let request = shell.map(|()| UnboundedReceiverStream::new(queue));
+        let opening = async move { Ok(client.subscribe(request).await?.into_inner()) };
+        Self {
+            topic_name,
+            requests,
+            call: Call::Opening(Box::pin(opening)),
+            session,
+            endpoint,
+        }
+    }
+
+    /// Ends when the server has accepted the stream. Some servers say so with the first response only, so
+    /// this can take as long as a keepalive. Cancel-safe.
+    pub async fn opened(&mut self) -> Result<(), PubSubError> {
+        let opened = match &mut self.call {
+            Call::Opening(opening) => opening.await,
+            Call::Open(_) | Call::Ended => return Ok(()),
+        };
+        match opened {
+            Ok(messages) => {
+                self.call = Call::Open(Box::new(messages));
+                Ok(())
+            }
+            Err(status) => {
+                self.call = Call::Ended;
+                Err(self.error(&status))
+            }
+        }
+    }
+
+    /// The next response; `None` at a clean end, and ever after any end. Cancel-safe: a dropped call loses
+    /// no response.
+    pub async fn next(&mut self) -> Result<Option<FetchBatch>, PubSubError> {
+        self.opened().await?;
+        match self.message().await {
+            Ok(Some(response)) => Ok(Some(batch(response))),
+            Ok(None) => {
+                self.call = Call::Ended;
+                Ok(None)
+            }
+            Err(status) => {
+                self.call = Call::Ended;
+                Err(self.error(&status))
+            }
+        }
+    }
+
+    fn error(&self, status: &Status) -> PubSubError {
+        PubSubError::from_status(Rpc::Subscribe, status, &self.endpoint)
+    }
+
+    async fn message(&mut self) -> Result<Option<FetchResponse>, Status> {
+        match &mut self.call {
+            Call::Open(messages) => messages.message().await,
+            Call::Opening(_) | Call::Ended => Ok(None),
+        }
+    }
+
+    /// Asks for so many more events (up to 100; 0 asks for nothing); never waits. The caller keeps count: no more than
+    /// [`super::MAX_OUTSTANDING`] may be owed. An error means that the call is over; responses that came
+    /// before its end are still there, and [`FetchStream::next`] then tells why it ended.
+    pub fn request(&self, num_requested: u32) -> Result<(), PubSubError> {
+        if num_requested == 0 {
+            return Ok(());
+        }
+        let request = FetchRequest {
+            topic_name: self.topic_name.clone(),
+            num_requested: credits(num_requested),
+            ..FetchRequest::default()
+        };
+        self.requests.send(request).map_err(|_| {
+            PubSubError::local(
+                Rpc::Subscribe,
+                Code::Unavailable,
+                "the stream has ended".to_owned(),
+            )
+        })
+    }
+
+    /// The session that the stream was opened with: what to invalidate where the org refuses it.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+}
+
+impl fmt::Debug for FetchStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let call = match self.call {
+            Call::Opening(_) => "opening",
+            Call::Open(_) => "open",
+            Call::Ended => "ended",
+        };
+        f.debug_struct("FetchStream")
+            .field("topic", &self.topic_name)
+            .field("call", &call)
+            .finish_non_exhaustive()
+    }
+}
+
+fn batch(response: FetchResponse) -> FetchBatch {
+    FetchBatch {
+        events: response.events.into_iter().map(raw_event).collect(),
+        latest_replay_id: ReplayId::from_wire(response.latest_replay_id),
+        pending_num_requested: u32::try_from(response.pending_num_requested).unwrap_or(0),
+        rpc_id: response.rpc_id,
+    }
+}
+
+/// An event without a body is kept: it cannot be decoded, is parked, and so is not lost.
+fn raw_event(event: ConsumerEvent) -> RawEvent {
+    let body = event.event.unwrap_or_default();
+    RawEvent {
+        id: body.id,
+        schema_id: SchemaId::new(&body.schema_id),
+        payload: body.payload,
+        replay_id: ReplayId::from_wire(event.replay_id),
+    }
+}
