@@ -180,10 +180,10 @@ impl Library {
     }
 
     async fn find(&self, id: &SchemaId) -> Found {
-        if let Some(schema) = self.from_shelf(id).await {
+        if let Some(schema) = self.ask_shelf(id).await {
             return Ok(schema);
         }
-        if let Some(schema) = self.from_folder(id).await {
+        if let Some(schema) = self.ask_folder(id).await {
             return Ok(schema);
         }
         let json = self.source.fetch(id).await?;
@@ -198,7 +198,7 @@ impl Library {
         Ok(Arc::new(schema))
     }
 
-    async fn from_shelf(&self, id: &SchemaId) -> Option<Arc<Schema>> {
+    async fn ask_shelf(&self, id: &SchemaId) -> Option<Arc<Schema>> {
         let loading = self.shelf.as_ref()?.load(id);
         let json = match tokio::time::timeout(SHELF_PATIENCE, loading).await {
             Ok(Ok(json)) => json?,
@@ -230,7 +230,7 @@ impl Library {
         warn!(schema_id = %id, error, "a schema could not be stored; it is fetched again after a restart");
     }
 
-    async fn from_folder(&self, id: &SchemaId) -> Option<Arc<Schema>> {
+    async fn ask_folder(&self, id: &SchemaId) -> Option<Arc<Schema>> {
         let dir = self.dir.as_ref()?;
         let read = || async {
             let dir = dir.clone();

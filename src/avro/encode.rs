@@ -46,6 +46,8 @@ pub(super) fn encode(schema: &Avro, json: &Json) -> Result<Vec<u8>, EncodeError>
     }
     .value(schema, json)?;
     GenericDatumWriter::builder(schema)
+        // What was built above fits; the library's own check refuses a record with a field of type null.
+        .validate(false)
         .build()
         .and_then(|writer| writer.write_value_to_vec(value))
         // The library's own text may hold the value.

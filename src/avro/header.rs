@@ -8,8 +8,9 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::bitmap::{BitmapError, FieldSet};
+use super::change::Changes;
 use super::datum::DecodeReason;
-use super::decode::{Changes, Decoder};
+use super::decode::Decoder;
 use super::json;
 use super::plan::{Node, NodeId, Plan};
 use super::schema::Schema;

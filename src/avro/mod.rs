@@ -7,6 +7,7 @@
 mod bitmap;
 mod cache;
 mod canonical;
+mod change;
 mod datum;
 mod decode;
 mod encode;

@@ -86,6 +86,7 @@ impl Schema {
     /// Decodes one payload.
     ///
     /// Time and memory are bounded by the payload's size, whatever its bytes are.
+    #[expect(clippy::result_large_err, reason = "what decodes is as large")]
     pub fn decode(&self, payload: &[u8]) -> Result<Decoded, DecodeFailure> {
         decode::decode(&self.plan, &self.record_name, payload)
     }

@@ -247,3 +247,30 @@ fn no_damage_to_a_real_event_does_more_than_fail() {
         }
     }
 }
+
+#[test]
+fn the_project_s_own_schemas_parse_and_are_named_by_their_ids() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas");
+    let mut records = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let schema = Schema::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let name = format!("{}.{}.avsc", schema.record_name(), schema.fingerprint());
+        assert_eq!(file_name(&path), name);
+        assert_eq!(
+            schema.plan().header().is_some(),
+            schema.record_name().ends_with("ChangeEvent")
+        );
+        records.push(schema.record_name().to_string());
+    }
+    records.sort_unstable();
+    assert_eq!(
+        records,
+        [
+            "AccountChangeEvent",
+            "ContactChangeEvent",
+            "Employee__ChangeEvent",
+            "Order__e"
+        ]
+    );
+}
