@@ -1,13 +1,15 @@
 //! Finds the configuration, reads it, and reports everything that is wrong with it.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::document::{self, Entries};
 use super::env::Env;
 use super::error::{ConfigError, Problem};
-use super::salesforce::read_bounded;
-use super::section::{Reader, Section, Var};
+use super::reader::Reader;
+use super::section::{Section, Var};
 use super::subscription::{self, TOPICS};
 use super::{Checks, Config, SalesforceConfig, StoreConfig};
 
@@ -116,18 +118,16 @@ pub(super) fn load_in(
     let root = Section::root(&reader, document.entries.as_ref());
     let salesforce = super::salesforce::read(root.table("salesforce"), checks);
     let store = super::store::read(root.table("store"));
-    let subscriptions = subscription::read_all(root.tables("subscription"), &reader, checks);
-    if required
-        && subscriptions.is_empty()
-        && !root.has("subscription")
-        && env.var(TOPICS).is_none()
-    {
+    let sections = root.tables("subscription");
+    let nothing_to_do = sections.is_empty() && env.var(TOPICS).is_none();
+    if required && nothing_to_do && !reader.has_problem_at(&root.place("subscription")) {
         root.missing(
             "subscription",
             Var::Named(TOPICS),
             "there is nothing to do; add a [[subscription]] with a name, a topic and a handler",
         );
     }
+    let subscriptions = subscription::read_all(sections, &reader, checks);
     let metrics_addr = root.parsed(
         "metrics_addr",
         Var::Named("ORGSTREAM_METRICS_ADDR"),
@@ -231,4 +231,16 @@ impl Document {
             _ => Err(ConfigError::Invalid(problems)),
         }
     }
+}
+
+/// A file's text, if it is not longer than `limit` bytes.
+pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?
+        .take(limit + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > limit {
+        return Err(io::Error::other(format!("longer than {limit} bytes")));
+    }
+    Ok(text)
 }

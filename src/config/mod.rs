@@ -5,12 +5,14 @@
 //! cure; [`show`] prints what came of it, secrets masked. `docs/CONFIGURATION.md` lists every key.
 
 mod address;
+mod auth;
 mod document;
 mod duration;
 mod env;
 mod error;
 mod interpolate;
 mod load;
+mod reader;
 mod salesforce;
 mod section;
 mod show;

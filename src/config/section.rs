@@ -7,60 +7,12 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::document::{Entries, Entry, Node};
-use super::env::Env;
-use super::error::{Place, Problem, nearest};
+use super::error::{Place, nearest};
 use super::interpolate::interpolate;
+use super::reader::Reader;
 
 /// Longest value that a message repeats, in bytes.
 const SPOKEN_LENGTH: usize = 80;
-
-/// Where values come from and problems go to.
-pub(super) struct Reader<'a> {
-    /// The environment.
-    pub(super) env: &'a dyn Env,
-    /// Name of the text; `None` where the environment is all there is.
-    pub(super) source: Option<String>,
-    problems: RefCell<Vec<Problem>>,
-    warnings: RefCell<Vec<Problem>>,
-}
-
-impl<'a> Reader<'a> {
-    /// Nothing wrong so far.
-    pub(super) fn new(env: &'a dyn Env, source: Option<String>) -> Self {
-        Self {
-            env,
-            source,
-            problems: RefCell::default(),
-            warnings: RefCell::default(),
-        }
-    }
-
-    /// Notes something that has to change.
-    pub(super) fn problem(&self, place: Place, message: impl Into<String>) {
-        self.problems.borrow_mut().push(Problem {
-            place,
-            message: message.into(),
-        });
-    }
-
-    /// Notes something that works, but probably not as meant.
-    pub(super) fn warn(&self, place: Place, message: impl Into<String>) {
-        self.warnings.borrow_mut().push(Problem {
-            place,
-            message: message.into(),
-        });
-    }
-
-    /// Problems and warnings, in the order of the file.
-    pub(super) fn into_findings(self) -> (Vec<Problem>, Vec<Problem>) {
-        let sorted = |findings: RefCell<Vec<Problem>>| {
-            let mut findings = findings.into_inner();
-            findings.sort_by_key(|finding| finding.place.line);
-            findings
-        };
-        (sorted(self.problems), sorted(self.warnings))
-    }
-}
 
 /// The environment variable behind a key.
 #[derive(Debug, Clone, Copy)]
@@ -69,20 +21,8 @@ pub(super) enum Var {
     None,
     /// This one.
     Named(&'static str),
-    /// `SALESFORCE_…`, or else its aliases `SF_…` and `SFDC_…`.
-    Salesforce(&'static str),
-}
-
-impl Var {
-    fn names(self) -> Vec<String> {
-        match self {
-            Self::None => Vec::new(),
-            Self::Named(name) => vec![name.to_owned()],
-            Self::Salesforce(rest) => ["SALESFORCE", "SF", "SFDC"]
-                .map(|prefix| format!("{prefix}_{rest}"))
-                .into(),
-        }
-    }
+    /// For `[salesforce]`: the key in capitals after `SALESFORCE_`, or after its aliases `SF_` and `SFDC_`.
+    Salesforce,
 }
 
 /// A text value, where it was found, and how to speak of it.
@@ -94,9 +34,18 @@ pub(super) struct Given {
     pub(super) place: Place,
     /// True where the file says it, if only by naming a variable.
     pub(super) from_file: bool,
-    /// The value itself where it stands in the file for all to see; else the name of where it came from,
-    /// for it may be a secret.
-    spoken: String,
+    /// What a message may call it. A value is repeated only where it stands in the file for all to see.
+    spoken: Option<String>,
+}
+
+/// What was found for a key.
+pub(super) enum Found {
+    /// Nothing, or a blank.
+    Nothing,
+    /// Something that is no text, or names a variable that is not set. That has been noted.
+    Bad,
+    /// A text.
+    Given(Given),
 }
 
 /// One table of the document with what the environment has for it.
@@ -153,19 +102,17 @@ impl<'a> Section<'a> {
         self.reader.problem(self.place(key), message);
     }
 
-    /// Notes that a key is missing, and the variable that could stand for it.
+    /// Notes that a key is missing, why that matters, and the variable that could stand for it.
     pub(super) fn missing(&self, key: &str, var: Var, why: &str) {
-        let names = var.names();
+        let names = self.variables(key, var);
         match (names.first(), &self.reader.source) {
             (Some(name), None) => self
                 .reader
                 .problem(Place::variable(name), format!("is not set; {why}")),
-            (Some(name), Some(_)) => {
-                self.problem(
-                    key,
-                    format!("is missing; {why}; set it here or as the variable {name}"),
-                );
-            }
+            (Some(name), Some(_)) => self.problem(
+                key,
+                format!("is missing; {why}; set it here or as the variable {name}"),
+            ),
             (None, _) => self.problem(key, format!("is missing; {why}")),
         }
     }
@@ -175,12 +122,32 @@ impl<'a> Section<'a> {
         self.entry(key).is_some()
     }
 
-    /// A text value, with variables filled in. A blank one counts as left out.
-    pub(super) fn text(&self, key: &'static str, var: Var) -> Option<Given> {
+    /// Looks for a text, with variables filled in: in the file, else in the environment.
+    pub(super) fn find(&self, key: &'static str, var: Var) -> Found {
         self.know(key);
         match self.entry(key) {
             Some(entry) => self.text_of(key, entry),
-            None => self.environment_text(var),
+            None => self.environment_text(key, var),
+        }
+    }
+
+    /// A text, where there is one.
+    pub(super) fn text(&self, key: &'static str, var: Var) -> Option<Given> {
+        match self.find(key, var) {
+            Found::Given(given) => Some(given),
+            Found::Nothing | Found::Bad => None,
+        }
+    }
+
+    /// A text that has to be there; `why` says so where it is not.
+    pub(super) fn needed(&self, key: &'static str, var: Var, why: &str) -> Option<Given> {
+        match self.find(key, var) {
+            Found::Given(given) => Some(given),
+            Found::Nothing => {
+                self.missing(key, var, why);
+                None
+            }
+            Found::Bad => None,
         }
     }
 
@@ -191,20 +158,27 @@ impl<'a> Section<'a> {
         var: Var,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        let given = self.text(key, var)?;
-        match parse(&given.text) {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.refuse(&given, &error.to_string());
-                None
-            }
-        }
+        self.accepted(&self.text(key, var)?, parse)
+    }
+
+    /// What a text stands for, or a note that it cannot be used.
+    pub(super) fn accepted<T, E: Display>(
+        &self,
+        given: &Given,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        parse(&given.text)
+            .map_err(|error| self.refuse(given, &error.to_string()))
+            .ok()
     }
 
     /// Notes that a value cannot be used.
     pub(super) fn refuse(&self, given: &Given, why: &str) {
-        self.reader
-            .problem(given.place.clone(), format!("{}: {why}", given.spoken));
+        let message = match &given.spoken {
+            Some(spoken) => format!("{spoken}: {why}"),
+            None => why.to_owned(),
+        };
+        self.reader.problem(given.place.clone(), message);
     }
 
     /// One of a few words.
@@ -337,8 +311,24 @@ impl<'a> Section<'a> {
         self.entries?.get(key)
     }
 
-    fn know(&self, key: &'static str) {
+    /// Names a key that exists, whether or not it is looked at this time.
+    pub(super) fn know(&self, key: &'static str) {
         self.known.borrow_mut().insert(key);
+    }
+
+    /// The variables behind a key, the first to be preferred.
+    fn variables(&self, key: &str, var: Var) -> Vec<String> {
+        match var {
+            Var::None => Vec::new(),
+            Var::Named(name) => vec![name.to_owned()],
+            Var::Salesforce => {
+                let path = self.path_of(key).to_uppercase().replace('.', "_");
+                let rest = path.strip_prefix("SALESFORCE_").unwrap_or(&path);
+                ["SALESFORCE", "SF", "SFDC"]
+                    .map(|prefix| format!("{prefix}_{rest}"))
+                    .into()
+            }
+        }
     }
 
     fn path_of(&self, key: &str) -> String {
@@ -351,31 +341,36 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn text_of(&self, key: &'static str, entry: &Entry) -> Option<Given> {
+    fn text_of(&self, key: &'static str, entry: &Entry) -> Found {
         let raw = match &entry.node {
             Node::Text(text) => text.clone(),
             Node::Scalar(toml::Value::Integer(number)) => number.to_string(),
             other => {
                 self.problem(key, format!("expected a string, not {}", other.kind()));
-                return None;
+                return Found::Bad;
             }
         };
-        let filled = self.interpolated(key, entry.line, &raw)?;
+        let Some(filled) = self.interpolated(key, entry.line, &raw) else {
+            return Found::Bad;
+        };
+        let text = filled.text.trim();
+        if text.is_empty() {
+            return Found::Nothing;
+        }
         let spoken = if !filled.variables.is_empty() {
             let variables: Vec<String> = filled
                 .variables
                 .iter()
                 .map(|name| format!("${{{name}}}"))
                 .collect();
-            format!("the value of {}", variables.join(" and "))
-        } else if filled.text.len() > SPOKEN_LENGTH || filled.text.contains(['@', '\n']) {
+            Some(format!("the value of {}", variables.join(" and ")))
+        } else if text.len() > SPOKEN_LENGTH || text.contains(['@', '\n']) {
             // Too long for a message, or it may have a password in it that belongs elsewhere.
-            "its value".to_owned()
+            None
         } else {
-            format!("`{}`", filled.text.escape_debug())
+            Some(format!("`{}`", text.escape_debug()))
         };
-        let text = filled.text.trim();
-        (!text.is_empty()).then(|| Given {
+        Found::Given(Given {
             text: text.to_owned(),
             place: self.place(key),
             from_file: true,
@@ -383,12 +378,14 @@ impl<'a> Section<'a> {
         })
     }
 
-    fn environment_text(&self, var: Var) -> Option<Given> {
-        let mut set = var
-            .names()
+    fn environment_text(&self, key: &str, var: Var) -> Found {
+        let mut set = self
+            .variables(key, var)
             .into_iter()
             .filter_map(|name| Some((self.reader.env.var(&name)?, name)));
-        let (text, name) = set.next()?;
+        let Some((text, name)) = set.next() else {
+            return Found::Nothing;
+        };
         for (other, alias) in set {
             if other != text {
                 self.reader.warn(
@@ -397,11 +394,11 @@ impl<'a> Section<'a> {
                 );
             }
         }
-        Some(Given {
+        Found::Given(Given {
             text,
             place: Place::variable(&name),
             from_file: false,
-            spoken: "its value".to_owned(),
+            spoken: None,
         })
     }
 

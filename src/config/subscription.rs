@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::error::Place;
-use super::salesforce::{positive_duration, read_backoff};
-use super::section::{Reader, Section, Var};
+use super::reader::Reader;
+use super::salesforce::{BackoffKeys, positive_duration};
+use super::section::{Found, Section, Var};
 use super::{
     Checks, HandlerConfig, OnExhausted, OnExpiredReplayId, Ordering, RetryConfig, Start,
     SubscriptionConfig, parse_bytes,
@@ -103,23 +104,18 @@ fn check_together(all: &[Read], reader: &Reader<'_>) {
 
 /// Reads one `[[subscription]]`. Without a name or a topic there is none, which has then been noted.
 fn read_one(section: Section<'_>, checks: &Checks<'_>) -> Option<Read> {
-    let topic = section.parsed("topic", Var::None, str::parse::<Topic>);
-    if topic.is_none() && !section.has("topic") {
-        section.missing(
+    let topic = section
+        .needed(
             "topic",
             Var::None,
             "give the topic to stream, for example /data/AccountChangeEvent or Order__e",
-        );
-    }
-    let name = section.parsed("name", Var::None, valid_name);
-    if name.is_none() && !section.has("name") {
-        let example = topic.as_ref().map_or("accounts".to_owned(), name_from);
-        section.missing(
-            "name",
-            Var::None,
-            &format!("the position is kept under it; give one, for example \"{example}\""),
-        );
-    }
+        )
+        .and_then(|given| section.accepted(&given, str::parse::<Topic>));
+    let example = topic.as_ref().map_or("accounts".to_owned(), name_from);
+    let why = format!("the position is kept under it; give one, for example \"{example}\"");
+    let name = section
+        .needed("name", Var::None, &why)
+        .and_then(|given| section.accepted(&given, valid_name));
     let (name_place, topic_place) = (section.place("name"), section.place("topic"));
     // The rest is looked at even where these two are missing, so that all problems show at once.
     let known_topic = topic.is_some();
@@ -233,25 +229,29 @@ fn read_handler(
     ordering: Ordering,
     checks: &Checks<'_>,
 ) -> Option<(HandlerConfig, Place)> {
-    let kind = section.text("type", Var::None);
-    if kind.is_none() && !section.has("type") {
-        section.missing(
-            "type",
-            Var::None,
-            "give one, for example \"log\" or \"webhook\"",
-        );
-    }
-    let name = match section.text("name", Var::None) {
-        Some(given) => valid_name(&given.text)
-            .map_err(|error| section.refuse(&given, &error))
-            .ok(),
-        None => kind.as_ref().map(|kind| kind.text.clone()),
+    let kind = section.needed(
+        "type",
+        Var::None,
+        "give one, for example \"log\" or \"webhook\"",
+    );
+    let name = match section.find("name", Var::None) {
+        Found::Given(given) => section.accepted(&given, valid_name),
+        Found::Nothing => match &kind {
+            Some(kind) if valid_name(&kind.text).is_ok() => Some(kind.text.clone()),
+            Some(_) => {
+                let why = "the type cannot stand for it, because it is not a lower-case name";
+                section.missing("name", Var::None, why);
+                None
+            }
+            None => None,
+        },
+        Found::Bad => None,
     };
     let retry = section.table("retry");
     let mut retry_config = RetryConfig::default();
     let attempts = retry.number("attempts", Var::None, 1..=1000u32);
     retry_config.attempts = attempts.unwrap_or(retry_config.attempts);
-    retry_config.backoff = read_backoff(&retry, [Var::None; 2], retry_config.backoff);
+    retry_config.backoff = BackoffKeys::read(&retry, Var::None).over(retry_config.backoff);
     let total = retry.parsed("total", Var::None, positive_duration);
     retry_config.total = total.unwrap_or(retry_config.total);
     retry.finish();
