@@ -150,7 +150,7 @@ impl Tx<'_> {
 /// Adds to the URL what it leaves open and what a pooler in transaction mode needs.
 fn connect_options(url: &str) -> Result<PgConnectOptions, StoreError> {
     let mut options = PgConnectOptions::from_str(url)?
-        // Named statements would outlive the transaction on a connection that a pooler has moved on.
+        // There is nothing to keep: see `super::sql`.
         .statement_cache_capacity(0)
         // PgBouncer refuses this startup parameter unless told otherwise, and no float is read here.
         .extra_float_digits(None);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 
+use super::sql;
 use crate::store::StoreError;
 
 /// Takes the right to refresh. The outer `None`: another holder has it. The inner one: nothing is stored.
@@ -14,7 +15,7 @@ pub(super) async fn lock(
     ttl: Duration,
 ) -> Result<Option<Option<Vec<u8>>>, StoreError> {
     let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
-    Ok(sqlx::query_scalar(
+    Ok(sql::query_scalar(
         "insert into orgstream.credential as c (key, holder, locked_until) \
          values ($1, $2, now() + $3::bigint * interval '1 millisecond') \
          on conflict (key) do update set holder = excluded.holder, locked_until = excluded.locked_until \
@@ -36,7 +37,7 @@ pub(super) async fn save(
     holder: &str,
     ciphertext: &[u8],
 ) -> Result<bool, StoreError> {
-    let written = sqlx::query(
+    let written = sql::query(
         "update orgstream.credential set ciphertext = $3, updated_at = now() \
          where key = $1 and holder = $2 and locked_until > now()",
     )
@@ -55,7 +56,7 @@ pub(super) async fn unlock(
     key: &str,
     holder: &str,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "update orgstream.credential set holder = null, locked_until = null \
          where key = $1 and holder = $2",
     )

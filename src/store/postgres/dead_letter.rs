@@ -3,6 +3,7 @@
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 
+use super::sql;
 use super::subscription::hold;
 use crate::event::{EventIdentity, SchemaId};
 use crate::store::common::{from_ms, plain, plain_list, replay_id, to_ms};
@@ -16,7 +17,7 @@ pub(super) async fn park(
     letter: &DeadLetter,
 ) -> Result<i64, StoreError> {
     hold(conn, lease).await?;
-    let parked: Option<i64> = sqlx::query_scalar(
+    let parked: Option<i64> = sql::query_scalar(
         "insert into orgstream.dead_letter as d \
              (org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
               replay_id, schema_id, payload, record_ids, record_name, received_at) \
@@ -48,7 +49,7 @@ pub(super) async fn park(
     if let Some(id) = parked {
         return Ok(id);
     }
-    Ok(sqlx::query_scalar(
+    Ok(sql::query_scalar(
         "select id from orgstream.dead_letter where org_id = $1 and subscription = $2 \
          and coalesce(handler, '') = coalesce($3, '') and identity = $4",
     )
@@ -79,7 +80,7 @@ pub(super) async fn list(
     conn: &mut PgConnection,
     filter: &DeadLetterFilter,
 ) -> Result<Vec<StoredDeadLetter>, StoreError> {
-    let rows = sqlx::query(select!(
+    let rows = sql::query(select!(
         "where ($1::text is null or subscription = $1) and ($2::text is null or handler = $2) \
          and ($3::text is null or reason = $3) and ($4::text is null or state = $4) \
          order by id limit $5"
@@ -99,7 +100,7 @@ pub(super) async fn find(
     conn: &mut PgConnection,
     id: i64,
 ) -> Result<Option<StoredDeadLetter>, StoreError> {
-    let row = sqlx::query(select!("where id = $1"))
+    let row = sql::query(select!("where id = $1"))
         .bind(id)
         .fetch_optional(conn)
         .await?;

@@ -3,6 +3,7 @@
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
+use super::sql;
 use super::subscription::hold;
 use crate::event::ReplayId;
 use crate::store::common::{
@@ -20,7 +21,7 @@ pub(super) async fn record(
     hold(conn, lease).await?;
     let kept = hole.record_ids.len().min(MAX_HOLE_RECORDS);
     let record_ids = plain_list(&hole.record_ids[..kept]);
-    let same: Option<i64> = sqlx::query_scalar(
+    let same: Option<i64> = sql::query_scalar(
         "update orgstream.hole set to_replay_id = coalesce(to_replay_id, $5) \
          where org_id = $1 and subscription = $2 and kind = $3 \
          and from_replay_id is not distinct from $4 \
@@ -42,7 +43,7 @@ pub(super) async fn record(
     if let Some(id) = same {
         return Ok(id);
     }
-    Ok(sqlx::query_scalar(
+    Ok(sql::query_scalar(
         "insert into orgstream.hole \
              (org_id, subscription, kind, from_replay_id, to_replay_id, reason, entity, record_ids, \
               record_count, explanation) \
@@ -69,7 +70,7 @@ pub(super) async fn close(
     to: &ReplayId,
 ) -> Result<(), StoreError> {
     hold(conn, lease).await?;
-    sqlx::query(
+    sql::query(
         "update orgstream.hole set to_replay_id = $3 \
          where org_id = $1 and subscription = $2 and kind = 'lost' and to_replay_id is null",
     )
@@ -86,7 +87,7 @@ pub(super) async fn list(
     conn: &mut PgConnection,
     open_only: bool,
 ) -> Result<Vec<StoredHole>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "select id, subscription, kind, reason, from_replay_id, to_replay_id, entity, record_ids, \
                 explanation, \
                 (extract(epoch from recorded_at) * 1000)::bigint as recorded_at, \

@@ -6,6 +6,7 @@
 use sqlx::postgres::PgConnection;
 
 use super::connections::Tx;
+use super::sql;
 use crate::store::StoreError;
 use crate::store::migrations::{self, Migration, POSTGRES};
 
@@ -14,14 +15,14 @@ const LOCK: i64 = 0x6f72_6773_7472_6561;
 
 /// Versions and checksums that ran; empty where there is no such table.
 async fn applied(conn: &mut PgConnection) -> Result<Vec<(i64, String)>, StoreError> {
-    let exists: bool = sqlx::query_scalar("select to_regclass('orgstream.migration') is not null")
+    let exists: bool = sql::query_scalar("select to_regclass('orgstream.migration') is not null")
         .fetch_one(&mut *conn)
         .await?;
     if !exists {
         return Ok(Vec::new());
     }
     Ok(
-        sqlx::query_as("select version, checksum from orgstream.migration order by version")
+        sql::query_as("select version, checksum from orgstream.migration order by version")
             .fetch_all(conn)
             .await?,
     )
@@ -36,7 +37,7 @@ pub(super) async fn due(conn: &mut PgConnection) -> Result<Vec<&'static Migratio
 /// others wait, who then find it applied.
 pub(super) async fn apply_next(mut tx: Tx<'_>) -> Result<Option<i64>, StoreError> {
     let conn = tx.connection();
-    sqlx::query("select pg_advisory_xact_lock($1)")
+    sql::query("select pg_advisory_xact_lock($1)")
         .bind(LOCK)
         .execute(&mut *conn)
         .await?;
@@ -46,7 +47,7 @@ pub(super) async fn apply_next(mut tx: Tx<'_>) -> Result<Option<i64>, StoreError
     };
     begin_schema(conn).await?;
     sqlx::raw_sql(migration.sql).execute(&mut *conn).await?;
-    sqlx::query("insert into orgstream.migration (version, name, checksum) values ($1, $2, $3)")
+    sql::query("insert into orgstream.migration (version, name, checksum) values ($1, $2, $3)")
         .bind(migration.version)
         .bind(migration.name)
         .bind(migration.checksum())
@@ -59,7 +60,7 @@ pub(super) async fn apply_next(mut tx: Tx<'_>) -> Result<Option<i64>, StoreError
 /// Creates the schema and the table of migrations, unless they are there: asking first spares a user who
 /// may not create schemas an error where somebody else created it.
 async fn begin_schema(conn: &mut PgConnection) -> Result<(), StoreError> {
-    let exists: bool = sqlx::query_scalar("select to_regnamespace('orgstream') is not null")
+    let exists: bool = sql::query_scalar("select to_regnamespace('orgstream') is not null")
         .fetch_one(&mut *conn)
         .await?;
     if !exists {

@@ -9,6 +9,7 @@ mod dead_letter;
 mod hole;
 mod migrate;
 mod schema;
+mod sql;
 mod subscription;
 
 use std::future::Future;
@@ -89,7 +90,7 @@ macro_rules! transaction {
 impl Store for PostgresStore {
     async fn ping(&self) -> Result<(), StoreError> {
         transaction!(self, |conn| async {
-            sqlx::query("select 1").execute(conn).await?;
+            sql::query("select 1").execute(conn).await?;
             Ok::<_, StoreError>(())
         })
     }

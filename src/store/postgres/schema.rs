@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sqlx::postgres::PgConnection;
 
+use super::sql;
 use crate::event::SchemaId;
 use crate::store::StoreError;
 use crate::store::common::plain;
@@ -13,11 +14,10 @@ pub(super) async fn load(
     conn: &mut PgConnection,
     id: &SchemaId,
 ) -> Result<Option<Arc<str>>, StoreError> {
-    let json: Option<String> =
-        sqlx::query_scalar("select json from orgstream.schema where id = $1")
-            .bind(plain(id.as_str()))
-            .fetch_optional(conn)
-            .await?;
+    let json: Option<String> = sql::query_scalar("select json from orgstream.schema where id = $1")
+        .bind(plain(id.as_str()))
+        .fetch_optional(conn)
+        .await?;
     Ok(json.map(Arc::from))
 }
 
@@ -27,7 +27,7 @@ pub(super) async fn save(
     id: &SchemaId,
     json: &str,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "insert into orgstream.schema (id, json) values ($1, $2) \
          on conflict (id) do update set json = excluded.json, fetched_at = now() \
          where schema.json <> excluded.json",

@@ -3,6 +3,7 @@
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
+use super::sql;
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
     MARK_INTERVAL_MS, from_ms, from_sql_count, mark_ms, not_a_rename, org_from, plain, replay_id,
@@ -16,17 +17,15 @@ use crate::store::{
 /// Binds the store to an org, or finds it bound to the same.
 pub(super) async fn bind_org(conn: &mut PgConnection, org_id: &OrgId) -> Result<(), StoreError> {
     const STORED: &str = "select org_id from orgstream.org";
-    let stored: Option<String> = sqlx::query_scalar(STORED)
-        .fetch_optional(&mut *conn)
-        .await?;
+    let stored: Option<String> = sql::query_scalar(STORED).fetch_optional(&mut *conn).await?;
     let stored = match stored {
         Some(stored) => stored,
         None => {
-            sqlx::query("insert into orgstream.org (org_id) values ($1) on conflict do nothing")
+            sql::query("insert into orgstream.org (org_id) values ($1) on conflict do nothing")
                 .bind(org_id.as_str())
                 .execute(&mut *conn)
                 .await?;
-            sqlx::query_scalar(STORED).fetch_one(conn).await?
+            sql::query_scalar(STORED).fetch_one(conn).await?
         }
     };
     same_org(&stored, org_id)
@@ -42,7 +41,7 @@ pub(super) async fn take_over(
 ) -> Result<TakenOver, StoreError> {
     bind_org(conn, &key.org_id).await?;
     create(conn, key, configured, start_is_explicit).await?;
-    let row = sqlx::query(
+    let row = sql::query(
         "select topic, position, (extract(epoch from position_at) * 1000)::bigint as position_at, \
                 begun_at is not null as begun \
          from orgstream.subscription where org_id = $1 and name = $2 for update",
@@ -52,7 +51,7 @@ pub(super) async fn take_over(
     .fetch_one(&mut *conn)
     .await?;
     same_topic(row.try_get("topic")?, key)?;
-    let epoch: i64 = sqlx::query_scalar(
+    let epoch: i64 = sql::query_scalar(
         "update orgstream.subscription \
          set epoch = epoch + 1, write_number = 0, holder = $3, taken_at = now() \
          where org_id = $1 and name = $2 returning epoch",
@@ -97,7 +96,7 @@ async fn create(
     configured: &[String],
     start_is_explicit: bool,
 ) -> Result<(), StoreError> {
-    let names: Vec<String> = sqlx::query_scalar(
+    let names: Vec<String> = sql::query_scalar(
         "select name from orgstream.subscription \
          where org_id = $1 and (name = $2 or topic = $3) order by created_at, name",
     )
@@ -110,7 +109,7 @@ async fn create(
         return Ok(());
     }
     not_a_rename(key, &names, configured, start_is_explicit)?;
-    sqlx::query(
+    sql::query(
         "insert into orgstream.subscription (org_id, name, topic) values ($1, $2, $3) \
          on conflict do nothing",
     )
@@ -126,7 +125,7 @@ async fn finished_ahead(
     conn: &mut PgConnection,
     key: &SubscriptionKey,
 ) -> Result<Vec<FinishedAhead>, StoreError> {
-    let rows: Vec<(String, String)> = sqlx::query_as(
+    let rows: Vec<(String, String)> = sql::query_as(
         "select handler, identity from orgstream.finished_ahead \
          where org_id = $1 and subscription = $2",
     )
@@ -145,7 +144,7 @@ async fn finished_ahead(
 
 /// Refuses a writer whose epoch has passed, and keeps others from taking over until the transaction ends.
 pub(super) async fn hold(conn: &mut PgConnection, lease: &Lease) -> Result<(), StoreError> {
-    let epoch: Option<i64> = sqlx::query_scalar(
+    let epoch: Option<i64> = sql::query_scalar(
         "select epoch from orgstream.subscription where org_id = $1 and name = $2 for share",
     )
     .bind(lease.key.org_id.as_str())
@@ -174,7 +173,7 @@ pub(super) async fn save_progress(
     number: i64,
     progress: &Progress,
 ) -> Result<(), StoreError> {
-    let written = sqlx::query(
+    let written = sql::query(
         "update orgstream.subscription set \
              position = coalesce($5, position), \
              position_at = case when $5 is null then position_at else now() end, \
@@ -211,7 +210,7 @@ async fn replace_finished_ahead(
 ) -> Result<(), StoreError> {
     let handlers: Vec<&str> = given.iter().map(|ahead| ahead.handler.as_str()).collect();
     let identities: Vec<&str> = given.iter().map(|ahead| ahead.identity.as_str()).collect();
-    sqlx::query(
+    sql::query(
         "delete from orgstream.finished_ahead f where f.org_id = $1 and f.subscription = $2 \
          and not exists (select 1 from unnest($3::text[], $4::text[]) as g (handler, identity) \
                          where g.handler = f.handler and g.identity = f.identity)",
@@ -225,7 +224,7 @@ async fn replace_finished_ahead(
     if given.is_empty() {
         return Ok(());
     }
-    sqlx::query(
+    sql::query(
         "insert into orgstream.finished_ahead (org_id, subscription, handler, identity) \
          select $1, $2, g.handler, g.identity \
          from unnest($3::text[], $4::text[]) as g (handler, identity) on conflict do nothing",
@@ -249,7 +248,7 @@ async fn mark_position(
     else {
         return Ok(());
     };
-    sqlx::query(
+    sql::query(
         "insert into orgstream.position_mark (org_id, subscription, at, position) \
          select $1, $2, to_timestamp($3::bigint / 1000.0), $5 \
          where not exists (select 1 from orgstream.position_mark \
@@ -272,7 +271,7 @@ pub(super) async fn report_state(
     lease: &Lease,
     report: &StateReport,
 ) -> Result<(), StoreError> {
-    let written = sqlx::query(
+    let written = sql::query(
         "update orgstream.subscription set state = $4, state_detail = $5, state_at = now() \
          where org_id = $1 and name = $2 and epoch = $3",
     )
@@ -292,7 +291,7 @@ pub(super) async fn report_state(
 
 /// Every subscription, by name.
 pub(super) async fn all(conn: &mut PgConnection) -> Result<Vec<SubscriptionStatus>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "select s.org_id, s.name, s.topic, s.state, s.state_detail, s.holder, s.epoch, s.position, \
                 s.received, s.finished, \
                 (extract(epoch from s.state_at) * 1000)::bigint as state_at, \
