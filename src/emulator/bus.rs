@@ -35,18 +35,18 @@ struct Entry {
 
 /// What is put on the bus.
 #[derive(Debug, Clone)]
-pub struct NewEntry {
+pub(super) struct NewEntry {
     /// The event's own topic, never a channel.
-    pub topic: Arc<str>,
+    pub(super) topic: Arc<str>,
     /// The event as that topic delivers it.
-    pub event: StoredEvent,
+    pub(super) event: StoredEvent,
     /// What a channel delivers in its place: enriched events that share its replay ID (facts 3.5).
-    pub siblings: Vec<(Arc<str>, Vec<StoredEvent>)>,
+    pub(super) siblings: Vec<(Arc<str>, Vec<StoredEvent>)>,
 }
 
 /// Which events a stream receives.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Feed {
+pub(super) enum Feed {
     /// Those of one topic.
     Topic(Arc<str>),
     /// Those of a channel's members.
@@ -70,19 +70,19 @@ impl Feed {
 /// A place between two deliveries. `sibling` counts the events already delivered of the entry behind
 /// `position`, where a response ended between events that share a replay ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor {
+pub(super) struct Cursor {
     position: u64,
     sibling: usize,
 }
 
 impl Cursor {
     /// The place it is at, or inside of.
-    pub fn position(self) -> u64 {
+    pub(super) fn position(self) -> u64 {
         self.position
     }
 
     /// Strictly after a position.
-    pub fn after(position: u64) -> Self {
+    pub(super) fn after(position: u64) -> Self {
         Self {
             position,
             sibling: 0,
@@ -92,31 +92,31 @@ impl Cursor {
 
 /// An event on its way to a subscriber.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delivery {
+pub(super) struct Delivery {
     /// Its place; siblings share one.
-    pub position: u64,
+    pub(super) position: u64,
     /// The event.
-    pub event: Arc<StoredEvent>,
+    pub(super) event: Arc<StoredEvent>,
 }
 
 /// How much one response may hold.
 #[derive(Debug, Clone, Copy)]
-pub struct ReadLimits {
+pub(super) struct ReadLimits {
     /// Most events.
-    pub events: usize,
+    pub(super) events: usize,
     /// Most payload bytes; the first event is delivered whatever its size.
-    pub bytes: usize,
+    pub(super) bytes: usize,
     /// End the response between events that share a replay ID.
-    pub split_siblings: bool,
+    pub(super) split_siblings: bool,
 }
 
 /// Replay ID bytes that name no place on this bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnknownPosition;
+pub(super) struct UnknownPosition;
 
 /// The org-wide line of events.
 #[derive(Debug)]
-pub struct Bus {
+pub(super) struct Bus {
     entries: VecDeque<Entry>,
     /// The newest place; what a keepalive names.
     head: u64,
@@ -129,7 +129,7 @@ pub struct Bus {
 
 impl Bus {
     /// An empty bus that begins at `base`. Positions grow by 1 to `max_gap + 1`.
-    pub fn new(base: u64, retention: Duration, max_gap: u64, random: fastrand::Rng) -> Self {
+    pub(super) fn new(base: u64, retention: Duration, max_gap: u64, random: fastrand::Rng) -> Self {
         Self {
             entries: VecDeque::new(),
             head: base,
@@ -141,22 +141,22 @@ impl Bus {
     }
 
     /// The newest place.
-    pub fn head(&self) -> u64 {
+    pub(super) fn head(&self) -> u64 {
         self.head
     }
 
     /// The place just before the oldest event kept; EARLIEST begins after it.
-    pub fn horizon(&self) -> u64 {
+    pub(super) fn horizon(&self) -> u64 {
         self.horizon
     }
 
     /// How many places hold an event.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Puts an event at the end of the line and gives its place.
-    pub fn append(&mut self, entry: NewEntry, at: SystemTime) -> u64 {
+    pub(super) fn append(&mut self, entry: NewEntry, at: SystemTime) -> u64 {
         // Mostly no gap, as in logs of real orgs; every fourth event on average leaves one.
         let gap = if self.max_gap > 0 && self.random.u8(..4) == 0 {
             self.random.u64(1..=self.max_gap)
@@ -179,12 +179,12 @@ impl Bus {
     }
 
     /// Moves the line on without an event, as work of the org that no topic carries does.
-    pub fn skip(&mut self, places: u64) {
+    pub(super) fn skip(&mut self, places: u64) {
         self.head = self.head.saturating_add(places);
     }
 
     /// Drops what is older than the retention window.
-    pub fn expire(&mut self, now: SystemTime) {
+    pub(super) fn expire(&mut self, now: SystemTime) {
         let Some(oldest) = now.checked_sub(self.retention) else {
             return;
         };
@@ -197,7 +197,7 @@ impl Bus {
     }
 
     /// Drops every event up to and including a place, or all of them.
-    pub fn expire_up_to(&mut self, position: Option<u64>) {
+    pub(super) fn expire_up_to(&mut self, position: Option<u64>) {
         let limit = position.unwrap_or(self.head).min(self.head);
         while self
             .entries
@@ -211,7 +211,7 @@ impl Bus {
 
     /// Begins a new line, as a sandbox does after an update of its org: nothing is kept and no earlier
     /// replay ID is valid. `base` chooses where; the default is far beyond the old line.
-    pub fn reset(&mut self, base: Option<u64>) {
+    pub(super) fn reset(&mut self, base: Option<u64>) {
         self.entries.clear();
         self.head = base.unwrap_or_else(|| self.head.saturating_add(RESET_JUMP));
         self.horizon = self.head;
@@ -219,7 +219,7 @@ impl Bus {
 
     /// The place a replay ID names, where it is one that was issued or passed and is still kept.
     /// Accepts the 10 bytes the platform sends and their first 8 alone (facts 3.5).
-    pub fn position_of(&self, replay_id: &[u8]) -> Result<u64, UnknownPosition> {
+    pub(super) fn position_of(&self, replay_id: &[u8]) -> Result<u64, UnknownPosition> {
         let position = match replay_id {
             [prefix @ .., 0, 0] if prefix.len() == 8 => prefix,
             prefix if prefix.len() == 8 => prefix,
@@ -237,7 +237,12 @@ impl Bus {
 
     /// The next events of a feed after a cursor, in bus order, and the cursor behind them. Without
     /// events the cursor still moves: to the head, or to where the feed's next event begins.
-    pub fn read(&self, cursor: Cursor, feed: &Feed, limits: ReadLimits) -> (Vec<Delivery>, Cursor) {
+    pub(super) fn read(
+        &self,
+        cursor: Cursor,
+        feed: &Feed,
+        limits: ReadLimits,
+    ) -> (Vec<Delivery>, Cursor) {
         let mut deliveries: Vec<Delivery> = Vec::new();
         let mut bytes = 0;
         let start = self.entries.partition_point(|entry| {
@@ -296,7 +301,7 @@ impl Entry {
 }
 
 /// A place as the platform writes it: 8 bytes, big endian, and two zero bytes (facts 3.5).
-pub fn replay_id(position: u64) -> Bytes {
+pub(super) fn replay_id(position: u64) -> Bytes {
     let mut bytes = [0; 10];
     bytes[..8].copy_from_slice(&position.to_be_bytes());
     Bytes::copy_from_slice(&bytes)
@@ -419,10 +424,7 @@ mod tests {
             name: "/chn".into(),
             members: vec!["/a".into(), "/b".into()],
         };
-        assert_eq!(
-            ids(&bus.read(start, &channel, LIMITS).0),
-            ["1", "2", "4"]
-        );
+        assert_eq!(ids(&bus.read(start, &channel, LIMITS).0), ["1", "2", "4"]);
     }
 
     #[test]

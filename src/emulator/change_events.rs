@@ -182,10 +182,7 @@ pub(super) fn record_id(entity: &str) -> String {
         "Lead" => ("00Q", "EAA"),
         _ => ("a00", "AAA"),
     };
-    format!(
-        "{prefix}5g{:010}{suffix}",
-        fastrand::u64(..10_000_000_000)
-    )
+    format!("{prefix}5g{:010}{suffix}", fastrand::u64(..10_000_000_000))
 }
 
 /// The field names of a schema, read from its text.

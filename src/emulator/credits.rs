@@ -4,12 +4,12 @@ use crate::salesforce::pubsub::MAX_OUTSTANDING;
 
 /// `num_requested` was not positive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotPositive;
+pub(super) struct NotPositive;
 
 /// The credits of one stream (facts 3.2). The server owes at most 100 events; what is asked for beyond
 /// that is silently dropped, but remembered as what the client thought it had asked for.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Credits {
+pub(super) struct Credits {
     pending: u32,
     asked: u64,
     delivered: u64,
@@ -18,7 +18,7 @@ pub struct Credits {
 
 impl Credits {
     /// Adds what a FetchRequest asks for.
-    pub fn add(&mut self, num_requested: i32) -> Result<(), NotPositive> {
+    pub(super) fn add(&mut self, num_requested: i32) -> Result<(), NotPositive> {
         let num = u32::try_from(num_requested).map_err(|_| NotPositive)?;
         if num == 0 {
             return Err(NotPositive);
@@ -32,24 +32,24 @@ impl Credits {
     }
 
     /// Takes the credits of a response's events.
-    pub fn take(&mut self, events: usize) {
+    pub(super) fn take(&mut self, events: usize) {
         let events = u32::try_from(events).unwrap_or(u32::MAX);
         self.pending = self.pending.saturating_sub(events);
         self.delivered += u64::from(events);
     }
 
     /// Events still owed: `pending_num_requested`.
-    pub fn pending(&self) -> u32 {
+    pub(super) fn pending(&self) -> u32 {
         self.pending
     }
 
     /// Events delivered so far.
-    pub fn delivered(&self) -> u64 {
+    pub(super) fn delivered(&self) -> u64 {
         self.delivered
     }
 
     /// The most that the client ever had outstanding by its own count; beyond 100 it broke the rule.
-    pub fn most_outstanding(&self) -> u64 {
+    pub(super) fn most_outstanding(&self) -> u64 {
         self.most_outstanding
     }
 }

@@ -47,7 +47,10 @@ pub const CODES: &[(&str, Code)] = &[
     ("service.auth.headers.invalid", Code::Unauthenticated),
     ("service.auth.refresh.invalid", Code::Unauthenticated),
     ("service.protection.triggered", Code::ResourceExhausted),
-    ("service.protection.stream.limit.triggered", Code::ResourceExhausted),
+    (
+        "service.protection.stream.limit.triggered",
+        Code::ResourceExhausted,
+    ),
     ("service.tenant.license", Code::PermissionDenied),
     ("concurrent.client.limit.exceeded", Code::ResourceExhausted),
     ("topic.not.found", Code::NotFound),
@@ -57,15 +60,27 @@ pub const CODES: &[(&str, Code)] = &[
     ("schema.meta.permission", Code::PermissionDenied),
     ("schema.api.unavailable", Code::Unavailable),
     ("schema.validation.failed", Code::InvalidArgument),
-    ("subscription.fetch.replayid.corrupted", Code::InvalidArgument),
-    ("subscription.fetch.replayid.validation.failed", Code::InvalidArgument),
+    (
+        "subscription.fetch.replayid.corrupted",
+        Code::InvalidArgument,
+    ),
+    (
+        "subscription.fetch.replayid.validation.failed",
+        Code::InvalidArgument,
+    ),
     ("subscription.fetch.replay.repeated", Code::Internal),
     ("subscription.limit.exceeded", Code::ResourceExhausted),
     ("subscription.fetch.overflow", Code::ResourceExhausted),
-    ("subscription.fetch.requested.events.invalid", Code::InvalidArgument),
+    (
+        "subscription.fetch.requested.events.invalid",
+        Code::InvalidArgument,
+    ),
     ("subscription.fetch.topic.mismatch", Code::InvalidArgument),
     ("subscription.fetch.request.invalid", Code::InvalidArgument),
-    ("subscription.topic.cannot.subscribe", Code::PermissionDenied),
+    (
+        "subscription.topic.cannot.subscribe",
+        Code::PermissionDenied,
+    ),
     ("subscription.internal.error", Code::Internal),
     ("publish.stream.sweeper.timeout", Code::DeadlineExceeded),
     ("publish.auth.refresh.invalid", Code::InvalidArgument),
@@ -73,16 +88,43 @@ pub const CODES: &[(&str, Code)] = &[
     ("publish.topic.mismatch", Code::InvalidArgument),
     ("publish.topic.validation.empty", Code::InvalidArgument),
     ("managed.subscription.already.active", Code::AlreadyExists),
-    ("managed.subscription.config.stopped", Code::FailedPrecondition),
+    (
+        "managed.subscription.config.stopped",
+        Code::FailedPrecondition,
+    ),
     ("managed.subscription.config.deleted", Code::NotFound),
-    ("managed.subscription.developer.name.not.found", Code::NotFound),
-    ("managed.subscription.subscription.id.not.found", Code::NotFound),
-    ("managed.subscription.subscription.id.invalid", Code::InvalidArgument),
-    ("managed.subscription.id.or.developer.name.empty", Code::InvalidArgument),
-    ("managed.subscription.fetch.request.events.invalid", Code::InvalidArgument),
-    ("managed.subscription.fetch.request.invalid", Code::InvalidArgument),
-    ("managed.subscription.fetch.request.commit.request.restricted", Code::InvalidArgument),
-    ("managed.subscription.fetch.request.auth.request.restricted", Code::InvalidArgument),
+    (
+        "managed.subscription.developer.name.not.found",
+        Code::NotFound,
+    ),
+    (
+        "managed.subscription.subscription.id.not.found",
+        Code::NotFound,
+    ),
+    (
+        "managed.subscription.subscription.id.invalid",
+        Code::InvalidArgument,
+    ),
+    (
+        "managed.subscription.id.or.developer.name.empty",
+        Code::InvalidArgument,
+    ),
+    (
+        "managed.subscription.fetch.request.events.invalid",
+        Code::InvalidArgument,
+    ),
+    (
+        "managed.subscription.fetch.request.invalid",
+        Code::InvalidArgument,
+    ),
+    (
+        "managed.subscription.fetch.request.commit.request.restricted",
+        Code::InvalidArgument,
+    ),
+    (
+        "managed.subscription.fetch.request.auth.request.restricted",
+        Code::InvalidArgument,
+    ),
 ];
 
 /// The status of a code; INTERNAL for one nobody documents, for that is how trouble arrives there.

@@ -300,7 +300,10 @@ mod tests {
         assert!(faults.at_call(Call::Subscribe, Some("/a")).is_none());
         assert_eq!(faults.events_left("/a", 2), Some(3));
         assert!(faults.in_stream("/a", 4).is_none());
-        assert_eq!(faults.in_stream("/a", 5).map(|f| f.kind), Some(FaultKind::Reset));
+        assert_eq!(
+            faults.in_stream("/a", 5).map(|f| f.kind),
+            Some(FaultKind::Reset)
+        );
         assert_eq!(faults.events_left("/a", 2), None);
     }
 

@@ -121,15 +121,19 @@ impl Org {
         &self,
         request: &PublishJson,
     ) -> Result<Vec<Published>, PublishError> {
-        let outlines = request.events.iter().enumerate().map(|(index, fields)| Outline {
-            topic: &request.topic,
-            schema_id: request.schema_id.as_deref(),
-            id: request.ids.get(index),
-            fields,
-            enriched: &request.enriched,
-            transaction_key: uuid::Uuid::new_v4().to_string(),
-            sequence_number: 1,
-        });
+        let outlines = request
+            .events
+            .iter()
+            .enumerate()
+            .map(|(index, fields)| Outline {
+                topic: &request.topic,
+                schema_id: request.schema_id.as_deref(),
+                id: request.ids.get(index),
+                fields,
+                enriched: &request.enriched,
+                transaction_key: uuid::Uuid::new_v4().to_string(),
+                sequence_number: 1,
+            });
         self.publish_outlines(outlines)
     }
 
@@ -231,7 +235,9 @@ fn prepare(
         transaction_key: outline.transaction_key.clone(),
         sequence_number: outline.sequence_number,
         // Nanoseconds since 1970, as newer orgs send it: beyond 2^53, and growing.
-        commit_number: now_ms.saturating_mul(1_000_000).saturating_add(state.commits),
+        commit_number: now_ms
+            .saturating_mul(1_000_000)
+            .saturating_add(state.commits),
         user_id: USER_ID.to_owned(),
     };
     let refuse = |error: EventError| PublishError::Event {

@@ -55,9 +55,7 @@ impl PubSubService {
     ) -> Result<(Ticket, Option<Fault>), Status> {
         let ticket = self.org.ticket(call);
         self.org.authorize(&ticket, request.metadata())?;
-        let fault = self
-            .org
-            .change(|state| state.faults.at_call(call, topic));
+        let fault = self.org.change(|state| state.faults.at_call(call, topic));
         match fault {
             Some(fault) if is_for_the_call(&fault) => Ok((ticket, Some(fault))),
             Some(fault) => {

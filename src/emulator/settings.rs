@@ -118,12 +118,12 @@ impl Settings {
     /// These settings with the members of a JSON object put over them. An unknown name or a value of
     /// the wrong type is an error that says which.
     pub fn with(&self, changes: &serde_json::Value) -> Result<Self, serde_json::Error> {
+        let changes = serde_json::Map::deserialize(changes)?;
         let mut merged = serde_json::to_value(self)?;
-        if let (Some(merged), Some(changes)) = (merged.as_object_mut(), changes.as_object()) {
-            merged.extend(changes.clone());
-            return serde_json::from_value(serde_json::Value::Object(merged.clone()));
+        if let Some(merged) = merged.as_object_mut() {
+            merged.extend(changes);
         }
-        serde_json::from_value(changes.clone())
+        serde_json::from_value(merged)
     }
 }
 

@@ -196,6 +196,7 @@ impl SubscribeStream {
                 // Stopped short for a fault that is now due.
                 continue;
             }
+            let deadline = self.deadline();
             tokio::select! {
                 request = requests.message() => match request? {
                     // A client that asks no more has half-closed the call.
@@ -207,7 +208,7 @@ impl SubscribeStream {
                         return Err(End::Clean);
                     }
                 }
-                () = tokio::time::sleep_until(self.deadline()) => self.on_quiet(responses).await?,
+                () = tokio::time::sleep_until(deadline) => self.on_quiet(responses).await?,
             }
         }
     }
@@ -412,7 +413,12 @@ fn check_topic(org: &Org, ticket: &Ticket, topic: &str) -> Result<(), Status> {
     if state.topics.feed(topic).is_none() {
         return Err(unknown_topic(state.settings.unknown_topic, ticket));
     }
-    if state.settings.denied_topics.iter().any(|name| name == topic) {
+    if state
+        .settings
+        .denied_topics
+        .iter()
+        .any(|name| name == topic)
+    {
         return Err(ticket.refuse(
             "subscription.topic.cannot.subscribe",
             "The user doesn't have permission to subscribe to the topic.",

@@ -120,7 +120,11 @@ impl Topics {
 
     /// Makes or replaces a channel. `/data/ChangeEvents` carries every change event whatever its
     /// members; naming them there only enriches them.
-    pub(super) fn set_channel(&mut self, channel: &Topic, members: Vec<Member>) -> Result<(), String> {
+    pub(super) fn set_channel(
+        &mut self,
+        channel: &Topic,
+        members: Vec<Member>,
+    ) -> Result<(), String> {
         if !channel.is_channel() {
             return Err(format!("{channel} is not a channel"));
         }
@@ -267,7 +271,11 @@ mod tests {
         topics
             .set_channel(&sales, vec![member("/data/AccountChangeEvent")])
             .unwrap();
-        assert!(topics.set_channel(&sales, vec![member("/event/A__e")]).is_err());
+        assert!(
+            topics
+                .set_channel(&sales, vec![member("/event/A__e")])
+                .is_err()
+        );
         let members = |name: &str| match topics.feed(name) {
             Some(Feed::Channel { members, .. }) => members.len(),
             _ => 0,
