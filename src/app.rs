@@ -250,7 +250,6 @@ async fn get_ready(
     let Some(session) = session else {
         return Ok(None);
     };
-    info!(org_id = %session.org_id, instance_url = session.instance_url, "signed in");
     let bound = waiting
         .until("bind the store to the org", async || {
             store.bind_org(&session.org_id).await

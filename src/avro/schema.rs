@@ -228,6 +228,27 @@ mod tests {
     }
 
     #[test]
+    fn the_deepest_text_that_is_read_does_not_exhaust_the_stack() {
+        let arrays = r#"{"type":"array","items":"#;
+        let nested = |levels: usize| {
+            let items = format!("{}\"int\"{}", arrays.repeat(levels), "}".repeat(levels));
+            parse(&format!(
+                r#"{{"type":"record","name":"X","fields":[{{"name":"A","type":{items}}}]}}"#
+            ))
+        };
+        let schema = nested(124).unwrap();
+        assert!(schema.decode(&[2; 1000]).is_err());
+        assert!(nested(125).is_err());
+        let mut records = r#""int""#.to_owned();
+        for level in 0..41 {
+            records = format!(
+                r#"{{"type":"record","name":"R{level}","fields":[{{"name":"A","type":{records}}}]}}"#
+            );
+        }
+        assert!(parse(&records).unwrap().decode(&[2]).is_ok());
+    }
+
+    #[test]
     fn defaults_and_logical_types_cannot_make_a_schema_unreadable() {
         let schema = parse(
             r#"{"type":"record","name":"X","fields":[

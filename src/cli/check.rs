@@ -13,7 +13,6 @@ use clap::Args;
 
 use self::finding::Report;
 use super::Failure;
-use super::config::origin;
 use super::connect::JsonFlag;
 use crate::app;
 use crate::config::{
@@ -90,8 +89,8 @@ fn configuration(
                 1 => "1 subscription".to_owned(),
                 several => format!("{several} subscriptions"),
             };
-            let from = origin(&loaded.origin);
-            report.ok("configuration", &format!("from {from}, {count}"))?;
+            let why = format!("from {}, {count}", loaded.origin);
+            report.ok("configuration", &why)?;
             for warning in &loaded.warnings {
                 let what = format!("configuration, {}", warning.place);
                 report.warning(&what, &warning.message, None)?;

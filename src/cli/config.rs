@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::connect::JsonFlag;
 use super::output::{note, print, print_json};
-use super::Failure;
 use crate::app;
-use crate::config::{Origin, ProcessEnv, Subscriptions, show};
+use crate::config::{ProcessEnv, Subscriptions, show};
 use crate::handler::Registry;
 
 /// Print the effective configuration, secrets masked.
@@ -33,7 +33,7 @@ pub(super) fn run(path: Option<&Path>, args: ConfigArgs) -> Result<ExitCode, Fai
         let table: toml::Table = shown.parse().map_err(anyhow::Error::from)?;
         let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         print_json(&json!({
-            "origin": origin(&loaded.origin),
+            "origin": loaded.origin.to_string(),
             "warnings": warnings,
             "configuration": plain(toml::Value::Table(table)),
         }))?;
@@ -41,18 +41,9 @@ pub(super) fn run(path: Option<&Path>, args: ConfigArgs) -> Result<ExitCode, Fai
         for warning in &loaded.warnings {
             note(&format!("warning: {warning}"));
         }
-        print(&format!("# from {}\n{shown}", origin(&loaded.origin)))?;
+        print(&format!("# from {}\n{shown}", loaded.origin))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Where a configuration came from, for people.
-pub(super) fn origin(origin: &Origin) -> String {
-    match origin {
-        Origin::File(path) => path.display().to_string(),
-        Origin::Variable => "the text in ORGSTREAM_CONFIG".to_owned(),
-        Origin::Environment => "environment variables alone".to_owned(),
-    }
 }
 
 /// As JSON, with the dollar signs that TOML doubles single again.

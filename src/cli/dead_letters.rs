@@ -108,14 +108,24 @@ async fn list(store: &dyn Store, args: ListArgs) -> Result<ExitCode, Failure> {
         print(&table(&letters, SystemTime::now()))?;
     }
     if more {
-        note(&format!("there are more than these {limit}; `--limit` shows more"));
+        note(&format!(
+            "there are more than these {limit}; `--limit` shows more"
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn table(letters: &[StoredDeadLetter], now: SystemTime) -> String {
     let mut table = Table::new([
-        "ID", "PARKED", "SUBSCRIPTION", "HANDLER", "REASON", "STATE", "ATTEMPTS", "EVENT", "ERROR",
+        "ID",
+        "PARKED",
+        "SUBSCRIPTION",
+        "HANDLER",
+        "REASON",
+        "STATE",
+        "ATTEMPTS",
+        "EVENT",
+        "ERROR",
     ]);
     for stored in letters {
         let letter = &stored.letter;
@@ -192,7 +202,9 @@ async fn show(store: &dyn Store, args: ShowArgs) -> Result<ExitCode, Failure> {
         let mut shown = summary(&stored);
         shown["payload"] = BASE64_STANDARD.encode(payload).into();
         match &data {
-            Ok(data) => shown["data"] = serde_json::from_str(data.get()).map_err(anyhow::Error::from)?,
+            Ok(data) => {
+                shown["data"] = serde_json::from_str(data.get()).map_err(anyhow::Error::from)?
+            }
             Err(why) => shown["data_error"] = why.as_str().into(),
         }
         print_json(&shown)?;
@@ -233,10 +245,16 @@ fn details(stored: &StoredDeadLetter) -> String {
         ("event UUID", letter.event_uuid.clone()),
         (
             "replay ID",
-            letter.replay_id.as_ref().map_or_else(none, ToString::to_string),
+            letter
+                .replay_id
+                .as_ref()
+                .map_or_else(none, ToString::to_string),
         ),
         ("schema ID", letter.schema_id.to_string()),
-        ("record name", letter.record_name.clone().unwrap_or_else(none)),
+        (
+            "record name",
+            letter.record_name.clone().unwrap_or_else(none),
+        ),
         (
             "records",
             if letter.record_ids.is_empty() {
@@ -307,7 +325,10 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
         let text = table(&[stored()], now);
         assert!(text.contains("5 s ago  orders        -"), "{text}");
-        assert!(text.contains(&format!("{}…", "é".repeat(LISTED_ERROR))), "{text}");
+        assert!(
+            text.contains(&format!("{}…", "é".repeat(LISTED_ERROR))),
+            "{text}"
+        );
         let mut one = stored();
         assert_eq!(event_name(&one), "u");
         one.letter.record_name = Some("Order__e".into());

@@ -16,7 +16,7 @@ use super::Failure;
 use super::output::{note, print, print_json_line};
 use super::run::on_signal;
 use crate::config::parse_duration;
-use crate::emulator::sample::Traffic;
+use crate::emulator::sample::{self, Traffic};
 use crate::emulator::{
     App, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_USERNAME, Emulator, EmulatorConfig,
     Endpoints, Settings, SigningKey,
@@ -25,8 +25,10 @@ use crate::event::OrgId;
 
 /// Run an org in memory: Pub/Sub API, OAuth, and an admin API to publish events and cause trouble.
 ///
-/// Serves any client of the Pub/Sub API, not only orgstream. Everything is in memory and gone at the end.
-/// Prints where it listens and the environment variables that point `orgstream run` at it.
+/// Serves any client of the Pub/Sub API, not only orgstream. It has the topics /data/AccountChangeEvent,
+/// /data/ContactChangeEvent, /data/Employee__ChangeEvent, /data/ChangeEvents and /event/Order__e, and takes
+/// more. Everything is in memory and gone at the end. Prints where it listens and the environment variables
+/// that point `orgstream run` at it.
 ///
 /// The admin API, plain HTTP on loopback, publishes events from JSON, loads schemas and captured events,
 /// and switches faults on: docs/EMULATOR.md.
@@ -54,7 +56,7 @@ pub(super) struct EmulatorArgs {
     #[arg(long, value_name = "FILE")]
     ca_out: Option<PathBuf>,
     /// Organization ID
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = OrgId::parse)]
     org_id: Option<OrgId>,
     /// How long the bus keeps events
     #[arg(long, default_value = "72h", value_name = "DURATION", value_parser = parse_duration)]
@@ -83,9 +85,9 @@ pub(super) struct EmulatorArgs {
     /// Write a new private key to this PEM file and register its public half, for the JWT flow
     #[arg(long, value_name = "FILE")]
     generate_key: Option<PathBuf>,
-    /// Publish sample traffic, so many events a second: changes of accounts and contacts, and Order__e
-    #[arg(long, value_name = "EVENTS_PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    traffic: Option<u32>,
+    /// Let something happen so many times a second: changes of accounts and contacts, and orders
+    #[arg(long, value_name = "PER_SECOND", value_parser = per_second)]
+    traffic: Option<f64>,
     /// Print where it listens as one line of JSON
     #[arg(long)]
     json: bool,
@@ -98,26 +100,37 @@ pub(super) async fn run(args: EmulatorArgs) -> Result<ExitCode, Failure> {
     let emulator = Emulator::start(configuration(&args)?)
         .await
         .map_err(anyhow::Error::from)?;
+    sample::add_topics(&emulator).map_err(anyhow::Error::msg)?;
     let endpoints = emulator.endpoints();
     if let (Some(file), Some(pem)) = (&args.ca_out, &endpoints.ca_pem) {
         fs::write(file, pem).map_err(|error| cannot_write(file, &error))?;
     }
     let variables = variables(&args, endpoints);
     if args.json {
-        print_json_line(&described(endpoints, &variables)?)?;
+        print_json_line(&described(&args, endpoints, &variables))?;
     } else {
         print(&block(endpoints, &variables))?;
         if args.tls && args.ca_out.is_none() {
             note("clients have to trust its CA: `--ca-out ca.pem` writes the certificate");
         }
     }
-    let traffic = args
-        .traffic
-        .map(|rate| Traffic::start(&emulator, rate, stop.clone()));
-    stop.cancelled().await;
-    drop(traffic);
+    match args.traffic {
+        Some(pace) => Traffic::new(emulator.clone(), None)
+            .run(pace, stop)
+            .await
+            .map_err(anyhow::Error::from)?,
+        None => stop.cancelled().await,
+    }
     emulator.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A pace of traffic.
+pub(super) fn per_second(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(pace) if (0.01..=1000.0).contains(&pace) => Ok(pace),
+        _ => Err("expected a number from 0.01 to 1000".to_owned()),
+    }
 }
 
 fn configuration(args: &EmulatorArgs) -> Result<EmulatorConfig, Failure> {
@@ -129,8 +142,9 @@ fn configuration(args: &EmulatorArgs) -> Result<EmulatorConfig, Failure> {
         app.public_keys.push(pem);
     }
     if let Some(file) = &args.generate_key {
-        let key = SigningKey::generate()
-            .map_err(|_| anyhow::anyhow!("cannot make a key: the system gives no random numbers"))?;
+        let key = SigningKey::generate().map_err(|_| {
+            anyhow::anyhow!("cannot make a key: the system gives no random numbers")
+        })?;
         write_secret(file, &key.private_pem).map_err(|error| cannot_write(file, &error))?;
         app.public_keys.push(key.public_pem);
     }
@@ -212,18 +226,28 @@ fn variables(args: &EmulatorArgs, endpoints: &Endpoints) -> Vec<(&'static str, S
     variables
 }
 
-/// Where it listens, for scripts: the endpoints, with the variables under `env`.
+/// Where it listens and who may sign in, for scripts; `env` holds the variables.
 fn described(
+    args: &EmulatorArgs,
     endpoints: &Endpoints,
     variables: &[(&'static str, String)],
-) -> Result<Value, anyhow::Error> {
-    let mut value = serde_json::to_value(endpoints)?;
+) -> Value {
     let env: Map<String, Value> = variables
         .iter()
         .map(|(name, value)| ((*name).to_owned(), value.as_str().into()))
         .collect();
-    value["env"] = json!(env);
-    Ok(value)
+    json!({
+        "pubsub_endpoint": endpoints.pubsub_url,
+        "login_url": endpoints.login_url,
+        "admin_url": endpoints.admin_url,
+        "instance_url": endpoints.instance_url,
+        "org_id": endpoints.org_id,
+        "client_id": args.client_id,
+        "client_secret": args.client_secret,
+        "username": args.username,
+        "ca_pem": endpoints.ca_pem,
+        "env": env,
+    })
 }
 
 /// Where it listens, for people.
@@ -302,8 +326,14 @@ mod tests {
     fn the_block_can_be_pasted_into_a_shell() {
         let args = args(&["--client-secret", "it's"]);
         let text = block(&endpoints(), &variables(&args, &endpoints()));
-        assert!(text.contains("export SALESFORCE_PUBSUB_ENDPOINT=http://127.0.0.1:1\n"), "{text}");
-        assert!(text.contains("export SALESFORCE_CLIENT_SECRET='it'\\''s'\n"), "{text}");
+        assert!(
+            text.contains("export SALESFORCE_PUBSUB_ENDPOINT=http://127.0.0.1:1\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("export SALESFORCE_CLIENT_SECRET='it'\\''s'\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -217,10 +217,9 @@ fn report(
         PublishOutcome::Published(replay_id) => {
             print_line(&format!("published  {replay_id}  {event_id}"))
         }
-        PublishOutcome::Refused(why) => print_line(&format!(
-            "refused    event {number}: {}",
-            one_line(why)
-        )),
+        PublishOutcome::Refused(why) => {
+            print_line(&format!("refused    event {number}: {}", one_line(why)))
+        }
     }
 }
 
@@ -250,7 +249,9 @@ mod tests {
 
     #[test]
     fn objects_arrays_and_lines_are_all_taken_and_what_the_schema_requires_is_filled_in() {
-        let events = encoded("{\"Number__c\":\"1\"}\n[{\"CreatedDate\":5,\"CreatedById\":\"u\"}]{}").unwrap();
+        let events =
+            encoded("{\"Number__c\":\"1\"}\n[{\"CreatedDate\":5,\"CreatedById\":\"u\"}]{}")
+                .unwrap();
         assert_eq!(
             events,
             [
@@ -267,7 +268,10 @@ mod tests {
             ("", "no events"),
             ("{", "not JSON"),
             ("[{}, 4]", "event 2 is not a JSON object"),
-            ("{}{\"Nmber__c\":\"1\"}", "event 2: the schema has no field Nmber__c"),
+            (
+                "{}{\"Nmber__c\":\"1\"}",
+                "event 2: the schema has no field Nmber__c",
+            ),
             ("{\"Number__c\":1}", "event 1: field Number__c is not"),
         ];
         for (text, expected) in cases {
@@ -287,7 +291,10 @@ mod tests {
             requests(events).iter().map(Vec::len).collect()
         };
         assert_eq!(sizes((0..401).map(|_| event(1)).collect()), [200, 200, 1]);
-        assert_eq!(sizes(vec![event(1_600_000), event(1_400_000), event(1)]), [2, 1]);
+        assert_eq!(
+            sizes(vec![event(1_600_000), event(1_400_000), event(1)]),
+            [2, 1]
+        );
         assert_eq!(sizes(vec![event(5_000_000), event(1)]), [1, 1]);
     }
 }

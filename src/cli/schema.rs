@@ -54,9 +54,9 @@ fn parse_wanted(text: &str) -> Result<Wanted, String> {
     if fingerprint {
         return Ok(Wanted::Id(SchemaId::new(text)));
     }
-    text.parse()
-        .map(Wanted::Topic)
-        .map_err(|error| format!("neither a schema ID, which has 22 characters, nor a topic: {error}"))
+    text.parse().map(Wanted::Topic).map_err(|error| {
+        format!("neither a schema ID, which has 22 characters, nor a topic: {error}")
+    })
 }
 
 pub(super) async fn run(path: Option<&Path>, args: SchemaArgs) -> Result<ExitCode, Failure> {
@@ -156,8 +156,14 @@ mod tests {
                 "AccountContactRelation",
                 topic("/data/AccountContactRelationChangeEvent"),
             ),
-            ("ABCDEFGHIJKLMNOPQRS__e", topic("/event/ABCDEFGHIJKLMNOPQRS__e")),
-            ("ABCDEFGHIJKChangeEvent", topic("/data/ABCDEFGHIJKChangeEvent")),
+            (
+                "ABCDEFGHIJKLMNOPQRS__e",
+                topic("/event/ABCDEFGHIJKLMNOPQRS__e"),
+            ),
+            (
+                "ABCDEFGHIJKChangeEvent",
+                topic("/data/ABCDEFGHIJKChangeEvent"),
+            ),
         ] {
             assert_eq!(parse_wanted(given), Ok(wanted), "{given}");
         }

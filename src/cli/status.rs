@@ -195,12 +195,25 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
         let text = table(&[status()], now);
         let line: Vec<&str> = text.lines().nth(1).unwrap().split("  ").collect();
-        let cells: Vec<&str> = line.iter().map(|cell| cell.trim()).filter(|cell| !cell.is_empty()).collect();
+        let cells: Vec<&str> = line
+            .iter()
+            .map(|cell| cell.trim())
+            .filter(|cell| !cell.is_empty())
+            .collect();
         assert_eq!(
             cells,
             [
-                "orders", "/event/Order__e", "live", "0f9d5c1e", "5 s", "00000000001204450000",
-                "10 s", "12", "11", "0", "0"
+                "orders",
+                "/event/Order__e",
+                "live",
+                "0f9d5c1e",
+                "5 s",
+                "00000000001204450000",
+                "10 s",
+                "12",
+                "11",
+                "0",
+                "0"
             ]
         );
         assert_eq!(shown(&status(), now).lag_seconds, Some(5.0));
@@ -224,6 +237,9 @@ mod tests {
         };
         assert!(needs_a_person(&parked));
         let lines = advice(&parked);
-        assert!(lines[0].contains("1 event parked") && lines[1].contains("2 holes"), "{lines:?}");
+        assert!(
+            lines[0].contains("1 event parked") && lines[1].contains("2 holes"),
+            "{lines:?}"
+        );
     }
 }

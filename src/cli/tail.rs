@@ -43,7 +43,11 @@ pub(super) struct TailArgs {
     /// Order__e
     topic: Topic,
     /// Where to begin: latest, earliest (up to three days back), or after a replay ID in hexadecimal
-    #[arg(long, default_value = "latest", value_name = "latest|earliest|REPLAY_ID")]
+    #[arg(
+        long,
+        default_value = "latest",
+        value_name = "latest|earliest|REPLAY_ID"
+    )]
     from: From,
     /// End after so many events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -219,7 +223,10 @@ impl Tail {
             let batch = match next.await {
                 Ok(Ok(Some(batch))) => batch,
                 Ok(Ok(None)) => {
-                    return Ok(Ended::Broke("the org ended the stream".to_owned(), responses));
+                    return Ok(Ended::Broke(
+                        "the org ended the stream".to_owned(),
+                        responses,
+                    ));
                 }
                 Ok(Err(error)) => {
                     self.forget_session(&stream, &error);

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::connect::{self, JsonFlag};
+use super::Failure;
+use super::connect::{self, JsonFlag, with_cure};
 use super::output::{NONE, Table, note, print, print_json};
-use super::{Failure, connect::with_cure};
 use crate::app::{self, Org};
 use crate::config::{ProcessEnv, SalesforceConfig, Subscriptions};
 use crate::event::Topic;

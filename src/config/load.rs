@@ -1,5 +1,6 @@
 //! Finds the configuration, reads it, and reports everything that is wrong with it.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -42,6 +43,16 @@ pub enum Origin {
     Variable,
     /// Environment variables alone.
     Environment,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Variable => f.write_str(VARIABLE),
+            Self::Environment => f.write_str("the environment"),
+        }
+    }
 }
 
 /// Whether a command can do without subscriptions.

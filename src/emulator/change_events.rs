@@ -86,7 +86,10 @@ fn complete_header(
     let entity = entity_of(schema.record_name());
     let filled = [
         ("entityName", json!(entity)),
-        ("recordIds", json!([record_id(&entity)])),
+        (
+            "recordIds",
+            json!([record_id(&entity, &mut fastrand::Rng::new())]),
+        ),
         ("changeType", json!(change_type)),
         ("changeOrigin", json!("com/salesforce/api/rest/66.0")),
         ("transactionKey", json!(defaults.transaction_key)),
@@ -173,7 +176,7 @@ fn entity_of(record_name: &str) -> String {
 }
 
 /// A made-up record ID of 18 characters, with the key prefix of the object.
-pub(super) fn record_id(entity: &str) -> String {
+pub(super) fn record_id(entity: &str, random: &mut fastrand::Rng) -> String {
     // The last three letters name the capitals among the first fifteen (facts 8.6).
     let (prefix, suffix) = match entity {
         "Account" => ("001", "AAA"),
@@ -182,7 +185,7 @@ pub(super) fn record_id(entity: &str) -> String {
         "Lead" => ("00Q", "EAA"),
         _ => ("a00", "AAA"),
     };
-    format!("{prefix}5g{:010}{suffix}", fastrand::u64(..10_000_000_000))
+    format!("{prefix}5g{:010}{suffix}", random.u64(..10_000_000_000))
 }
 
 /// The field names of a schema, read from its text.

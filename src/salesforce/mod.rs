@@ -3,5 +3,6 @@
 pub mod auth;
 mod origin;
 pub mod pubsub;
+mod tls;
 
 pub use origin::{InvalidOrigin, Origin};

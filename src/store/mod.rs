@@ -229,7 +229,7 @@ pub struct DeadLetterFilter {
     pub reason: Option<String>,
     /// In one state; `None` is any.
     pub state: Option<String>,
-    /// At most so many, oldest first.
+    /// At most so many, oldest first; 0 is none.
     pub limit: u32,
 }
 
@@ -331,10 +331,12 @@ pub trait Store: CredentialVault + Send + Sync {
     /// Writes a state for people to see; refused where the epoch has passed.
     async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError>;
 
-    /// Parks an event; parking the same one again changes nothing. Gives its number.
+    /// Parks an event; parking the same one again changes nothing while it is open, and opens it again
+    /// where a person had resolved it. Gives its number.
     async fn park(&self, lease: &Lease, letter: &DeadLetter) -> Result<i64, StoreError>;
 
-    /// Records a hole. A `lost` hole that begins at the same place as one recorded before is the same hole.
+    /// Records a hole and gives its number. What a restart records again is the same hole: a `lost` one
+    /// that begins at the same place as one whose end is not known yet, a `gap` that the same event told of.
     async fn record_hole(&self, lease: &Lease, hole: &Hole) -> Result<i64, StoreError>;
 
     /// Fills in the end of a subscription's open `lost` holes.
@@ -361,7 +363,7 @@ pub trait Store: CredentialVault + Send + Sync {
     /// Holes, newest first.
     async fn holes(&self, open_only: bool) -> Result<Vec<StoredHole>, StoreError>;
 
-    /// Closes connections.
+    /// Closes connections; later calls are refused.
     async fn close(&self);
 }
 

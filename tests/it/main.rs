@@ -1,1 +1,16 @@
-//! stub
+//! End to end: the daemon as a process against the emulator as a process.
+//!
+//! Tests that need Postgres take it from `ORGSTREAM_TEST_POSTGRES`, which `scripts/test` sets; they say so
+//! and pass where it is missing, unless `ORGSTREAM_REQUIRE_POSTGRES` is set.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what failed by panicking"
+)]
+#![allow(missing_docs, reason = "tests")]
+
+mod captured;
+mod kill;
+mod resume;
+mod support;

@@ -416,8 +416,6 @@ impl Change {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
-
     #[test]
     fn any_datum_of_any_schema_reads_as_apache_avro_reads_it(
         (fields, value) in vec(any_type(), 0..6)

@@ -116,9 +116,10 @@ async fn clock(
     let why = format!("{} s {direction} the login host's", ahead.unsigned_abs());
     let signs_times = matches!(config.auth, AuthConfig::Jwt { .. });
     match ahead.unsigned_abs() {
-        0..=CLOCK_WARNING => {
-            report.ok(WHAT, &format!("within {CLOCK_WARNING} s of the login host's"))
-        }
+        0..=CLOCK_WARNING => report.ok(
+            WHAT,
+            &format!("within {CLOCK_WARNING} s of the login host's"),
+        ),
         off if off >= CLOCK_FAILURE && signs_times => report.failed(WHAT, &why, Some(CURE)),
         _ => report.warning(WHAT, &why, Some(CURE)),
     }
@@ -143,7 +144,11 @@ async fn endpoint(config: &SalesforceConfig, report: &mut Report) -> Result<bool
             Ok(true)
         }
         Ok(Err(error)) => {
-            report.failed(ENDPOINT, &format!("cannot reach {authority}: {error}"), Some(CURE))?;
+            report.failed(
+                ENDPOINT,
+                &format!("cannot reach {authority}: {error}"),
+                Some(CURE),
+            )?;
             Ok(false)
         }
         Err(_) => {
@@ -258,7 +263,8 @@ async fn schema(
             "schema {id} has no field `{key}`, which `key` of subscription `{}` names",
             subscription.name
         );
-        let cure = "Without it these events have no order among each other; name a field of the event";
+        let cure =
+            "Without it these events have no order among each other; name a field of the event";
         report.warning(what, &why, Some(cure))?;
     }
     if schema.fingerprint() != *id {
@@ -266,6 +272,9 @@ async fn schema(
         let cure = "It is used all the same; please report it with the schema";
         return report.warning(what, &why, Some(cure));
     }
-    let why = format!("may be subscribed to, schema {id} of {}", schema.record_name());
+    let why = format!(
+        "may be subscribed to, schema {id} of {}",
+        schema.record_name()
+    );
     report.ok(what, &why)
 }

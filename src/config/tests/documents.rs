@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{env, load_env, load_text, signed_in};
+use super::{env, load_env, load_text, show, signed_in};
 
 #[test]
 fn the_example_environment_is_a_configuration() {
@@ -58,6 +58,43 @@ fn every_variable_is_documented() {
         assert!(
             document.contains(name),
             "{name} of .env.example is not in docs/CONFIGURATION.md"
+        );
+    }
+}
+
+#[test]
+fn every_key_and_its_default_is_documented() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(root.join("docs/CONFIGURATION.md")).unwrap();
+    let pairs = [
+        ("ORGSTREAM_TOPICS", "Account"),
+        ("ORGSTREAM_METRICS_ADDR", "127.0.0.1:9090"),
+    ];
+    let shown = show(&load_env(&signed_in(&pairs)).unwrap().config);
+    for (key, value) in shown.lines().filter_map(|line| line.split_once(" = ")) {
+        let rows: Vec<&str> = document
+            .lines()
+            .filter(|line| line.starts_with(&format!("| `{key}")))
+            .collect();
+        assert!(!rows.is_empty(), "{key} is not in docs/CONFIGURATION.md");
+        // A default stands in the row, unless the example sets the key or its type does.
+        let set = [
+            "metrics_addr",
+            "auth",
+            "client_id",
+            "username",
+            "private_key",
+            "name",
+            "topic",
+            "type",
+        ];
+        let value = value.trim_matches('"');
+        if set.contains(&key) || value.starts_with('{') {
+            continue;
+        }
+        assert!(
+            rows.iter().any(|row| row.contains(&format!("`{value}`"))),
+            "{key} is {value} where nothing is said, and docs/CONFIGURATION.md says: {rows:?}"
         );
     }
 }

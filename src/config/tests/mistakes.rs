@@ -247,6 +247,21 @@ fn each_mistake_is_named_with_its_line_its_key_and_a_cure() {
 }
 
 #[test]
+fn with_nothing_to_sign_in_with_all_ways_are_named() {
+    let error = load_text(&subscription(""), &env(&[])).unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.problems().len(), 1, "{text}");
+    for part in [
+        "nothing to sign in with",
+        "jwt",
+        "client_credentials",
+        "refresh_token",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
 fn bad_variables_are_named_and_their_values_are_not_repeated() {
     let cases: [(Pairs<'_>, &str, &str); 9] = [
         (

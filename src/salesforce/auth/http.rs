@@ -14,8 +14,7 @@ use time::format_description::well_known::Rfc2822;
 
 use super::TOKEN_PATH;
 use super::errors::{Failure, classify};
-use super::tls;
-use crate::salesforce::Origin;
+use crate::salesforce::{Origin, tls};
 
 /// Longer than any real answer, and little to hold for a host that never stops sending.
 const MAX_BODY: usize = 64 * 1024;
@@ -48,12 +47,14 @@ struct Answer {
 impl LoginHttp {
     /// `login` decides whether a proxy of the environment is used: never towards this machine.
     pub(super) fn new(login: &Origin, ca_file: Option<&Path>) -> Result<Self, Failure> {
-        let tls = tls::client_config(ca_file).map_err(|reason| {
+        let roots = tls::roots(ca_file).map_err(|reason| {
             Failure::refused(
                 format!("`salesforce.ca_file` cannot be used: {reason}"),
                 "Set it to a PEM file of the CA certificate to trust, or remove it",
             )
         })?;
+        let tls = tls::client_config(roots)
+            .map_err(|error| Failure::passing(format!("no TLS: {error}")))?;
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())

@@ -13,7 +13,6 @@ mod refresh_token;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod tls;
 
 use std::sync::Arc;
 use std::time::Instant;

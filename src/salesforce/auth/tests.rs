@@ -63,7 +63,7 @@ async fn client_credentials_go_into_the_body() {
     })
     .await;
     let auth = Authenticator::new(&config(&host.url, client_credentials()), None).unwrap();
-    assert_eq!(token(&*auth.session().await.unwrap()), "00D!1");
+    assert_eq!(token(&auth.session().await.unwrap()), "00D!1");
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn only_the_current_session_can_be_invalidated() {
     assert_eq!(token(&second), "00D!2");
     // A second stream learns late that the first session was refused.
     auth.invalidate(&first);
-    assert_eq!(token(&*auth.session().await.unwrap()), "00D!2");
+    assert_eq!(token(&auth.session().await.unwrap()), "00D!2");
     assert_eq!(host.calls(), 2);
 }
 
@@ -162,13 +162,13 @@ async fn an_old_session_is_renewed_and_serves_on_where_that_fails_for_now() {
     config.token_max_age = Duration::ZERO;
     config.reconnect.initial = Duration::from_millis(10);
     let auth = Authenticator::new(&config, None).unwrap();
-    assert_eq!(token(&*auth.session().await.unwrap()), "00D!1");
+    assert_eq!(token(&auth.session().await.unwrap()), "00D!1");
     // The renewal fails, and is not tried again at once.
-    assert_eq!(token(&*auth.session().await.unwrap()), "00D!1");
-    assert_eq!(token(&*auth.session().await.unwrap()), "00D!1");
+    assert_eq!(token(&auth.session().await.unwrap()), "00D!1");
+    assert_eq!(token(&auth.session().await.unwrap()), "00D!1");
     assert_eq!(host.calls(), 2);
     tokio::time::sleep(Duration::from_millis(20)).await;
-    assert_eq!(token(&*auth.session().await.unwrap()), "00D!3");
+    assert_eq!(token(&auth.session().await.unwrap()), "00D!3");
 }
 
 #[tokio::test]
@@ -349,7 +349,7 @@ async fn two_processes_refresh_one_after_the_other() {
     let one = Authenticator::new(&config, Some(vault.clone())).unwrap();
     let other = Authenticator::new(&config, Some(vault.clone())).unwrap();
     let (one, other) = tokio::join!(one.session(), other.session());
-    assert_ne!(token(&*one.unwrap()), token(&*other.unwrap()));
+    assert_ne!(token(&one.unwrap()), token(&other.unwrap()));
     assert_eq!(vault.stored().as_deref(), Some("r2"));
 }
 

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use prost::Message;
 use secrecy::ExposeSecret;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Response, Status};
 use uuid::Uuid;
 
@@ -20,8 +20,8 @@ use super::{
 };
 use crate::config::SalesforceConfig;
 use crate::event::{ReplayId, SchemaId, Topic};
-use crate::salesforce::Origin;
 use crate::salesforce::auth::{AuthError, Session, TokenSource};
+use crate::salesforce::{Origin, tls};
 
 /// The platform keeps responses around 3 MB (facts 2.3). A response beyond our limit would come again
 /// with every reconnect, so the limit is far away.
@@ -228,23 +228,17 @@ fn endpoint(config: &SalesforceConfig, origin: &Origin) -> Result<Endpoint, PubS
     if !origin.is_tls() {
         return Ok(endpoint);
     }
-    let mut tls = ClientTlsConfig::new()
-        .with_enabled_roots()
-        .timeout(CONNECT_TIMEOUT);
-    if let Some(path) = &config.ca_file {
-        let pem = std::fs::read(path).map_err(|error| {
-            PubSubError::Invalid(format!(
-                "`salesforce.ca_file` cannot be read: {}: {error}",
-                path.display()
-            ))
-        })?;
-        tls = tls.ca_certificate(Certificate::from_pem(pem));
-    }
-    endpoint.tls_config(tls).map_err(|error| {
+    let roots = tls::roots(config.ca_file.as_deref()).map_err(|reason| {
         PubSubError::Invalid(format!(
-            "`salesforce.ca_file` is not a PEM file of a CA certificate: {error}"
+            "`salesforce.ca_file` cannot be used: {reason}; set it to a PEM file of the CA certificate to trust, or \
+             remove it"
         ))
-    })
+    })?;
+    // Not tonic's own choice of roots: it fails where the machine has none.
+    let tls = ClientTlsConfig::new()
+        .trust_anchors(roots.roots)
+        .timeout(CONNECT_TIMEOUT);
+    endpoint.tls_config(tls).map_err(invalid)
 }
 
 /// A request with the metadata that every call carries (facts 2.1).

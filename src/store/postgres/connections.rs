@@ -86,12 +86,9 @@ impl Connections {
     async fn rested(&self) -> Option<Idle> {
         loop {
             let mut candidate = self.idle().pop()?;
-            if candidate.opened.elapsed() < MAX_AGE
-                && matches!(
-                    timeout(PING_LIMIT, candidate.connection.ping()).await,
-                    Ok(Ok(()))
-                )
-            {
+            if candidate.opened.elapsed() > MAX_AGE {
+                farewell(candidate.connection).await;
+            } else if let Ok(Ok(())) = timeout(PING_LIMIT, candidate.connection.ping()).await {
                 return Some(candidate);
             }
         }
@@ -114,14 +111,18 @@ impl Connections {
         self.permits.close();
         let rested = std::mem::take(&mut *self.idle());
         for idle in rested {
-            // A server that does not answer the farewell is left to notice the closed socket.
-            let _ = timeout(PING_LIMIT, idle.connection.close()).await;
+            farewell(idle.connection).await;
         }
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Closes a connection at rest; a server that does not take the message will notice the closed socket.
+async fn farewell(connection: PgConnection) {
+    let _ = timeout(PING_LIMIT, connection.close()).await;
 }
 
 /// A transaction. Dropped without a commit, its connection is closed, and the server rolls back.

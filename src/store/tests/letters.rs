@@ -101,7 +101,6 @@ pub(super) async fn filters_and_limits_choose_the_oldest_first(bed: &Bed) {
     bed.execute("update orgstream.dead_letter set state = 'discarded' where handler = 'mail'")
         .await;
     let some = |text: &str| Some(text.to_owned());
-    let filter = DeadLetterFilter::default();
     for (subscription, handler, reason, state, limit, expected) in [
         (
             None,
@@ -139,7 +138,6 @@ pub(super) async fn filters_and_limits_choose_the_oldest_first(bed: &Bed) {
             reason,
             state,
             limit,
-            ..filter.clone()
         };
         let found = store.dead_letters(&filter).await.unwrap();
         let records: Vec<_> = found

@@ -53,6 +53,25 @@ async fn a_database_that_hangs_is_given_up_in_time() {
 }
 
 #[tokio::test]
+async fn a_database_without_tls_is_refused_with_a_cure_unless_the_url_allows_it() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        // Eight bytes ask for TLS, one says no; whoever went on would send the user's name now.
+        let mut request = [0; 8];
+        socket.read_exact(&mut request).await.unwrap();
+        socket.write_all(b"N").await.unwrap();
+        socket.read(&mut request).await.unwrap_or(0)
+    });
+    let url = format!("postgres://u:hunter2@{address}/d?sslmode=require");
+    let error = open(&config(&url)).await.unwrap().ping().await.unwrap_err();
+    assert!(error.to_string().contains("sslmode=disable"), "{error}");
+    assert_eq!(server.await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_refused_login_says_so_without_the_password() {
     let Some(bed) = Bed::postgres().await else {
         return;

@@ -76,7 +76,7 @@ async fn a_store_in_memory_lasts_as_long_as_it_is_open() {
 }
 
 #[tokio::test]
-async fn a_commit_reaches_the_disk_before_the_call_returns() {
+async fn readers_beside_the_writer_find_a_file_in_write_ahead_mode() {
     let bed = Bed::sqlite();
     let store = bed.ready().await;
     take(&*store).await;
@@ -84,6 +84,27 @@ async fn a_commit_reaches_the_disk_before_the_call_returns() {
         .column("select journal_mode = 'wal' from pragma_journal_mode")
         .await;
     assert_eq!(mode, [1]);
+}
+
+#[tokio::test]
+async fn a_call_that_was_given_up_half_way_leaves_no_open_transaction() {
+    use sqlx::Connection;
+    let bed = Bed::sqlite();
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let mut other = sqlx::SqliteConnection::connect(&bed.url).await.unwrap();
+    let nothing = crate::store::Progress::default();
+    for _ in 0..5 {
+        let lock = other.begin_with("begin immediate").await.unwrap();
+        let call = store.save_progress(&lease, &nothing);
+        let given_up = tokio::time::timeout(std::time::Duration::from_millis(50), call).await;
+        assert!(given_up.is_err());
+        lock.rollback().await.unwrap();
+        store.save_progress(&lease, &nothing).await.unwrap();
+    }
+    // Nothing of ours keeps another process out.
+    let lock = other.begin_with("begin immediate").await.unwrap();
+    lock.rollback().await.unwrap();
 }
 
 #[tokio::test]

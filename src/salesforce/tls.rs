@@ -1,4 +1,4 @@
-//! Trust for HTTPS: the built-in roots, the machine's, and one more CA where the configuration names it.
+//! Trust for TLS: the built-in roots, the machine's, and one more CA where the configuration names it.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 /// Both the built-in and the machine's roots, so that it works in a container without CA files and behind
-/// a proxy whose CA the machine (or SSL_CERT_FILE) knows. The error names file and fault.
-pub(super) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
+/// a proxy whose CA the machine (or SSL_CERT_FILE) knows. The error names the file and its fault.
+pub(super) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
@@ -21,13 +21,16 @@ pub(super) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, Stri
                 .map_err(|error| format!("{}: {error}", path.display()))?;
         }
     }
+    Ok(roots)
+}
+
+/// A client's TLS settings with these roots.
+pub(super) fn client_config(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let config = ClientConfig::builder_with_provider(provider.into())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
+    Ok(ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
+        .with_no_client_auth())
 }
 
 /// The certificates of a PEM file; at least one.
@@ -53,12 +56,12 @@ mod tests {
 
     #[test]
     fn a_ca_file_must_exist_and_hold_a_certificate() {
-        let missing = client_config(Some(Path::new("no-such-ca.pem"))).unwrap_err();
+        let missing = roots(Some(Path::new("no-such-ca.pem"))).unwrap_err();
         assert!(missing.contains("no-such-ca.pem"), "{missing}");
 
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"not a certificate").unwrap();
-        let empty = client_config(Some(file.path())).unwrap_err();
+        let empty = roots(Some(file.path())).unwrap_err();
         assert!(empty.contains("holds no certificate"), "{empty}");
     }
 
@@ -67,7 +70,9 @@ mod tests {
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(own.cert.pem().as_bytes()).unwrap();
-        client_config(Some(file.path())).unwrap();
-        client_config(None).unwrap();
+        let with = roots(Some(file.path())).unwrap();
+        let without = roots(None).unwrap();
+        assert_eq!(with.len(), without.len() + 1);
+        client_config(with).unwrap();
     }
 }

@@ -1,1 +1,0 @@
-//! Behaviour on the wire.
