@@ -124,11 +124,12 @@ fn show(id: &SchemaId, topic: Option<&Topic>, text: &str, as_json: bool) -> Resu
         anyhow::anyhow!("schema {id} cannot be used: {error}; `--raw` prints what the org sent")
     })?;
     if as_json {
+        let fingerprint = schema.fingerprint();
         let shown = Shown {
             schema_id: id.as_str(),
             topic: topic.map(Topic::as_str),
             record_name: schema.record_name(),
-            fingerprint: schema.fingerprint().as_str(),
+            fingerprint: fingerprint.as_str(),
             schema: serde_json::from_str(text).map_err(anyhow::Error::from)?,
         };
         let line = serde_json::to_string(&shown).map_err(anyhow::Error::from)?;
