@@ -79,7 +79,7 @@ pub(super) fn router(org: SharedOrg) -> Router {
 
 async fn token(State(org): State<SharedOrg>, headers: HeaderMap, body: String) -> Response {
     let _ = org.ticket(Call::Token);
-    let fault = org.change(|state| state.faults.at_call(Call::Token, None));
+    let fault = org.state().faults.at_call(Call::Token, None);
     if let Some(fault) = fault
         && let Some(answer) = meet(&org, &fault).await
     {

@@ -138,6 +138,8 @@ pub async fn run(
         state: stream_state,
         observer: observer.clone(),
         stop: stop.clone(),
+        begun: false,
+        hole_open: false,
     };
     let decoder = Decoder {
         source: Arc::new(Source {

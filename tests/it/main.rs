@@ -12,5 +12,7 @@
 
 mod captured;
 mod kill;
+
+mod node_client;
 mod resume;
 mod support;

@@ -2,6 +2,7 @@
 //! and a bare HTTP client.
 
 mod admin;
+mod captured;
 mod faults;
 mod oauth;
 mod publish;
