@@ -139,7 +139,7 @@ async fn handlers(
                 }
             };
             match tokio::time::timeout(HANDLER_PATIENCE, handler.check()).await {
-                Ok(Ok(())) => report.ok(&what, &format!("{}, ready", config.kind))?,
+                Ok(Ok(())) => report.ok(&what, &format!("ready, of type {}", config.kind))?,
                 Ok(Err(why)) => report.failed(&what, &why, None)?,
                 Err(_) => {
                     let patience = HANDLER_PATIENCE.as_secs();

@@ -203,7 +203,7 @@ async fn show(store: &dyn Store, args: ShowArgs) -> Result<ExitCode, Failure> {
         shown["payload"] = BASE64_STANDARD.encode(payload).into();
         match &data {
             Ok(data) => {
-                shown["data"] = serde_json::from_str(data.get()).map_err(anyhow::Error::from)?
+                shown["data"] = serde_json::from_str(data.get()).map_err(anyhow::Error::from)?;
             }
             Err(why) => shown["data_error"] = why.as_str().into(),
         }

@@ -200,13 +200,17 @@ async fn topics(
     Ok(())
 }
 
-/// The answer came from no org: no code of the platform's, and a status that lost connections have.
+/// The answer came from no org: no code of the platform's, and a status that lost connections and other
+/// servers have.
 fn is_transport(error: &PubSubError) -> bool {
     matches!(
         error,
         PubSubError::Rpc {
             code: None,
-            status: tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Unknown,
+            status: tonic::Code::Unavailable
+                | tonic::Code::DeadlineExceeded
+                | tonic::Code::Unimplemented
+                | tonic::Code::Unknown,
             ..
         }
     )
