@@ -356,7 +356,7 @@ impl Reader {
     }
 
     /// The position is gone from the bus. Does what the configuration says, never anything else, and
-    /// records the hole before it moves.
+    /// records the hole before it moves, or although it does not.
     async fn reposition(&mut self, broken: &Break, backoff: &mut Backoff) -> Duration {
         let begin = match self.on_expired {
             OnExpiredReplayId::Earliest => ReplayFrom::Earliest,
@@ -364,6 +364,7 @@ impl Reader {
             OnExpiredReplayId::Stop => {
                 let pause = self.slowly(backoff);
                 self.blocked(broken, pause);
+                self.record_expiry().await;
                 return pause;
             }
         };
@@ -381,14 +382,18 @@ impl Reader {
             error = %broken,
             "the position is not on the bus any more: events after it may be lost, a hole is recorded"
         );
+        self.record_expiry().await;
+        self.resume.begin_again(begin);
+        backoff.next_pause()
+    }
+
+    async fn record_expiry(&mut self) {
         self.record_hole(
             "expired_replay_id",
             "the org does not know the stored replay ID any more: it left the retention window, or the \
              bus was reset",
         )
         .await;
-        self.resume.begin_again(begin);
-        backoff.next_pause()
     }
 
     fn slowly(&self, backoff: &mut Backoff) -> Duration {
@@ -448,6 +453,9 @@ impl Reader {
     }
 
     async fn record_hole(&mut self, reason: &str, explanation: &str) {
+        if !self.resume.begin_hole() {
+            return;
+        }
         let hole = Hole {
             kind: HoleKind::Lost,
             reason: reason.to_owned(),
