@@ -11,8 +11,9 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod captured;
+mod flow_control;
 mod kill;
-
 mod node_client;
 mod resume;
+mod stream;
 mod support;

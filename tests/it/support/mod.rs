@@ -2,6 +2,8 @@
 
 pub(crate) mod daemon;
 pub(crate) mod emulator;
+pub(crate) mod hook;
+pub(crate) mod peek;
 pub(crate) mod postgres;
 pub(crate) mod receiver;
 
@@ -11,6 +13,8 @@ use serde_json::{Value, json};
 
 pub(crate) use daemon::{Daemon, Store};
 pub(crate) use emulator::Emulator;
+pub(crate) use hook::{Hook, Reply};
+pub(crate) use peek::{LOG, configured, names, texts, webhook};
 pub(crate) use receiver::Receiver;
 
 /// How long anything may take that is expected to happen.
