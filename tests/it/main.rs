@@ -11,6 +11,7 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod captured;
+mod delivery;
 mod flow_control;
 mod kill;
 mod node_client;

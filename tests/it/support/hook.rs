@@ -72,6 +72,14 @@ impl Hook {
     pub(crate) async fn start(
         decide: impl Fn(&Value, usize) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::start_at(([127, 0, 0, 1], 0).into(), decide).await
+    }
+
+    /// As [`Hook::start`], at this address.
+    pub(crate) async fn start_at(
+        addr: SocketAddr,
+        decide: impl Fn(&Value, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let (gate, open) = watch::channel(true);
         let shared = Shared {
             came: Arc::default(),
@@ -80,7 +88,7 @@ impl Hook {
             decide: Arc::new(decide),
             open,
         };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let router = Router::new()
             .route("/", post(receive))

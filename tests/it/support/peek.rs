@@ -5,6 +5,7 @@ use std::sync::Arc;
 use orgstream::config::StoreConfig;
 use orgstream::store::{self, DeadLetterFilter, StoredDeadLetter, StoredHole, SubscriptionStatus};
 use serde_json::Value;
+use sqlx::Connection;
 
 use super::{Emulator, Store, eventually};
 
@@ -100,4 +101,17 @@ pub(crate) fn texts(events: &[Value], field: &str) -> Vec<String> {
         .iter()
         .map(|event| event["data"][field].as_str().unwrap_or("?").to_owned())
         .collect()
+}
+
+impl Store {
+    /// How many rows say that a handler has finished an event above the position; SQLite only.
+    pub(crate) async fn finished_ahead(&self) -> i64 {
+        let Ok(mut connection) = sqlx::SqliteConnection::connect(&self.url).await else {
+            return 0;
+        };
+        sqlx::query_scalar("select count(*) from finished_ahead")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap_or(0)
+    }
 }
