@@ -5,6 +5,7 @@ pub(crate) mod emulator;
 pub(crate) mod hook;
 pub(crate) mod peek;
 pub(crate) mod postgres;
+pub(crate) mod proxy;
 pub(crate) mod receiver;
 
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ pub(crate) use daemon::{Daemon, Store};
 pub(crate) use emulator::Emulator;
 pub(crate) use hook::{Hook, Reply};
 pub(crate) use peek::{LOG, configured, names, texts, webhook};
+pub(crate) use proxy::{Line, Proxy};
 pub(crate) use receiver::Receiver;
 
 /// How long anything may take that is expected to happen.
