@@ -10,7 +10,7 @@ use super::{
     Checks, HandlerConfig, OnExhausted, OnExpiredReplayId, Ordering, RetryConfig, Start,
     SubscriptionConfig, parse_bytes,
 };
-use crate::event::{Topic, TopicKind};
+use crate::event::{InvalidTopic, Topic, TopicKind};
 
 /// Longest name, in characters: what a Postgres identifier may have.
 const NAME_LENGTH: usize = 63;
@@ -110,7 +110,12 @@ fn read_one(section: Section<'_>, checks: &Checks<'_>) -> Option<Read> {
             Var::None,
             "give the topic to stream, for example /data/AccountChangeEvent or Order__e",
         )
-        .and_then(|given| section.accepted(&given, str::parse::<Topic>));
+        .and_then(|given| {
+            section.accepted(&given, |text| {
+                text.parse::<Topic>()
+                    .map_err(|_| format!("not a topic: {}", InvalidTopic::EXPECTED))
+            })
+        });
     let example = topic.as_ref().map_or("accounts".to_owned(), name_from);
     let why = format!("the position is kept under it; give one, for example \"{example}\"");
     let name = section

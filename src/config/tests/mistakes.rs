@@ -120,7 +120,7 @@ fn each_mistake_is_named_with_its_line_its_key_and_a_cure() {
         ),
         (
             subscription("").replace("Order__e", "/topic/X"),
-            &[(3, "subscription.topic", "is not a topic")],
+            &[(3, "subscription.topic", "`/topic/X`: not a topic: expected")],
         ),
         (
             subscription("").replace("\"a\"", "\"A b\""),
