@@ -62,8 +62,11 @@ async fn captured_events_come_out_of_the_log_handler_as_the_values_published_bes
         let path = schema.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
         if name.starts_with("AccountChangeEvent.") {
-            org.post("/schemas", &json!({"topic": ACCOUNTS, "schema": read(&path)}))
-                .await;
+            org.post(
+                "/schemas",
+                &json!({"topic": ACCOUNTS, "schema": read(&path)}),
+            )
+            .await;
         }
     }
     let mut decodable = Vec::new();
@@ -71,13 +74,21 @@ async fn captured_events_come_out_of_the_log_handler_as_the_values_published_bes
     let mut captures: Vec<_> = std::fs::read_dir(data.join("payloads"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("fetch_response."))
+        .filter(|path| {
+            path.file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with("fetch_response.")
+        })
         .collect();
     captures.sort();
     assert!(captures.len() >= 4, "{captures:?}");
     for capture in captures {
-        org.post("/captured", &json!({"topic": ACCOUNTS, "response": read(&capture)}))
-            .await;
+        org.post(
+            "/captured",
+            &json!({"topic": ACCOUNTS, "response": read(&capture)}),
+        )
+        .await;
         let name = capture.file_stem().unwrap().to_str().unwrap();
         let decoded = read(&data.join(format!("payloads/decoded/{name}.decoded.json")));
         for event in decoded.as_array().unwrap() {
@@ -104,7 +115,10 @@ async fn captured_events_come_out_of_the_log_handler_as_the_values_published_bes
         assert_eq!(event["eventuuid"], decoded["event_id"]);
         assert_eq!(
             event["dataschema"],
-            format!("urn:salesforce:avro:{}", decoded["schema_id"].as_str().unwrap())
+            format!(
+                "urn:salesforce:avro:{}",
+                decoded["schema_id"].as_str().unwrap()
+            )
         );
         assert_eq!(event["data"], expected(decoded), "{}", decoded["event_id"]);
     }

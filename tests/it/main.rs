@@ -10,7 +10,9 @@
 )]
 #![allow(missing_docs, reason = "tests")]
 
+mod bad_input;
 mod captured;
 mod kill;
+mod metrics;
 mod resume;
 mod support;

@@ -2,6 +2,7 @@
 
 pub(crate) mod daemon;
 pub(crate) mod emulator;
+pub(crate) mod metrics;
 pub(crate) mod postgres;
 pub(crate) mod receiver;
 
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 pub(crate) use daemon::{Daemon, Store};
 pub(crate) use emulator::Emulator;
+pub(crate) use metrics::Metrics;
 pub(crate) use receiver::Receiver;
 
 /// How long anything may take that is expected to happen.
