@@ -101,12 +101,11 @@ fn infer(section: &Section<'_>) -> Option<Flow> {
         found.retain(|(_, _, from_file)| *from_file);
     }
     let Some((_, first, _)) = found.first().copied() else {
-        section.missing(
+        section.problem(
             "auth",
-            Var::Salesforce,
             "there is nothing to sign in with: give private_key or private_key_file with client_id and username \
              (jwt), client_secret with client_id (client_credentials), refresh_token with client_id, or \
-             access_token with instance_url; each key can also be a SALESFORCE_… variable",
+             access_token with instance_url; each key can also be a variable, such as SALESFORCE_CLIENT_ID",
         );
         return None;
     };

@@ -111,10 +111,10 @@ fn read_one(section: Section<'_>, checks: &Checks<'_>) -> Option<Read> {
             "give the topic to stream, for example /data/AccountChangeEvent or Order__e",
         )
         .and_then(|given| {
-            section.accepted(&given, |text| {
-                text.parse::<Topic>()
-                    .map_err(|_| format!("not a topic: {}", InvalidTopic::EXPECTED))
-            })
+            // The error repeats the topic, which is no secret.
+            let noted =
+                |error: InvalidTopic| section.reader().problem(given.place, error.to_string());
+            given.text.parse::<Topic>().map_err(noted).ok()
         });
     let example = topic.as_ref().map_or("accounts".to_owned(), name_from);
     let why = format!("the position is kept under it; give one, for example \"{example}\"");

@@ -6,16 +6,13 @@ use std::sync::Arc;
 
 /// Text that is not a topic.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{given}` is not a topic: {}", Self::EXPECTED)]
+#[error(
+    "`{given}` is not a topic: expected /event/Name__e, /data/NameChangeEvent, /data/ChangeEvents, \
+     a channel such as /data/Name__chn, or one of the short forms Name__e and Account"
+)]
 pub struct InvalidTopic {
     /// What was given.
     pub given: String,
-}
-
-impl InvalidTopic {
-    /// What topics look like, for where the given text stands in the message already.
-    pub const EXPECTED: &str = "expected /event/Name__e, /data/NameChangeEvent, /data/ChangeEvents, a channel \
-        such as /data/Name__chn, or one of the short forms Name__e and Account";
 }
 
 /// What kind of stream a topic names (facts 7.1).

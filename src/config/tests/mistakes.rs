@@ -120,7 +120,7 @@ fn each_mistake_is_named_with_its_line_its_key_and_a_cure() {
         ),
         (
             subscription("").replace("Order__e", "/topic/X"),
-            &[(3, "subscription.topic", "`/topic/X`: not a topic: expected")],
+            &[(3, "subscription.topic", "is not a topic")],
         ),
         (
             subscription("").replace("\"a\"", "\"A b\""),
@@ -243,6 +243,21 @@ fn each_mistake_is_named_with_its_line_its_key_and_a_cure() {
             assert_eq!((line, key), (want_line, want_key), "{text}\n{error}");
             assert!(message.contains(part), "{text}\n{error}");
         }
+    }
+}
+
+#[test]
+fn with_nothing_to_sign_in_with_all_ways_are_named() {
+    let error = load_text(&subscription(""), &env(&[])).unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.problems().len(), 1, "{text}");
+    for part in [
+        "nothing to sign in with",
+        "jwt",
+        "client_credentials",
+        "refresh_token",
+    ] {
+        assert!(text.contains(part), "{text}");
     }
 }
 
