@@ -1,9 +1,20 @@
 //! The command line: one file for each command. Events and answers go to standard output, logs to
 //! standard error. Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration.
 
+mod check;
+mod config;
+mod connect;
+mod dead_letters;
+mod demo;
 mod emulator;
 mod migrate;
+mod output;
+mod publish;
 mod run;
+mod schema;
+mod status;
+mod tail;
+mod topics;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +23,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::RunError;
 use crate::config::ConfigError;
-use crate::telemetry;
+use crate::telemetry::{self, LogFilter, LogSettings};
 
 /// Streams a Salesforce org's Platform Events and Change Data Capture to your handlers.
 #[derive(Debug, Parser)]
@@ -30,10 +41,36 @@ struct Cli {
 enum Command {
     /// Run the daemon: every configured subscription
     Run,
+    /// Look for what is wrong with the configuration, the login, permissions, topics and the store, and
+    /// say how to mend it
+    Check(check::CheckArgs),
+    /// Show each subscription: state, owner, lag, position, parked events, holes
+    Status(status::StatusArgs),
+    /// See events that could not be handled or decoded, and why
+    DeadLetters(dead_letters::DeadLettersArgs),
+    /// Print events as they come; moves no position
+    Tail(tail::TailArgs),
+    /// Publish platform events
+    Publish(publish::PublishArgs),
+    /// Show what the org says about topics
+    Topics(topics::TopicsArgs),
+    /// Print the schema of a topic, or the schema of an ID
+    Schema(schema::SchemaArgs),
+    /// Print the effective configuration, secrets masked
+    Config(config::ConfigArgs),
     /// Create or update the store's tables
     Migrate,
-    /// Run a local org: Pub/Sub API, sign-in, and an admin API to publish and to cause trouble
-    Emulator(emulator::Arguments),
+    /// Run an org in memory: Pub/Sub API, OAuth, and an admin API to publish events and cause trouble
+    Emulator(Box<emulator::EmulatorArgs>),
+    /// See it all work: an org in memory, sample traffic and the daemon; needs nothing installed
+    Demo(demo::DemoArgs),
+}
+
+impl Command {
+    /// Commands that answer and end, or whose output a person watches: only warnings are worth a log line.
+    fn is_quiet(&self) -> bool {
+        !matches!(self, Self::Run | Self::Migrate | Self::Emulator(_))
+    }
 }
 
 /// What a command ends with.
@@ -42,6 +79,8 @@ pub(crate) enum Failure {
     Config(String),
     /// Exit code 1.
     Failed(anyhow::Error),
+    /// Nobody reads standard output any more, as after `| head`: done.
+    OutputClosed,
 }
 
 impl From<ConfigError> for Failure {
@@ -74,7 +113,7 @@ pub fn main() -> ExitCode {
     {
         return fail("TLS was set up twice");
     }
-    let _ = telemetry::init_from_env(); // fails only if an embedding program has set logs up already
+    init_logs(cli.command.is_quiet());
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -87,6 +126,7 @@ pub fn main() -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(code) => code,
+        Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(Failure::Config(text)) => {
             say(&text);
             ExitCode::from(ConfigError::EXIT_CODE)
@@ -99,8 +139,30 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     let config = cli.config.as_deref();
     match cli.command {
         Command::Run => run::run(config).await,
+        Command::Check(args) => check::run(config, args).await,
+        Command::Status(args) => status::run(config, args).await,
+        Command::DeadLetters(args) => dead_letters::run(config, args).await,
+        Command::Tail(args) => tail::run(config, args).await,
+        Command::Publish(args) => publish::run(config, args).await,
+        Command::Topics(args) => topics::run(config, args).await,
+        Command::Schema(args) => schema::run(config, args).await,
+        Command::Config(args) => config::run(config, args),
         Command::Migrate => migrate::run(config).await,
-        Command::Emulator(arguments) => emulator::run(arguments).await,
+        Command::Emulator(args) => emulator::run(*args).await,
+        Command::Demo(args) => demo::run(args).await,
+    }
+}
+
+/// Logs as the environment asks for them; without a word from it, a quiet command logs warnings only.
+fn init_logs(quiet: bool) {
+    let mut settings = LogSettings::from_env(|name| std::env::var(name).ok());
+    if quiet && settings.filter == LogFilter::default() {
+        settings.filter = LogFilter::warnings();
+    }
+    // Fails only if an embedding program has set logs up already.
+    let _ = telemetry::init(settings.format, settings.filter);
+    for problem in settings.problems {
+        tracing::warn!("{problem}");
     }
 }
 
@@ -113,4 +175,26 @@ fn fail(text: &str) -> ExitCode {
 #[expect(clippy::print_stderr, reason = "the one place that speaks to a person")]
 fn say(text: &str) {
     eprintln!("orgstream: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_that_takes_arguments_shows_an_example() {
+        for command in Cli::command().get_subcommands_mut() {
+            let name = command.get_name().to_owned();
+            let plain = ["run", "migrate"].contains(&name.as_str());
+            let help = command.render_long_help().to_string();
+            assert!(plain || help.contains("Example"), "{name}: {help}");
+        }
+    }
 }

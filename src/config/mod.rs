@@ -34,6 +34,7 @@ pub use duration::{parse_bytes, parse_duration};
 pub use env::{Env, ProcessEnv};
 pub use error::{ConfigError, Place, Problem};
 pub use load::{Loaded, Origin, Subscriptions, load, load_salesforce, load_store};
+pub(crate) use show::masked_url;
 pub use show::show;
 
 /// What the loader asks of parts it knows nothing about.

@@ -7,7 +7,8 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
@@ -16,6 +17,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 use super::config::App;
 use super::errors::Call;
@@ -74,12 +77,24 @@ pub(super) fn router(org: SharedOrg) -> Router {
         .route("/services/oauth2/token", post(token))
         .route("/services/oauth2/userinfo", get(userinfo).post(userinfo))
         .route("/services/oauth2/revoke", post(revoke))
+        .layer(map_response_with_state(org.clone(), dated))
         .with_state(org)
+}
+
+/// Answers tell the time by the org's clock, so that a client can see how far its own is off.
+async fn dated(State(org): State<SharedOrg>, mut response: Response) -> Response {
+    let now = OffsetDateTime::from(org.clock.now());
+    if let Ok(date) = now.format(&Rfc2822)
+        && let Ok(date) = HeaderValue::from_str(&date.replace("+0000", "GMT"))
+    {
+        response.headers_mut().insert(header::DATE, date);
+    }
+    response
 }
 
 async fn token(State(org): State<SharedOrg>, headers: HeaderMap, body: String) -> Response {
     let _ = org.ticket(Call::Token);
-    let fault = org.change(|state| state.faults.at_call(Call::Token, None));
+    let fault = org.state().faults.at_call(Call::Token, None);
     if let Some(fault) = fault
         && let Some(answer) = meet(&org, &fault).await
     {
@@ -344,12 +359,18 @@ fn random_text() -> String {
 }
 
 fn success(org: &Org, grant: Grant) -> Response {
+    let length = if org.state().settings.short_org_id {
+        15
+    } else {
+        18
+    };
+    let org_id = org.id.as_str().get(..length).unwrap_or_default();
     let mut body = json!({
         "access_token": grant.access_token,
         "signature": BASE64_STANDARD.encode(random_text()),
         "scope": "api openid refresh_token",
         "instance_url": org.instance_url,
-        "id": format!("{}/id/{}/{USER_ID}", org.login_url, org.id),
+        "id": format!("{}/id/{org_id}/{USER_ID}", org.login_url),
         "token_type": "Bearer",
         // Epoch milliseconds as text, whatever old pages say (facts 8.4).
         "issued_at": org.clock.now_ms().to_string(),

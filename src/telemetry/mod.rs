@@ -78,6 +78,13 @@ impl Default for LogFilter {
     }
 }
 
+impl LogFilter {
+    /// Warnings and errors only, for commands that answer and end.
+    pub fn warnings() -> Self {
+        Self(Targets::new().with_default(LevelFilter::WARN))
+    }
+}
+
 impl FromStr for LogFilter {
     type Err = InvalidFilter;
 

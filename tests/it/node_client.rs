@@ -13,6 +13,8 @@ use orgstream::emulator::{
 };
 use serde_json::{Value, json};
 
+use crate::support::{Daemon, Store};
+
 fn client_folder() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/node");
     let installed = folder.join("node_modules/salesforce-pubsub-api-client");
@@ -223,4 +225,52 @@ async fn what_it_publishes_is_on_the_bus_with_the_values_it_sent() {
     let (_, schema) = sample::SCHEMAS[3];
     let id = Schema::parse(schema).unwrap().fingerprint();
     assert_eq!(events[0]["schemaId"], id.as_str());
+}
+
+#[tokio::test]
+async fn what_it_publishes_the_daemon_receives_over_tls_and_signed_in_by_jwt() {
+    let Some(org) = Org::start().await else {
+        return;
+    };
+    let store = Store::sqlite();
+    let key_file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key_file.path(), &org.key.private_pem).unwrap();
+    let config = format!(
+        "[salesforce]\nlogin_url = \"{}\"\npubsub_endpoint = \"{}\"\nca_file = \"{}\"\nauth = \"jwt\"\n\
+         client_id = \"{DEFAULT_CLIENT_ID}\"\nusername = \"{DEFAULT_USERNAME}\"\nprivate_key_file = \"{}\"\n\
+         [store]\nurl = \"{}\"\n[[subscription]]\nname = \"orders\"\ntopic = \"Order__e\"\n\
+         start = \"earliest\"\n[[subscription.handler]]\nname = \"out\"\ntype = \"log\"\n",
+        org.emulator.login_url(),
+        org.emulator.pubsub_url(),
+        org.ca_file.path().display(),
+        key_file.path().display(),
+        store.url,
+    );
+    let mut daemon = Daemon::run(&config);
+    daemon.logged(&["stream open"]).await;
+    let order = json!({
+        "CreatedDate": 1_700_000_000_000_i64,
+        "CreatedById": "0055g000004emu1AAA",
+        "OrderNumber__c": {"string": "N-1"},
+        "Status__c": null,
+        "City__c": null,
+        "Amount__c": {"double": 12.5},
+        "Placed__c": null,
+        "Express__c": {"boolean": true},
+    });
+    let args = ["publish", sample::ORDERS, &order.to_string()];
+    let results = org.node(&args, &SECRET).await;
+    let events = daemon.handled(1).await;
+    assert_eq!(events[0]["eventuuid"], results[0]["correlationKey"]);
+    assert_eq!(
+        events[0]["data"],
+        json!({
+            "CreatedDate": 1_700_000_000_000_i64,
+            "CreatedById": "0055g000004emu1AAA",
+            "OrderNumber__c": "N-1",
+            "Amount__c": 12.5,
+            "Express__c": true,
+        })
+    );
+    assert_eq!(daemon.stop().await.1, 0);
 }

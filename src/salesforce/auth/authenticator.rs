@@ -50,6 +50,7 @@ impl fmt::Debug for Authenticator {
 
 struct Inner {
     flow: Flow,
+    login: Origin,
     http: LoginHttp,
     max_age: Duration,
     blocked_retry: BackoffConfig,
@@ -109,7 +110,7 @@ impl Authenticator {
             )
         })?;
         let http = LoginHttp::new(&login, config.ca_file.as_deref())?;
-        let flow = Flow::new(&config.auth, login, vault)?;
+        let flow = Flow::new(&config.auth, login.clone(), vault)?;
         // A ready token cannot be renewed.
         let max_age = match flow {
             Flow::AccessToken(_) => Duration::MAX,
@@ -118,6 +119,7 @@ impl Authenticator {
         Ok(Self {
             inner: Arc::new(Inner {
                 flow,
+                login,
                 http,
                 max_age,
                 blocked_retry: config.blocked_retry,
@@ -132,6 +134,19 @@ impl Authenticator {
     pub async fn sign_in_now(&self) -> Result<Arc<Session>, AuthError> {
         let sign_in = self.inner.begin(&mut self.inner.state());
         sign_in.await
+    }
+
+    /// By how many seconds this machine's clock is ahead of the login host's, below zero where it is
+    /// behind; `None` where the host does not tell the time. Signs nothing in. The error is
+    /// [`AuthError::Unavailable`]: the host cannot be reached.
+    pub async fn clock_ahead(&self) -> Result<Option<i64>, AuthError> {
+        let answer = self.inner.http.clock_ahead(&self.inner.login).await;
+        answer.map_err(|failure| failure.error)
+    }
+
+    /// How it signs in, in the words of the configuration: `jwt`, `client_credentials`, …
+    pub fn flow(&self) -> &'static str {
+        self.inner.flow.name()
     }
 }
 

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
+use super::TOKEN_PATH;
 use super::errors::{Failure, classify};
 use crate::salesforce::{Origin, tls};
 
@@ -101,6 +102,18 @@ impl LoginHttp {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(None),
             _ => Err(refusal(&host, &answer, None)),
         }
+    }
+
+    /// By how many seconds this machine's clock is ahead of the login host's, below zero where it is
+    /// behind, as the `Date` of an answer tells; `None` where it tells nothing.
+    pub(super) async fn clock_ahead(&self, login: &Origin) -> Result<Option<i64>, Failure> {
+        // Whatever the answer is: no host takes a sign-in by GET, but every one says what time it is.
+        let request: HttpRequest = http::Request::get(format!("{login}{TOKEN_PATH}"))
+            .body(Vec::new())
+            .map_err(|error| Failure::passing(format!("no request: {error}")))?;
+        let (_, answer) = self.send(request).await?;
+        let ours = OffsetDateTime::from(SystemTime::now());
+        Ok(date(&answer.headers).map(|theirs| (ours - theirs).whole_seconds()))
     }
 
     async fn send(&self, request: HttpRequest) -> Result<(String, Answer), Failure> {
@@ -210,10 +223,15 @@ fn not_json(host: &str, answer: &Answer) -> Failure {
     ))
 }
 
+/// When the server sent an answer, by its own clock.
+fn date(headers: &HeaderMap) -> Option<OffsetDateTime> {
+    let date = headers.get(header::DATE)?.to_str().ok()?;
+    OffsetDateTime::parse(date, &Rfc2822).ok()
+}
+
 /// A sentence on how far this machine's clock is from the server's, where that is more than a minute.
 fn clock_difference(headers: &HeaderMap, now: SystemTime) -> Option<String> {
-    let date = headers.get(header::DATE)?.to_str().ok()?;
-    let theirs = SystemTime::from(OffsetDateTime::parse(date, &Rfc2822).ok()?);
+    let theirs = SystemTime::from(date(headers)?);
     let (difference, direction) = match now.duration_since(theirs) {
         Ok(ahead) => (ahead, "ahead of"),
         Err(error) => (error.duration(), "behind"),

@@ -1,0 +1,185 @@
+//! The store: whether it opens, has its tables, and belongs to this org and these subscriptions.
+
+use std::sync::Arc;
+
+use secrecy::ExposeSecret as _;
+
+use super::finding::Report;
+use crate::cli::Failure;
+use crate::config::{StoreConfig, SubscriptionConfig, masked_url};
+use crate::event::OrgId;
+use crate::store::{self, Store, StoreError, SubscriptionStatus};
+
+const WHAT: &str = "store";
+
+/// A store that answers.
+pub(super) struct Opened {
+    pub(super) store: Arc<dyn Store>,
+    /// Its tables are there.
+    ready: bool,
+}
+
+/// Opens it and looks at its tables; `None` where it does not answer.
+pub(super) async fn open(
+    config: &StoreConfig,
+    report: &mut Report,
+) -> Result<Option<Opened>, Failure> {
+    let url = masked_url(config.url.expose_secret().trim());
+    let opened = async {
+        let store = store::open(config).await?;
+        let pending = store.pending_migrations().await?;
+        Ok::<_, StoreError>((store, pending))
+    };
+    match opened.await {
+        Ok((store, pending)) => {
+            let ready = pending.is_empty();
+            if ready {
+                report.ok(WHAT, &format!("{url}, tables up to date"))?;
+            } else {
+                let why = format!("{url} answers; its tables are missing or of an older version");
+                let cure = "Run `orgstream migrate`; `orgstream run` does it too";
+                report.warning(WHAT, &why, Some(cure))?;
+            }
+            Ok(Some(Opened { store, ready }))
+        }
+        Err(error) => {
+            let cure = matches!(error, StoreError::Unavailable(_)).then_some(
+                "See that the database runs and that `store.url` (DATABASE_URL) is right; `run` waits for it \
+                 and begins by itself",
+            );
+            report.failed(WHAT, &format!("{url}: {error}"), cure)?;
+            Ok(None)
+        }
+    }
+}
+
+/// Compares what the store holds with the org signed in to and the subscriptions configured.
+pub(super) async fn positions(
+    opened: &Opened,
+    org_id: &OrgId,
+    configured: &[SubscriptionConfig],
+    report: &mut Report,
+) -> Result<(), Failure> {
+    if !opened.ready || configured.is_empty() {
+        return Ok(());
+    }
+    const WHAT: &str = "positions";
+    let stored = match opened.store.subscriptions().await {
+        Ok(stored) => stored,
+        Err(error) => return report.failed(WHAT, &error.to_string(), None),
+    };
+    let faults = faults(&stored, org_id, configured);
+    for fault in &faults {
+        report.failed(WHAT, &fault.to_string(), None)?;
+    }
+    if faults.is_empty() {
+        let count = stored
+            .iter()
+            .filter(|one| configured.iter().any(|wanted| wanted.name == one.key.name))
+            .count();
+        let total = configured.len();
+        let why = match (count, total) {
+            (0, _) => "none yet; each subscription begins where its `start` says".to_owned(),
+            _ => format!("{count} of {total} subscriptions are in the store"),
+        };
+        report.ok(WHAT, &why)?;
+    }
+    Ok(())
+}
+
+/// What `run` would refuse (design 3.1, rule 4).
+fn faults(
+    stored: &[SubscriptionStatus],
+    org_id: &OrgId,
+    configured: &[SubscriptionConfig],
+) -> Vec<StoreError> {
+    if let Some(other) = stored.iter().find(|one| one.key.org_id != *org_id) {
+        return vec![StoreError::OtherOrg {
+            stored: other.key.org_id.clone(),
+            given: org_id.clone(),
+        }];
+    }
+    let is_configured = |name: &str| configured.iter().any(|wanted| wanted.name == name);
+    let fault = |wanted: &SubscriptionConfig| {
+        let named = stored.iter().find(|one| one.key.name == wanted.name);
+        if let Some(one) = named {
+            return (one.key.topic != wanted.topic).then(|| StoreError::TopicChanged {
+                name: wanted.name.clone(),
+                stored: one.key.topic.to_string(),
+                given: wanted.topic.to_string(),
+            });
+        }
+        let old = stored
+            .iter()
+            .find(|one| one.key.topic == wanted.topic && !is_configured(&one.key.name));
+        old.filter(|_| !wanted.start_is_explicit)
+            .map(|one| StoreError::RenameSuspected {
+                name: wanted.name.clone(),
+                old: one.key.name.clone(),
+                topic: wanted.topic.to_string(),
+            })
+    };
+    configured.iter().filter_map(fault).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::SubscriptionKey;
+
+    const ORG: &str = "00D5g000004emu1EAA";
+
+    fn stored(name: &str, topic: &str) -> SubscriptionStatus {
+        SubscriptionStatus {
+            key: SubscriptionKey {
+                org_id: OrgId::parse(ORG).unwrap(),
+                name: name.into(),
+                topic: topic.parse().unwrap(),
+            },
+            state: "live".into(),
+            detail: None,
+            state_at: None,
+            holder: None,
+            epoch: 1,
+            position: None,
+            position_at: None,
+            caught_up_at: None,
+            received: 0,
+            finished: 0,
+            parked: 0,
+            holes: 0,
+        }
+    }
+
+    fn found(stored: &[SubscriptionStatus], org: &str, name: &str, topic: &str) -> Vec<StoreError> {
+        let wanted = SubscriptionConfig::new(name, topic.parse().unwrap());
+        faults(stored, &OrgId::parse(org).unwrap(), &[wanted])
+    }
+
+    #[test]
+    fn what_run_would_refuse_is_found() {
+        let rows = [stored("orders", "Order__e")];
+        assert!(found(&rows, ORG, "orders", "Order__e").is_empty());
+        assert!(found(&rows, ORG, "accounts", "Account").is_empty());
+        assert!(matches!(
+            found(&rows, "00D58000000arpqEAA", "orders", "Order__e")[..],
+            [StoreError::OtherOrg { .. }]
+        ));
+        assert!(matches!(
+            found(&rows, ORG, "orders", "Account")[..],
+            [StoreError::TopicChanged { .. }]
+        ));
+        assert!(matches!(
+            found(&rows, ORG, "sales", "Order__e")[..],
+            [StoreError::RenameSuspected { .. }]
+        ));
+    }
+
+    #[test]
+    fn a_new_name_that_says_where_to_begin_is_no_rename() {
+        let mut wanted = SubscriptionConfig::new("sales", "Order__e".parse().unwrap());
+        wanted.start_is_explicit = true;
+        let org = OrgId::parse(ORG).unwrap();
+        assert!(faults(&[stored("orders", "Order__e")], &org, &[wanted]).is_empty());
+    }
+}

@@ -1,0 +1,358 @@
+//! `orgstream dead-letters`: events that could not be handled or decoded.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use clap::{Args, Subcommand};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::Failure;
+use super::connect::{self, JsonFlag, read};
+use super::output::{NONE, Table, age, indented, note, one_line, print, print_json, print_line};
+use crate::avro::Schema;
+use crate::config::{self, ProcessEnv};
+use crate::event::rfc3339;
+use crate::store::{DeadLetterFilter, Store, StoredDeadLetter};
+
+/// Most of an error that the list shows.
+const LISTED_ERROR: usize = 60;
+
+/// See events that could not be handled or decoded, and why.
+///
+/// A parked event is kept with its bytes, schema ID, replay ID, error and attempts until a person decides
+/// on it. Later events of the same records wait behind it.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  orgstream dead-letters list\n  orgstream dead-letters list --subscription accounts --reason undecodable\n  orgstream dead-letters show 7"
+)]
+pub(super) struct DeadLettersArgs {
+    #[command(subcommand)]
+    command: DeadLettersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DeadLettersCommand {
+    /// List parked events, oldest first
+    List(ListArgs),
+    /// Show one parked event with its payload
+    Show(ShowArgs),
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Only of this subscription
+    #[arg(long, value_name = "NAME")]
+    subscription: Option<String>,
+    /// Only what this handler could not handle
+    #[arg(long, value_name = "NAME")]
+    handler: Option<String>,
+    /// Only for this reason: rejected, exhausted, undecodable, schema_refused, schema_unavailable or
+    /// parked_behind
+    #[arg(long)]
+    reason: Option<String>,
+    /// Only in this state: open, handled, discarded or any
+    #[arg(long, default_value = "open")]
+    state: String,
+    /// At most so many
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    #[command(flatten)]
+    output: JsonFlag,
+}
+
+#[derive(Debug, Args)]
+struct ShowArgs {
+    /// Its number, as `dead-letters list` shows it
+    id: i64,
+    /// Print the payload's bytes in base64 and nothing else
+    #[arg(long, conflicts_with = "json")]
+    raw: bool,
+    #[command(flatten)]
+    output: JsonFlag,
+}
+
+pub(super) async fn run(path: Option<&Path>, args: DeadLettersArgs) -> Result<ExitCode, Failure> {
+    let config = config::load_store(path, &ProcessEnv)?;
+    let store = connect::store(&config).await?;
+    let done = match args.command {
+        DeadLettersCommand::List(args) => list(store.as_ref(), args).await,
+        DeadLettersCommand::Show(args) => show(store.as_ref(), args).await,
+    };
+    store.close().await;
+    done
+}
+
+async fn list(store: &dyn Store, args: ListArgs) -> Result<ExitCode, Failure> {
+    // One more than asked for, to know whether there are more.
+    let filter = DeadLetterFilter {
+        subscription: args.subscription,
+        handler: args.handler,
+        reason: args.reason,
+        state: (args.state != "any").then_some(args.state),
+        limit: args.limit.saturating_add(1),
+    };
+    let mut letters = read(store.dead_letters(&filter).await)?;
+    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    let more = letters.len() > limit;
+    letters.truncate(limit);
+    if args.output.json {
+        let shown: Vec<Value> = letters.iter().map(summary).collect();
+        print_json(&shown)?;
+    } else if letters.is_empty() {
+        note("no parked events");
+    } else {
+        print(&table(&letters, SystemTime::now()))?;
+    }
+    if more {
+        note(&format!(
+            "there are more than these {limit}; `--limit` shows more"
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(letters: &[StoredDeadLetter], now: SystemTime) -> String {
+    let mut table = Table::new([
+        "ID",
+        "PARKED",
+        "SUBSCRIPTION",
+        "HANDLER",
+        "REASON",
+        "STATE",
+        "ATTEMPTS",
+        "EVENT",
+        "ERROR",
+    ]);
+    for stored in letters {
+        let letter = &stored.letter;
+        let mut error: String = letter.error.chars().take(LISTED_ERROR).collect();
+        if error.len() < letter.error.len() {
+            error.push('…');
+        }
+        table.row([
+            stored.id.to_string(),
+            format!("{} ago", age(Some(stored.parked_at), now)),
+            stored.subscription.clone(),
+            letter.handler.clone().unwrap_or_else(|| NONE.to_owned()),
+            letter.reason.clone(),
+            stored.state.clone(),
+            letter.attempts.to_string(),
+            event_name(stored),
+            error,
+        ]);
+    }
+    table.text()
+}
+
+/// What it is about: the first record, else the kind of event, else the publisher's ID.
+fn event_name(stored: &StoredDeadLetter) -> String {
+    let letter = &stored.letter;
+    let more = letter.record_ids.len().saturating_sub(1);
+    match (letter.record_ids.first(), &letter.record_name) {
+        (Some(record), _) if more > 0 => format!("{record} +{more}"),
+        (Some(record), _) => record.clone(),
+        (None, Some(name)) => name.clone(),
+        (None, None) => letter.event_uuid.clone(),
+    }
+}
+
+/// Everything but the payload.
+fn summary(stored: &StoredDeadLetter) -> Value {
+    let letter = &stored.letter;
+    json!({
+        "id": stored.id,
+        "subscription": stored.subscription,
+        "topic": stored.topic,
+        "handler": letter.handler,
+        "reason": letter.reason,
+        "state": stored.state,
+        "error": letter.error,
+        "attempts": letter.attempts,
+        "parked_at": rfc3339(stored.parked_at),
+        "received_at": rfc3339(letter.received_at),
+        "event_id": letter.identity.as_str(),
+        "event_uuid": letter.event_uuid,
+        "replay_id": letter.replay_id.as_ref().map(ToString::to_string),
+        "schema_id": letter.schema_id.as_str(),
+        "record_name": letter.record_name,
+        "record_ids": letter.record_ids,
+        "payload_bytes": letter.payload.len(),
+    })
+}
+
+async fn show(store: &dyn Store, args: ShowArgs) -> Result<ExitCode, Failure> {
+    let id = args.id;
+    let Some(stored) = read(store.dead_letter(id).await)? else {
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "there is no parked event {id}; `orgstream dead-letters list --state any` shows all"
+        )));
+    };
+    let payload = &stored.letter.payload;
+    if args.raw {
+        print_line(&BASE64_STANDARD.encode(payload))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let schema = read(store.load_schema(&stored.letter.schema_id).await)?;
+    let data = decoded(schema.as_deref(), payload);
+    if args.output.json {
+        let mut shown = summary(&stored);
+        shown["payload"] = BASE64_STANDARD.encode(payload).into();
+        match &data {
+            Ok(data) => {
+                shown["data"] = serde_json::from_str(data.get()).map_err(anyhow::Error::from)?;
+            }
+            Err(why) => shown["data_error"] = why.as_str().into(),
+        }
+        print_json(&shown)?;
+    } else {
+        print(&details(&stored))?;
+        match &data {
+            Ok(data) => print_line(&format!("\n{}", indented(data.get())))?,
+            Err(why) => print(&format!("\nnot decoded: {why}\n\n{}", hex_lines(payload)))?,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The payload as handlers would see it in `data`, or why it cannot be shown so.
+fn decoded(schema: Option<&str>, payload: &[u8]) -> Result<Box<RawValue>, String> {
+    let text = schema.ok_or("the store does not have its schema")?;
+    let schema = Schema::parse(text).map_err(|error| error.to_string())?;
+    let decoded = schema
+        .decode(payload)
+        .map_err(|failure| failure.error.to_string())?;
+    serde_json::from_slice(&decoded.data).map_err(|error| error.to_string())
+}
+
+fn details(stored: &StoredDeadLetter) -> String {
+    let letter = &stored.letter;
+    let none = || NONE.to_owned();
+    let rows = [
+        ("parked event", format!("{} ({})", stored.id, stored.state)),
+        ("subscription", stored.subscription.clone()),
+        ("topic", stored.topic.clone()),
+        ("handler", letter.handler.clone().unwrap_or_else(none)),
+        ("reason", letter.reason.clone()),
+        ("error", letter.error.clone()),
+        ("attempts", letter.attempts.to_string()),
+        ("received", rfc3339(letter.received_at)),
+        ("parked", rfc3339(stored.parked_at)),
+        ("event ID", letter.identity.to_string()),
+        ("event UUID", letter.event_uuid.clone()),
+        (
+            "replay ID",
+            letter
+                .replay_id
+                .as_ref()
+                .map_or_else(none, ToString::to_string),
+        ),
+        ("schema ID", letter.schema_id.to_string()),
+        (
+            "record name",
+            letter.record_name.clone().unwrap_or_else(none),
+        ),
+        (
+            "records",
+            if letter.record_ids.is_empty() {
+                none()
+            } else {
+                letter.record_ids.join(", ")
+            },
+        ),
+        ("payload", format!("{} bytes", letter.payload.len())),
+    ];
+    rows.iter()
+        .map(|(name, value)| format!("{name:<13} {}\n", one_line(value)))
+        .collect()
+}
+
+/// Bytes as `hexdump -C` would show them: offset, 16 bytes, their ASCII.
+fn hex_lines(bytes: &[u8]) -> String {
+    let line = |(number, chunk): (usize, &[u8])| {
+        let digits: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
+        let ascii: String = chunk
+            .iter()
+            .map(|byte| match byte {
+                b' '..=b'~' => char::from(*byte),
+                _ => '.',
+            })
+            .collect();
+        format!("{:08x}  {:<47}  {ascii}\n", number * 16, digits.join(" "))
+    };
+    bytes.chunks(16).enumerate().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::{EventIdentity, SchemaId};
+    use crate::store::DeadLetter;
+
+    fn stored() -> StoredDeadLetter {
+        StoredDeadLetter {
+            id: 7,
+            subscription: "orders".into(),
+            topic: "/event/Order__e".into(),
+            state: "open".into(),
+            parked_at: SystemTime::UNIX_EPOCH,
+            letter: DeadLetter {
+                identity: EventIdentity::from_stored("u:1"),
+                handler: None,
+                reason: "undecodable".into(),
+                error: "é".repeat(100),
+                attempts: 0,
+                event_uuid: "u".into(),
+                replay_id: None,
+                schema_id: SchemaId::new("s"),
+                payload: Bytes::from_static(b"\x02A\x00 and more than a line"),
+                record_ids: Vec::new(),
+                record_name: None,
+                received_at: SystemTime::UNIX_EPOCH,
+            },
+        }
+    }
+
+    #[test]
+    fn the_list_cuts_errors_and_names_the_event_by_what_is_known() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
+        let text = table(&[stored()], now);
+        assert!(text.contains("5 s ago  orders        -"), "{text}");
+        assert!(
+            text.contains(&format!("{}…", "é".repeat(LISTED_ERROR))),
+            "{text}"
+        );
+        let mut one = stored();
+        assert_eq!(event_name(&one), "u");
+        one.letter.record_name = Some("Order__e".into());
+        assert_eq!(event_name(&one), "Order__e");
+        one.letter.record_ids = vec!["001A".into(), "001B".into()];
+        assert_eq!(event_name(&one), "001A +1");
+    }
+
+    #[test]
+    fn a_payload_is_decoded_where_its_schema_is_known_and_else_says_why() {
+        let schema = r#"{"type":"record","name":"X","fields":[{"name":"A","type":"string"}]}"#;
+        let data = decoded(Some(schema), b"\x02a").unwrap();
+        assert_eq!(data.get(), r#"{"A":"a"}"#);
+        let error = decoded(Some(schema), b"\x09").unwrap_err();
+        assert!(error.contains("field A"), "{error}");
+        assert!(decoded(None, b"").unwrap_err().contains("schema"));
+    }
+
+    #[test]
+    fn bytes_are_shown_sixteen_a_line() {
+        assert_eq!(
+            hex_lines(&stored().letter.payload),
+            "00000000  02 41 00 20 61 6e 64 20 6d 6f 72 65 20 74 68 61  .A. and more tha\n\
+             00000010  6e 20 61 20 6c 69 6e 65                          n a line\n"
+        );
+    }
+}

@@ -1,0 +1,245 @@
+//! `orgstream status`: each subscription, as the store knows it.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::Failure;
+use super::connect::{self, JsonFlag, read};
+use super::output::{NONE, Table, age, note, one_line, print, print_json, since};
+use crate::config::{self, ProcessEnv};
+use crate::event::rfc3339;
+use crate::store::SubscriptionStatus;
+
+/// Show each subscription: state, owner, lag, position, parked events, holes.
+///
+/// Reads the store, where the daemon writes about once a second while something happens; it works
+/// whether or not a daemon runs.
+///
+/// STATE is connecting, live, paused, reconnecting, blocked or stopped. OWNER is the start of the
+/// process's random ID. LAG is the time since the stream was last live with nothing unfinished; on a
+/// quiet topic it grows until the next keepalive, some minutes at most, so a lag that keeps growing means
+/// that the daemon is behind or gone. POSITION is the replay ID up to which every event is finished, AGE
+/// the time since it was written.
+///
+/// Exits with 1 if anything needs a person: a blocked subscription, a parked event, or a hole that nobody
+/// has acknowledged.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  orgstream status\n  orgstream status --json")]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    output: JsonFlag,
+}
+
+/// A subscription, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Shown {
+    name: String,
+    topic: String,
+    org_id: String,
+    state: String,
+    detail: Option<String>,
+    state_at: Option<String>,
+    owner: Option<String>,
+    epoch: i64,
+    lag_seconds: Option<f64>,
+    position: Option<String>,
+    position_at: Option<String>,
+    caught_up_at: Option<String>,
+    received: u64,
+    finished: u64,
+    parked: u64,
+    holes: u64,
+    needs_a_person: bool,
+}
+
+pub(super) async fn run(path: Option<&Path>, args: StatusArgs) -> Result<ExitCode, Failure> {
+    let config = config::load_store(path, &ProcessEnv)?;
+    let store = connect::store(&config).await?;
+    let subscriptions = store.subscriptions().await;
+    store.close().await;
+    let subscriptions = read(subscriptions)?;
+    let now = SystemTime::now();
+    if args.output.json {
+        let shown: Vec<Shown> = subscriptions.iter().map(|one| shown(one, now)).collect();
+        print_json(&shown)?;
+    } else if subscriptions.is_empty() {
+        note("the store knows no subscription yet: `orgstream run` makes them");
+    } else {
+        print(&table(&subscriptions, now))?;
+        for line in subscriptions.iter().flat_map(advice) {
+            note(&line);
+        }
+    }
+    let needed = subscriptions.iter().any(needs_a_person);
+    Ok(ExitCode::from(u8::from(needed)))
+}
+
+fn needs_a_person(one: &SubscriptionStatus) -> bool {
+    one.state == "blocked" || one.parked > 0 || one.holes > 0
+}
+
+fn shown(one: &SubscriptionStatus, now: SystemTime) -> Shown {
+    Shown {
+        name: one.key.name.clone(),
+        topic: one.key.topic.to_string(),
+        org_id: one.key.org_id.to_string(),
+        state: one.state.clone(),
+        detail: one.detail.clone(),
+        state_at: one.state_at.map(rfc3339),
+        owner: one.holder.clone(),
+        epoch: one.epoch,
+        lag_seconds: one.caught_up_at.map(|then| since(then, now).as_secs_f64()),
+        position: one.position.as_ref().map(ToString::to_string),
+        position_at: one.position_at.map(rfc3339),
+        caught_up_at: one.caught_up_at.map(rfc3339),
+        received: one.received,
+        finished: one.finished,
+        parked: one.parked,
+        holes: one.holes,
+        needs_a_person: needs_a_person(one),
+    }
+}
+
+fn table(subscriptions: &[SubscriptionStatus], now: SystemTime) -> String {
+    let mut table = Table::new([
+        "NAME", "TOPIC", "STATE", "OWNER", "LAG", "POSITION", "AGE", "RECEIVED", "FINISHED",
+        "PARKED", "HOLES",
+    ]);
+    for one in subscriptions {
+        let owner = one.holder.as_deref().unwrap_or(NONE);
+        table.row([
+            one.key.name.clone(),
+            one.key.topic.to_string(),
+            one.state.clone(),
+            owner.chars().take(8).collect(),
+            age(one.caught_up_at, now),
+            one.position
+                .as_ref()
+                .map_or_else(|| NONE.to_owned(), ToString::to_string),
+            age(one.position_at, now),
+            one.received.to_string(),
+            one.finished.to_string(),
+            one.parked.to_string(),
+            one.holes.to_string(),
+        ]);
+    }
+    table.text()
+}
+
+/// What to say below the table: why a stream is not live, and where to look for what is counted.
+fn advice(one: &SubscriptionStatus) -> Vec<String> {
+    let name = &one.key.name;
+    let mut lines = Vec::new();
+    if let Some(detail) = &one.detail {
+        lines.push(format!("{name} is {}: {}", one.state, one_line(detail)));
+    }
+    if one.parked > 0 {
+        lines.push(format!(
+            "{name}: {} parked; see `orgstream dead-letters list --subscription {name}`",
+            events(one.parked)
+        ));
+    }
+    if one.holes > 0 {
+        let (count, noun) = (one.holes, if one.holes == 1 { "hole" } else { "holes" });
+        lines.push(format!(
+            "{name}: {count} {noun}, where events were not seen or came without their content; see the \
+             table `hole` in the store"
+        ));
+    }
+    lines
+}
+
+fn events(count: u64) -> String {
+    match count {
+        1 => "1 event".to_owned(),
+        _ => format!("{count} events"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::event::OrgId;
+    use crate::store::SubscriptionKey;
+
+    fn status() -> SubscriptionStatus {
+        SubscriptionStatus {
+            key: SubscriptionKey {
+                org_id: OrgId::parse("00D5g000004emu1EAA").unwrap(),
+                name: "orders".into(),
+                topic: "Order__e".parse().unwrap(),
+            },
+            state: "live".into(),
+            detail: None,
+            state_at: None,
+            holder: Some("0f9d5c1e-1111-4222-8333-444455556666".into()),
+            epoch: 3,
+            position: Some("00000000001204450000".parse().unwrap()),
+            position_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(90)),
+            caught_up_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(95)),
+            received: 12,
+            finished: 11,
+            parked: 0,
+            holes: 0,
+        }
+    }
+
+    #[test]
+    fn a_subscription_is_one_line() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        let text = table(&[status()], now);
+        let line: Vec<&str> = text.lines().nth(1).unwrap().split("  ").collect();
+        let cells: Vec<&str> = line
+            .iter()
+            .map(|cell| cell.trim())
+            .filter(|cell| !cell.is_empty())
+            .collect();
+        assert_eq!(
+            cells,
+            [
+                "orders",
+                "/event/Order__e",
+                "live",
+                "0f9d5c1e",
+                "5 s",
+                "00000000001204450000",
+                "10 s",
+                "12",
+                "11",
+                "0",
+                "0"
+            ]
+        );
+        assert_eq!(shown(&status(), now).lag_seconds, Some(5.0));
+    }
+
+    #[test]
+    fn blocked_parked_and_holes_need_a_person_and_say_where_to_look() {
+        assert!(!needs_a_person(&status()));
+        assert!(advice(&status()).is_empty());
+        let blocked = SubscriptionStatus {
+            state: "blocked".into(),
+            detail: Some("sign-in refused".into()),
+            ..status()
+        };
+        assert!(needs_a_person(&blocked));
+        assert_eq!(advice(&blocked), ["orders is blocked: sign-in refused"]);
+        let parked = SubscriptionStatus {
+            parked: 1,
+            holes: 2,
+            ..status()
+        };
+        assert!(needs_a_person(&parked));
+        let lines = advice(&parked);
+        assert!(
+            lines[0].contains("1 event parked") && lines[1].contains("2 holes"),
+            "{lines:?}"
+        );
+    }
+}
