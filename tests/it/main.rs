@@ -12,6 +12,7 @@
 
 mod bad_input;
 mod captured;
+mod chaos;
 mod database;
 mod delivery;
 mod flow_control;
