@@ -277,12 +277,16 @@ async fn tell(store: StoreConfig, progress: Arc<Progress>, stop: CancellationTok
 }
 
 fn one_status(one: &SubscriptionStatus) -> String {
-    let lag = age(one.caught_up_at, SystemTime::now());
+    // The store's view of the lag: it is written with the position, so it is a second or more behind.
+    let caught_up = match one.caught_up_at {
+        Some(then) => format!("caught up {} ago", age(Some(then), SystemTime::now())),
+        None => "not caught up yet".to_owned(),
+    };
     let parked = match one.parked {
         0 => String::new(),
         parked => format!(", {parked} parked"),
     };
-    format!("{} {}, lag {lag}{parked}", one.key.name, one.state)
+    format!("{} {}, {caught_up}{parked}", one.key.name, one.state)
 }
 
 /// What the store says; nothing where it does not answer, for these are words by the way.

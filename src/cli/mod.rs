@@ -41,8 +41,7 @@ struct Cli {
 enum Command {
     /// Run the daemon: every configured subscription
     Run,
-    /// Look for what is wrong with the configuration, the login, permissions, topics and the store, and
-    /// say how to mend it
+    /// Look for what is wrong, from configuration to permissions, and say how to mend it
     Check(check::CheckArgs),
     /// Show each subscription: state, owner, lag, position, parked events, holes
     Status(status::StatusArgs),
@@ -60,9 +59,9 @@ enum Command {
     Config(config::ConfigArgs),
     /// Create or update the store's tables
     Migrate,
-    /// Run an org in memory: Pub/Sub API, OAuth, and an admin API to publish events and cause trouble
+    /// Run an org in memory, to try things against
     Emulator(Box<emulator::EmulatorArgs>),
-    /// See it all work: an org in memory, sample traffic and the daemon; needs nothing installed
+    /// See it all work: an org in memory, sample traffic and the daemon
     Demo(demo::DemoArgs),
 }
 
