@@ -359,12 +359,18 @@ fn random_text() -> String {
 }
 
 fn success(org: &Org, grant: Grant) -> Response {
+    let length = if org.state().settings.short_org_id {
+        15
+    } else {
+        18
+    };
+    let org_id = org.id.as_str().get(..length).unwrap_or_default();
     let mut body = json!({
         "access_token": grant.access_token,
         "signature": BASE64_STANDARD.encode(random_text()),
         "scope": "api openid refresh_token",
         "instance_url": org.instance_url,
-        "id": format!("{}/id/{}/{USER_ID}", org.login_url, org.id),
+        "id": format!("{}/id/{org_id}/{USER_ID}", org.login_url),
         "token_type": "Bearer",
         // Epoch milliseconds as text, whatever old pages say (facts 8.4).
         "issued_at": org.clock.now_ms().to_string(),

@@ -139,7 +139,6 @@ pub async fn run(
         observer: observer.clone(),
         stop: stop.clone(),
         begun: false,
-        hole_open: false,
     };
     let decoder = Decoder {
         source: Arc::new(Source {

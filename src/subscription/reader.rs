@@ -106,8 +106,6 @@ pub(super) struct Reader {
     pub(super) stop: CancellationToken,
     /// The org said that the topic is there and may be read; a start at LATEST is recorded.
     pub(super) begun: bool,
-    /// A hole is recorded whose end is not known yet.
-    pub(super) hole_open: bool,
 }
 
 /// Where the reader is. Losing the stream never loses the position.
@@ -284,7 +282,6 @@ impl Reader {
                 .iter()
                 .find_map(|event| event.replay_id.clone())
                 .or_else(|| batch.latest_replay_id.clone());
-            self.hole_open = false;
             self.close_holes(end);
         }
         let mut arrivals = Vec::with_capacity(batch.events.len().max(1));
@@ -359,7 +356,7 @@ impl Reader {
     }
 
     /// The position is gone from the bus. Does what the configuration says, never anything else, and
-    /// records the hole before it moves.
+    /// records the hole before it moves, or although it does not.
     async fn reposition(&mut self, broken: &Break, backoff: &mut Backoff) -> Duration {
         let begin = match self.on_expired {
             OnExpiredReplayId::Earliest => ReplayFrom::Earliest,
@@ -367,6 +364,7 @@ impl Reader {
             OnExpiredReplayId::Stop => {
                 let pause = slowly(backoff, &self.salesforce.blocked_retry);
                 self.blocked(broken, pause);
+                self.record_expiry().await;
                 return pause;
             }
         };
@@ -384,14 +382,18 @@ impl Reader {
             error = %broken,
             "the position is not on the bus any more: events after it may be lost, a hole is recorded"
         );
+        self.record_expiry().await;
+        self.resume.begin_again(begin);
+        backoff.next_pause()
+    }
+
+    async fn record_expiry(&mut self) {
         self.record_hole(
             "expired_replay_id",
             "the org does not know the stored replay ID any more: it left the retention window, or the \
              bus was reset",
         )
         .await;
-        self.resume.begin_again(begin);
-        backoff.next_pause()
     }
 
     /// The session was refused: nobody shall use it again.
@@ -446,7 +448,7 @@ impl Reader {
 
     /// One row for each lost position, however often the stream breaks before it is found again.
     async fn record_hole(&mut self, reason: &str, explanation: &str) {
-        if std::mem::replace(&mut self.hole_open, true) {
+        if !self.resume.begin_hole() {
             return;
         }
         let hole = Hole {

@@ -11,8 +11,13 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod captured;
+mod database;
+mod delivery;
+mod flow_control;
 mod kill;
-
 mod node_client;
 mod resume;
+mod schemas;
+mod shutdown;
+mod stream;
 mod support;

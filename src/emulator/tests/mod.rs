@@ -3,6 +3,7 @@
 
 mod admin;
 mod captured;
+mod change_events;
 mod faults;
 mod oauth;
 mod publish;
