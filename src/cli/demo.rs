@@ -34,9 +34,9 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Quiet topics move their positions every few seconds instead of every two minutes.
 const KEEPALIVE_MS: u64 = 5_000;
 
-/// See it all work: an org in memory, sample traffic and the daemon; needs nothing installed.
+/// See it all work: an org in memory, sample traffic and the daemon.
 ///
-/// Starts the emulator, lets a small business happen in it (accounts and contacts change, orders come in),
+/// Needs nothing installed. Starts the emulator, lets a small business happen in it (accounts and contacts change, orders come in),
 /// and runs the daemon against it: three subscriptions with the `log` handler, positions in SQLite in a
 /// temporary folder that is removed at the end. Events go to standard output, one CloudEvents JSON line
 /// each; on a terminal, standard error tells what is happening. Ctrl-C ends it.

@@ -37,31 +37,22 @@ struct Cli {
     command: Command,
 }
 
+// A command's help is the documentation of its arguments.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon: every configured subscription
     Run,
-    /// Look for what is wrong, from configuration to permissions, and say how to mend it
     Check(check::CheckArgs),
-    /// Show each subscription: state, owner, lag, position, parked events, holes
     Status(status::StatusArgs),
-    /// See events that could not be handled or decoded, and why
     DeadLetters(dead_letters::DeadLettersArgs),
-    /// Print events as they come; moves no position
     Tail(tail::TailArgs),
-    /// Publish platform events
     Publish(publish::PublishArgs),
-    /// Show what the org says about topics
     Topics(topics::TopicsArgs),
-    /// Print the schema of a topic, or the schema of an ID
     Schema(schema::SchemaArgs),
-    /// Print the effective configuration, secrets masked
     Config(config::ConfigArgs),
     /// Create or update the store's tables
     Migrate,
-    /// Run an org in memory, to try things against
     Emulator(Box<emulator::EmulatorArgs>),
-    /// See it all work: an org in memory, sample traffic and the daemon
     Demo(demo::DemoArgs),
 }
 
@@ -194,6 +185,10 @@ mod tests {
             let plain = ["run", "migrate"].contains(&name.as_str());
             let help = command.render_long_help().to_string();
             assert!(plain || help.contains("Example"), "{name}: {help}");
+            // The paragraphs of its documentation, not the first line alone.
+            let about = command.get_long_about().map(ToString::to_string);
+            let about = about.unwrap_or_default();
+            assert!(plain || about.contains("\n\n"), "{name}: {about}");
         }
     }
 }
