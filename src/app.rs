@@ -37,12 +37,12 @@ pub enum RunError {
     #[error("{0}")]
     OtherOrg(StoreError),
     /// A task of ours panicked.
-    #[error("a task of subscription `{subscription}` ended by a bug: {source}")]
+    #[error("a task of subscription `{subscription}` ended by a bug: {reason}")]
     Bug {
         /// Which subscription.
         subscription: String,
-        /// What the task said.
-        source: tokio::task::JoinError,
+        /// What the task said. In the text, so not also a cause: causes are printed after it.
+        reason: tokio::task::JoinError,
     },
 }
 
@@ -420,13 +420,13 @@ async fn run_subscriptions(
                 );
                 continue;
             }
-            Ok((subscription, Err(source))) => RunError::Bug {
+            Ok((subscription, Err(reason))) => RunError::Bug {
                 subscription,
-                source,
+                reason,
             },
-            Err(source) => RunError::Bug {
+            Err(reason) => RunError::Bug {
                 subscription: "?".to_owned(),
-                source,
+                reason,
             },
         };
         error!(error = %bug, "stopping");

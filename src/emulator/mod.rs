@@ -71,15 +71,15 @@ const STOP_LIMIT: Duration = Duration::from_secs(2);
 pub enum EmulatorError {
     /// A listener could not be had.
     #[error(
-        "cannot listen on {address} for the {what}: {source}; choose another port, or 0 for a free one"
+        "cannot listen on {address} for the {what}: {reason}; choose another port, or 0 for a free one"
     )]
     Listen {
         /// Which of the three.
         what: &'static str,
         /// As asked for.
         address: SocketAddr,
-        /// Why.
-        source: io::Error,
+        /// Why. In the text, so not also a cause: causes are printed after it.
+        reason: io::Error,
     },
     /// Certificates could not be made or used.
     #[error("cannot set up TLS: {0}")]
@@ -176,10 +176,10 @@ struct Bound {
 
 async fn listen(what: &'static str, host: IpAddr, port: u16) -> Result<Bound, EmulatorError> {
     let address = SocketAddr::new(host, port);
-    let failed = |source| EmulatorError::Listen {
+    let failed = |reason| EmulatorError::Listen {
         what,
         address,
-        source,
+        reason,
     };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;

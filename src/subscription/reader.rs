@@ -285,11 +285,11 @@ impl Reader {
             self.close_holes(end);
         }
         let mut arrivals = Vec::with_capacity(batch.events.len().max(1));
-        if batch.events.is_empty() {
-            if let Some(id) = batch.latest_replay_id {
-                self.resume.saw_keepalive(&id);
-                arrivals.push(Arrival::Keepalive(id));
-            }
+        if batch.events.is_empty()
+            && let Some(id) = batch.latest_replay_id
+        {
+            self.resume.saw_keepalive(&id);
+            arrivals.push(Arrival::Keepalive(id));
         }
         for mut raw in batch.events {
             // A copy: a slice would keep its whole response alive for as long as one event waits.

@@ -84,10 +84,10 @@ impl Resume {
         let Some(id) = replay_id else { return };
         if !self.channel {
             self.complete = Some(id.clone());
-        } else if self.incomplete.as_ref() != Some(id) {
-            if let Some(done) = self.incomplete.replace(id.clone()) {
-                self.complete = Some(done);
-            }
+        } else if self.incomplete.as_ref() != Some(id)
+            && let Some(done) = self.incomplete.replace(id.clone())
+        {
+            self.complete = Some(done);
         }
     }
 

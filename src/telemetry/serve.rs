@@ -28,14 +28,14 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub enum ServeError {
     /// The address cannot be listened on: most often another process has the port.
     #[error(
-        "cannot serve metrics on {addr}: {source}; set ORGSTREAM_METRICS_ADDR to an address and port \
+        "cannot serve metrics on {addr}: {reason}; set ORGSTREAM_METRICS_ADDR to an address and port \
          that are free"
     )]
     Listen {
         /// The address asked for.
         addr: SocketAddr,
-        /// What the operating system says.
-        source: io::Error,
+        /// What the operating system says. In the text, so not also a cause: causes are printed after it.
+        reason: io::Error,
     },
     /// Something else in this process already records metrics.
     #[error("cannot record metrics: {reason}")]
@@ -81,7 +81,7 @@ impl Drop for MetricsServer {
 ///
 /// The port is taken, or another recorder is installed.
 pub async fn serve(addr: SocketAddr) -> Result<MetricsServer, ServeError> {
-    let listen = |source| ServeError::Listen { addr, source };
+    let listen = |reason| ServeError::Listen { addr, reason };
     let listener = TcpListener::bind(addr).await.map_err(listen)?;
     let addr = listener.local_addr().map_err(listen)?;
     let handle = recorder()?;

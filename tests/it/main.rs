@@ -10,11 +10,13 @@
 )]
 #![allow(missing_docs, reason = "tests")]
 
+mod bad_input;
 mod captured;
 mod database;
 mod delivery;
 mod flow_control;
 mod kill;
+mod metrics;
 mod node_client;
 mod resume;
 mod schemas;

@@ -71,6 +71,12 @@ impl Daemon {
         Self::command(&["run"], config, &BTreeMap::new())
     }
 
+    /// `orgstream run` with further variables.
+    pub(crate) fn run_with(config: &str, env: &[(&'static str, &str)]) -> Self {
+        let env = env.iter().map(|(k, v)| (*k, (*v).to_owned())).collect();
+        Self::command(&["run"], config, &env)
+    }
+
     /// Any command, with this configuration text (none where it is empty) and these variables alone.
     pub(crate) fn command(args: &[&str], config: &str, env: &BTreeMap<&str, String>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_orgstream"));
@@ -128,6 +134,11 @@ impl Daemon {
             .iter()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
+    }
+
+    /// Lines on standard output.
+    pub(crate) fn out(&self) -> Vec<String> {
+        self.out.all()
     }
 
     /// Lines on standard error.

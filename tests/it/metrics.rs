@@ -1,0 +1,210 @@
+//! What the metrics say while things happen.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::metrics::METRICS;
+use crate::support::{Daemon, Emulator, Metrics, Receiver, Store, account_update, record};
+
+const ACCOUNTS: &str = "/data/AccountChangeEvent";
+const OURS: (&str, &str) = ("subscription", "accounts");
+
+fn config(org: &Emulator, store: &Store, handler: &str) -> String {
+    format!(
+        "{}\n[store]\nurl = \"{}\"\n[[subscription]]\nname = \"accounts\"\ntopic = \"{ACCOUNTS}\"\n\
+         start = \"earliest\"\n[[subscription.handler]]\nname = \"out\"\n{handler}\n",
+        org.salesforce(),
+        store.url
+    )
+}
+
+fn webhook(url: &str) -> String {
+    format!(
+        "type = \"webhook\"\nurl = \"{url}\"\nretry = {{ initial = \"20ms\", max = \"100ms\" }}"
+    )
+}
+
+#[tokio::test]
+async fn events_are_counted_from_their_arrival_to_their_end() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    // Every third event is refused for good.
+    let receiver = Receiver::start(|_, event| {
+        if event["data"]["Name"].as_str().unwrap().starts_with("bad") {
+            422
+        } else {
+            200
+        }
+    })
+    .await;
+    let daemon = Daemon::run_with(&config(&org, &store, &webhook(&receiver.url())), &[METRICS]);
+    let metrics = Metrics::of(&daemon).await;
+    metrics.state("accounts", "live").await;
+    let events: Vec<_> = (0..6)
+        .map(|i| {
+            let name = if i % 3 == 0 { "bad" } else { "good" };
+            account_update(&record(i), name)
+        })
+        .collect();
+    org.publish(ACCOUNTS, &events).await;
+    let handled = [OURS, ("outcome", "handled")];
+    let parked = [OURS, ("outcome", "parked")];
+    metrics
+        .until("orgstream_events_finished_total", &handled, |n| n == 4.0)
+        .await;
+    metrics
+        .until("orgstream_events_finished_total", &parked, |n| n == 2.0)
+        .await;
+    assert_eq!(
+        metrics
+            .value("orgstream_events_received_total", &[OURS])
+            .await,
+        Some(6.0)
+    );
+    let by_handler = [OURS, ("handler", "out"), ("reason", "rejected")];
+    assert_eq!(
+        metrics
+            .value("orgstream_events_parked_total", &by_handler)
+            .await,
+        Some(2.0)
+    );
+    metrics
+        .until("orgstream_in_flight_events", &[OURS], |n| n == 0.0)
+        .await;
+    metrics
+        .until("orgstream_lag_seconds", &[OURS], |n| n == 0.0)
+        .await;
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn lag_grows_while_a_webhook_is_down_and_falls_to_zero_after() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let up = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_up = up.clone();
+    let receiver = Receiver::start(move |_, _| {
+        if is_up.load(std::sync::atomic::Ordering::SeqCst) {
+            200
+        } else {
+            503
+        }
+    })
+    .await;
+    let daemon = Daemon::run_with(&config(&org, &store, &webhook(&receiver.url())), &[METRICS]);
+    let metrics = Metrics::of(&daemon).await;
+    org.publish(ACCOUNTS, &[account_update(&record(1), "one")])
+        .await;
+    let lag = metrics
+        .until("orgstream_lag_seconds", &[OURS], |lag| lag > 0.5)
+        .await;
+    metrics
+        .until("orgstream_lag_seconds", &[OURS], |now| now > lag + 0.5)
+        .await;
+    metrics
+        .until("orgstream_handler_retries_total", &[OURS], |n| n >= 2.0)
+        .await;
+    assert_eq!(
+        metrics
+            .value("orgstream_events_parked_total", &[OURS])
+            .await,
+        None,
+        "a handler that is down parks nothing"
+    );
+    up.store(true, std::sync::atomic::Ordering::SeqCst);
+    receiver.accepts(1).await;
+    metrics
+        .until("orgstream_lag_seconds", &[OURS], |lag| lag == 0.0)
+        .await;
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn the_state_follows_the_stream_and_reconnects_are_counted_by_reason() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let daemon = Daemon::run_with(&config(&org, &store, "type = \"log\""), &[METRICS]);
+    let metrics = Metrics::of(&daemon).await;
+    metrics.state("accounts", "live").await;
+    let reconnects = |reason: &'static str| [OURS, ("reason", reason)];
+    assert_eq!(
+        metrics.value("orgstream_reconnects_total", &[OURS]).await,
+        None
+    );
+
+    org.fault(json!({"rpc": "Subscribe", "kind": "end", "times": 1}))
+        .await;
+    metrics
+        .until("orgstream_reconnects_total", &reconnects("ended"), |n| {
+            n == 1.0
+        })
+        .await;
+    metrics.state("accounts", "live").await;
+    org.fault(json!({"rpc": "Subscribe", "kind": "error", "code": "service.unavailable"}))
+        .await;
+    org.post("/connections/drop", &json!({})).await;
+    metrics
+        .until(
+            "orgstream_reconnects_total",
+            &reconnects("unavailable"),
+            |n| n >= 2.0,
+        )
+        .await;
+    metrics.state("accounts", "reconnecting").await;
+    // One state at a time.
+    assert_eq!(
+        metrics.value("orgstream_stream_state", &[OURS]).await,
+        Some(1.0)
+    );
+    // While the stream is not live, lag counts from when it last was.
+    metrics
+        .until("orgstream_lag_seconds", &[OURS], |lag| lag > 0.5)
+        .await;
+    org.clear_faults().await;
+    metrics.state("accounts", "live").await;
+    metrics
+        .until("orgstream_lag_seconds", &[OURS], |lag| lag == 0.0)
+        .await;
+    let credits = metrics
+        .until("orgstream_credits_outstanding", &[OURS], |n| n > 0.0)
+        .await;
+    assert!(credits <= 100.0);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(
+        metrics.value("orgstream_stream_state", &[OURS]).await,
+        Some(1.0)
+    );
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_decoded_is_counted_and_the_rest_goes_on() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let mut daemon = Daemon::run_with(&config(&org, &store, "type = \"log\""), &[METRICS]);
+    let metrics = Metrics::of(&daemon).await;
+    metrics.state("accounts", "live").await;
+    org.fault(json!({"rpc": "Subscribe", "kind": "corrupt_payload", "times": 1}))
+        .await;
+    org.publish(
+        ACCOUNTS,
+        &[
+            account_update(&record(1), "broken"),
+            account_update(&record(2), "whole"),
+        ],
+    )
+    .await;
+    daemon.handled(1).await;
+    metrics
+        .until("orgstream_decode_failures_total", &[OURS], |n| n == 1.0)
+        .await;
+    metrics
+        .until(
+            "orgstream_events_parked_total",
+            &[OURS, ("reason", "undecodable")],
+            |n| n == 1.0,
+        )
+        .await;
+    assert_eq!(daemon.stop().await.1, 0);
+}
