@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::app::RunError;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Env as _, ProcessEnv};
 use crate::telemetry::{self, LogFilter, LogSettings};
 
 /// Streams a Salesforce org's Platform Events and Change Data Capture to your handlers.
@@ -145,8 +145,9 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 
 /// Logs as the environment asks for them; without a word from it, a quiet command logs warnings only.
 fn init_logs(quiet: bool) {
-    let mut settings = LogSettings::from_env(|name| std::env::var(name).ok());
-    if quiet && settings.filter == LogFilter::default() {
+    let mut settings = LogSettings::from_env(|name| ProcessEnv.raw(name));
+    let asked = ["ORGSTREAM_LOG", "RUST_LOG"].map(|name| ProcessEnv.var(name));
+    if quiet && asked.iter().all(Option::is_none) {
         settings.filter = LogFilter::warnings();
     }
     // Fails only if an embedding program has set logs up already.

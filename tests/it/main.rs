@@ -12,6 +12,7 @@
 
 mod bad_input;
 mod captured;
+mod commands;
 mod database;
 mod delivery;
 mod flow_control;
