@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use crate::avro::{SchemaCache, SchemaShelf, SchemaSource, SchemaUnavailable};
 use crate::config::{
     BackoffConfig, Checks, Config, ConfigError, Env, HandlerConfig, HandlerProblem, Loaded,
-    SalesforceConfig, Subscriptions,
+    MAX_HANDLERS, SalesforceConfig, Subscriptions,
 };
 use crate::event::SchemaId;
 use crate::handler::{Handler, HandlerConfigError, Registry};
@@ -218,6 +218,12 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let mut handlers = Vec::new();
     for subscription in &config.subscriptions {
+        if subscription.handlers.len() > MAX_HANDLERS {
+            return Err(RunError::Config(format!(
+                "subscription `{}` has more than {MAX_HANDLERS} handlers",
+                subscription.name
+            )));
+        }
         let built: Result<Vec<Arc<dyn Handler>>, _> = subscription
             .handlers
             .iter()

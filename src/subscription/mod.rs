@@ -40,7 +40,6 @@ use crate::salesforce::pubsub::PubSub;
 use crate::store::{Hole, HoleKind, Lease, Store, StoreError, SubscriptionKey, TakenOver};
 
 pub use state::State;
-pub use tracker::MAX_HANDLERS;
 
 pub(crate) use backoff::pause;
 
