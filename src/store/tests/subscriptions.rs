@@ -119,10 +119,7 @@ pub(super) async fn a_large_set_finished_ahead_is_written_and_emptied(bed: &Bed)
             finished_ahead: set[range.clone()].to_vec(),
             ..Progress::default()
         };
-        let begun = Instant::now();
         store.save_progress(&lease, &progress).await.unwrap();
-        // Comparing every pair would take far longer.
-        assert!(begun.elapsed() < Duration::from_secs(5), "{range:?}");
         let count = "select count(*) from orgstream.finished_ahead";
         assert_eq!(bed.column::<i64>(count).await, [range.len() as i64]);
     }
