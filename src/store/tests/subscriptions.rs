@@ -1,6 +1,6 @@
 //! Taking over, progress, fencing, status.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::bed::{Bed, hole, key, letter, now, org, replay, take};
 use crate::event::{EventIdentity, OrgId};
