@@ -15,9 +15,15 @@ const LOCK: i64 = 0x6f72_6773_7472_6561;
 
 /// Versions and checksums that ran; empty where there is no such table.
 async fn applied(conn: &mut PgConnection) -> Result<Vec<(i64, String)>, StoreError> {
-    let exists: bool = sql::query_scalar("select to_regclass('orgstream.migration') is not null")
-        .fetch_one(&mut *conn)
-        .await?;
+    // Read from the catalogue's tables: `to_regclass` may answer from what this session remembers, which
+    // the migration that we have just waited for would have made wrong.
+    let exists: bool = sql::query_scalar(
+        "select exists (select from pg_catalog.pg_class c \
+                        join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
+                        where n.nspname = 'orgstream' and c.relname = 'migration')",
+    )
+    .fetch_one(&mut *conn)
+    .await?;
     if !exists {
         return Ok(Vec::new());
     }
