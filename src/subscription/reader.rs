@@ -282,6 +282,9 @@ impl Reader {
                 .iter()
                 .find_map(|event| event.replay_id.clone())
                 .or_else(|| batch.latest_replay_id.clone());
+            if self.resume.from() == ReplayFrom::Latest && !batch.events.is_empty() {
+                self.mark_first(end.clone());
+            }
             self.close_holes(end);
         }
         let mut arrivals = Vec::with_capacity(batch.events.len().max(1));
@@ -476,6 +479,20 @@ impl Reader {
             super::persist(&store, &lease, &stop, "end a hole", |store, lease| {
                 let end = end.clone();
                 async move { store.close_holes(&lease, &end).await }
+            })
+            .await;
+        });
+    }
+
+    /// A stream that began at LATEST has brought its first event. Until that is finished there is no
+    /// position, and a restart would begin at LATEST again; from now on it resumes after this one.
+    fn mark_first(&self, first: Option<ReplayId>) {
+        let Some(first) = first else { return };
+        let (store, lease, stop) = (self.store.clone(), self.lease.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            super::persist(&store, &lease, &stop, "record the start", |store, lease| {
+                let first = first.clone();
+                async move { store.mark_first(&lease, &first).await }
             })
             .await;
         });
