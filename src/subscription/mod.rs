@@ -23,6 +23,7 @@ mod resume;
 mod state;
 mod tracker;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::avro::SchemaCache;
-use crate::config::{BackoffConfig, SalesforceConfig, SubscriptionConfig};
+use crate::config::{BackoffConfig, SalesforceConfig, Start, SubscriptionConfig};
 use crate::event::{OrgId, ReplayId, Source};
 use crate::handler::Handler;
 use crate::salesforce::auth::TokenSource;
@@ -113,13 +114,14 @@ pub async fn run(
     };
     // Its own, so that losing this subscription stops no other.
     let stop = stop.child_token();
+    let observer = Observer::new(&config.name);
     let mut resume_after = taken.position;
-    if taken.begun_without_position && config.start == crate::config::Start::Latest {
+    if taken.begun_without_position && config.start == Start::Latest {
+        observer.hole("lost");
         record_lost_start(&shared, &taken.lease, taken.begun_with.as_ref(), &stop).await;
         // Never LATEST again once something has come.
         resume_after = taken.begun_with;
     }
-    let observer = Observer::new(&config.name);
     let in_flight = Arc::new(InFlight::new(
         config.max_in_flight,
         config.max_in_flight_bytes,
@@ -154,8 +156,10 @@ pub async fn run(
         key: config.key.clone(),
         schema_wait: config.schema_wait,
         schemas: shared.schemas.clone(),
+        in_flight: in_flight.clone(),
         observer: observer.clone(),
         stop: stop.clone(),
+        missing: HashMap::new(),
     };
     let runs = config.handlers.iter().enumerate().map(|(index, handler)| {
         let limits = handlers[index].batch_limits();
@@ -251,7 +255,10 @@ async fn record_lost_start(
     stop: &CancellationToken,
 ) {
     let explanation = match first {
-        None => "an earlier run began at LATEST and ended before its first response",
+        None => {
+            "an earlier run began at LATEST and ended before it had a position: what was published from \
+             then until this run's first response was perhaps not handled"
+        }
         Some(_) => {
             "an earlier run began at LATEST and ended before the first event it received was finished: \
              that event, at the end of this hole, is not delivered again, and all after it are"

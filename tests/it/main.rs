@@ -13,6 +13,7 @@
 mod bad_input;
 mod captured;
 mod chaos;
+mod commands;
 mod database;
 mod delivery;
 mod flow_control;
