@@ -7,7 +7,8 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
@@ -16,6 +17,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 use super::config::App;
 use super::errors::Call;
@@ -74,7 +77,19 @@ pub(super) fn router(org: SharedOrg) -> Router {
         .route("/services/oauth2/token", post(token))
         .route("/services/oauth2/userinfo", get(userinfo).post(userinfo))
         .route("/services/oauth2/revoke", post(revoke))
+        .layer(map_response_with_state(org.clone(), dated))
         .with_state(org)
+}
+
+/// The time of an answer is the org's: clients measure their own clock by it.
+async fn dated(State(org): State<SharedOrg>, mut answer: Response) -> Response {
+    // HTTP writes RFC 2822's times with GMT for the zone.
+    let now = OffsetDateTime::from(org.clock.now()).format(&Rfc2822);
+    let date = now.ok().map(|now| now.replace("+0000", "GMT"));
+    if let Some(Ok(date)) = date.map(HeaderValue::try_from) {
+        answer.headers_mut().insert(header::DATE, date);
+    }
+    answer
 }
 
 async fn token(State(org): State<SharedOrg>, headers: HeaderMap, body: String) -> Response {

@@ -468,7 +468,7 @@ impl Delivery {
         self.show_state();
     }
 
-    /// The stream's state, unless a handler has stopped the subscription.
+    /// The stream's state, unless a handler has stopped the subscription, or the store takes nothing.
     fn show_state(&mut self) {
         let stopped = self.runs.iter().find_map(HandlerRun::stopped);
         let state = match stopped {
@@ -478,6 +478,13 @@ impl Delivery {
             None => self.stream_state.borrow().clone(),
         };
         self.position.show(&state);
+        // Not for the store itself: by the time it could take this, it is over.
+        let state = match (self.position.failing(), state) {
+            (Some(why), State::Live) => State::Blocked {
+                detail: format!("events are handled, but the position cannot be stored: {why}"),
+            },
+            (_, state) => state,
+        };
         self.shown_state.send_if_modified(|shown| {
             let changed = *shown != state;
             *shown = state;

@@ -24,6 +24,9 @@ const STORE_RETRY: BackoffConfig = BackoffConfig {
     max: Duration::from_secs(15),
 };
 
+/// Failed writes in a row after which people are told: one may be a restart of the database.
+const FAILURES_TO_TELL: u32 = 2;
+
 /// How a write ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Written {
@@ -54,6 +57,8 @@ pub(super) struct Position {
     write: Option<Write>,
     taken: Taken,
     backoff: Backoff,
+    /// Why the last write failed, once several have in a row.
+    failing: Option<String>,
 }
 
 /// What a write under way carries.
@@ -85,6 +90,7 @@ impl Position {
             write: None,
             taken: Taken::default(),
             backoff: Backoff::new(STORE_RETRY),
+            failing: None,
         }
     }
 
@@ -109,6 +115,11 @@ impl Position {
             self.state = Some(state.clone());
             self.state_moved = true;
         }
+    }
+
+    /// Why nothing can be stored, where that is so for more than a moment.
+    pub(super) fn failing(&self) -> Option<&str> {
+        self.failing.as_deref()
     }
 
     /// Begins a write, if something moved and it is time.
@@ -226,6 +237,7 @@ impl Position {
                     );
                 }
                 self.backoff.reset();
+                self.failing = None;
                 if let Some(position) = self.taken.position.take() {
                     self.written = Some(position);
                 }
@@ -239,6 +251,9 @@ impl Position {
             Err(error) => {
                 metrics::position_written("failed");
                 let pause = self.backoff.next_pause();
+                if self.backoff.failures() >= FAILURES_TO_TELL {
+                    self.failing = Some(error.to_string());
+                }
                 warn!(
                     subscription = self.lease.key.name,
                     error = %error,

@@ -11,8 +11,11 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod bad_input;
+mod blocked;
 mod captured;
+mod commands;
 mod kill;
 mod metrics;
 mod resume;
+mod sign_in;
 mod support;

@@ -4,6 +4,7 @@ pub(crate) mod daemon;
 pub(crate) mod emulator;
 pub(crate) mod metrics;
 pub(crate) mod postgres;
+pub(crate) mod proxy;
 pub(crate) mod receiver;
 
 use std::time::{Duration, Instant};
