@@ -108,9 +108,7 @@ async fn list(store: &dyn Store, args: ListArgs) -> Result<ExitCode, Failure> {
         print(&table(&letters, SystemTime::now()))?;
     }
     if more {
-        note(&format!(
-            "there are more than these {limit}; `--limit` shows more"
-        ));
+        note("more are parked; `--limit` shows them");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -203,7 +201,7 @@ async fn show(store: &dyn Store, args: ShowArgs) -> Result<ExitCode, Failure> {
         shown["payload"] = BASE64_STANDARD.encode(payload).into();
         match &data {
             Ok(data) => {
-                shown["data"] = serde_json::from_str(data.get()).map_err(anyhow::Error::from)?
+                shown["data"] = serde_json::from_str(data.get()).map_err(anyhow::Error::from)?;
             }
             Err(why) => shown["data_error"] = why.as_str().into(),
         }

@@ -7,14 +7,18 @@ use std::process::ExitCode;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tonic::Code;
 
 use super::Failure;
 use super::connect::{self, call_failure};
-use super::output::{indented, note, print_json, print_line};
+use super::output::{indented, note, print_line};
 use crate::app::Org;
 use crate::avro::Schema;
 use crate::event::{SchemaId, Topic};
+use crate::salesforce::pubsub::PubSubError;
 
 /// Print the schema of a topic, or the schema of an ID.
 ///
@@ -35,6 +39,17 @@ pub(super) struct SchemaArgs {
     /// Print a JSON object with the schema, its ID and its record name
     #[arg(long)]
     json: bool,
+}
+
+/// A schema, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    schema_id: &'a str,
+    topic: Option<&'a str>,
+    record_name: &'a str,
+    fingerprint: &'a str,
+    /// As it came: the order of keys and the digits of defaults are part of a schema.
+    schema: &'a RawValue,
 }
 
 /// Whose schema.
@@ -66,11 +81,16 @@ pub(super) async fn run(path: Option<&Path>, args: SchemaArgs) -> Result<ExitCod
         Wanted::Id(id) => id.clone(),
         Wanted::Topic(topic) => newest(&org, topic).await?,
     };
-    let text = org
-        .bus
-        .schema(&id)
-        .await
-        .map_err(|error| call_failure(&error))?;
+    let text = org.bus.schema(&id).await.map_err(|error| match error {
+        PubSubError::Rpc {
+            status: Code::NotFound | Code::InvalidArgument,
+            ..
+        } => Failure::Failed(anyhow::anyhow!(
+            "this org has no schema {id}: copy the ID as `orgstream topics` or an event's `dataschema` shows it, \
+             and see that the login is for the same org"
+        )),
+        other => call_failure(&other),
+    })?;
     let topic = match &args.wanted {
         Wanted::Topic(topic) => Some(topic),
         Wanted::Id(_) => None,
@@ -104,16 +124,16 @@ fn show(id: &SchemaId, topic: Option<&Topic>, text: &str, as_json: bool) -> Resu
         anyhow::anyhow!("schema {id} cannot be used: {error}; `--raw` prints what the org sent")
     })?;
     if as_json {
-        // As it came: the order of keys and the digits of defaults are part of a schema.
-        let raw: &serde_json::value::RawValue =
-            serde_json::from_str(text).map_err(anyhow::Error::from)?;
-        return print_json(&json!({
-            "schema_id": id.as_str(),
-            "topic": topic.map(Topic::as_str),
-            "record_name": schema.record_name().as_ref(),
-            "fingerprint": schema.fingerprint().as_str(),
-            "schema": raw,
-        }));
+        let fingerprint = schema.fingerprint();
+        let shown = Shown {
+            schema_id: id.as_str(),
+            topic: topic.map(Topic::as_str),
+            record_name: schema.record_name(),
+            fingerprint: fingerprint.as_str(),
+            schema: serde_json::from_str(text).map_err(anyhow::Error::from)?,
+        };
+        let line = serde_json::to_string(&shown).map_err(anyhow::Error::from)?;
+        return print_line(&indented(&line));
     }
     let of = topic.map_or_else(String::new, |topic| format!(", the newest of {topic}"));
     note(&format!("schema {id} of {}{of}", schema.record_name()));

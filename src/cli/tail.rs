@@ -26,6 +26,10 @@ use crate::subscription;
 const SCHEMA_ATTEMPTS: u32 = 3;
 const SCHEMA_PAUSE: Duration = Duration::from_secs(1);
 
+/// What to do where the replay ID to begin after is gone.
+const EXPIRED: &str =
+    "The bus keeps events for three days at most: begin with `--from earliest` or `--from latest`";
+
 /// Print events as they come; moves no position.
 ///
 /// Streams a topic to standard output, one event a line as CloudEvents JSON, just as handlers receive
@@ -188,9 +192,12 @@ impl Tail {
                         sign_ins += 1;
                         continue;
                     }
-                    Recovery::WaitForAllocation
-                    | Recovery::ApplyExpiredReplayPolicy
-                    | Recovery::Block => return Err(call_failure(&error)),
+                    Recovery::ApplyExpiredReplayPolicy => {
+                        return Err(Failure::Failed(anyhow::anyhow!("{error} {EXPIRED}")));
+                    }
+                    Recovery::WaitForAllocation | Recovery::Block => {
+                        return Err(call_failure(&error));
+                    }
                 },
             };
             let pause = if slow {

@@ -233,6 +233,13 @@ impl Faults {
             .min()
     }
 
+    /// True where some of a stream's next events may go out twice.
+    pub(super) fn duplicates(&self, topic: &str) -> bool {
+        self.active.iter().any(|fault| {
+            fault.kind == FaultKind::Duplicate && fault.is_for(Call::Subscribe, Some(topic))
+        })
+    }
+
     /// The delay that a stream's next response meets, the stream having delivered so many events.
     pub(super) fn on_response(&mut self, topic: &str, delivered: u64) -> Option<Duration> {
         self.take(|fault| {

@@ -60,6 +60,9 @@ use org::Org;
 /// what is too large can be given.
 const READ_LIMIT: usize = 32 * 1024 * 1024;
 
+/// Calls that may be open on one connection (facts 2.3).
+const MAX_STREAMS: u32 = 1000;
+
 /// How long [`Emulator::stop`] waits for calls to end by themselves.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 
@@ -201,7 +204,7 @@ fn serve_pubsub(
     stop: &CancellationToken,
 ) -> Result<(), EmulatorError> {
     let service = PubSubServer::new(service).max_decoding_message_size(READ_LIMIT);
-    let mut server = Server::builder();
+    let mut server = Server::builder().max_concurrent_streams(MAX_STREAMS);
     if let Some(made) = certificates {
         let identity = Identity::from_pem(&made.certificate_pem, &made.key_pem);
         server = server
@@ -230,15 +233,12 @@ where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,
 {
-    let stop = stop.clone();
+    // Gracefully, because connections that are kept alive would answer on after the listener's end.
+    let serving =
+        axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     tasks.spawn(async move {
-        tokio::select! {
-            ended = async { axum::serve(listener, router).await } => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "emulator: an HTTP listener ended");
-                }
-            }
-            () = stop.cancelled() => {}
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "emulator: an HTTP listener ended");
         }
     });
 }

@@ -81,20 +81,20 @@ pub(super) fn router(org: SharedOrg) -> Router {
         .with_state(org)
 }
 
-/// The time of an answer is the org's: clients measure their own clock by it.
-async fn dated(State(org): State<SharedOrg>, mut answer: Response) -> Response {
-    // HTTP writes RFC 2822's times with GMT for the zone.
-    let now = OffsetDateTime::from(org.clock.now()).format(&Rfc2822);
-    let date = now.ok().map(|now| now.replace("+0000", "GMT"));
-    if let Some(Ok(date)) = date.map(HeaderValue::try_from) {
-        answer.headers_mut().insert(header::DATE, date);
+/// Answers tell the time by the org's clock, so that a client can see how far its own is off.
+async fn dated(State(org): State<SharedOrg>, mut response: Response) -> Response {
+    let now = OffsetDateTime::from(org.clock.now());
+    if let Ok(date) = now.format(&Rfc2822)
+        && let Ok(date) = HeaderValue::from_str(&date.replace("+0000", "GMT"))
+    {
+        response.headers_mut().insert(header::DATE, date);
     }
-    answer
+    response
 }
 
 async fn token(State(org): State<SharedOrg>, headers: HeaderMap, body: String) -> Response {
     let _ = org.ticket(Call::Token);
-    let fault = org.change(|state| state.faults.at_call(Call::Token, None));
+    let fault = org.state().faults.at_call(Call::Token, None);
     if let Some(fault) = fault
         && let Some(answer) = meet(&org, &fault).await
     {
@@ -359,12 +359,18 @@ fn random_text() -> String {
 }
 
 fn success(org: &Org, grant: Grant) -> Response {
+    let length = if org.state().settings.short_org_id {
+        15
+    } else {
+        18
+    };
+    let org_id = org.id.as_str().get(..length).unwrap_or_default();
     let mut body = json!({
         "access_token": grant.access_token,
         "signature": BASE64_STANDARD.encode(random_text()),
         "scope": "api openid refresh_token",
         "instance_url": org.instance_url,
-        "id": format!("{}/id/{}/{USER_ID}", org.login_url, org.id),
+        "id": format!("{}/id/{org_id}/{USER_ID}", org.login_url),
         "token_type": "Bearer",
         // Epoch milliseconds as text, whatever old pages say (facts 8.4).
         "issued_at": org.clock.now_ms().to_string(),

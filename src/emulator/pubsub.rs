@@ -55,7 +55,7 @@ impl PubSubService {
     ) -> Result<(Ticket, Option<Fault>), Status> {
         let ticket = self.org.ticket(call);
         self.org.authorize(&ticket, request.metadata())?;
-        let fault = self.org.change(|state| state.faults.at_call(call, topic));
+        let fault = self.org.state().faults.at_call(call, topic);
         match fault {
             Some(fault) if is_for_the_call(&fault) => Ok((ticket, Some(fault))),
             Some(fault) => {
@@ -265,10 +265,8 @@ async fn publish_stream(
             Some(_) => {}
             None => topic = Some(request.topic_name.clone()),
         }
-        let fault = org.change(|state| {
-            let name = request.topic_name.as_str();
-            state.faults.at_call(Call::PublishStream, Some(name))
-        });
+        let name = Some(request.topic_name.as_str());
+        let fault = org.state().faults.at_call(Call::PublishStream, name);
         if let Some(fault) = &fault
             && !is_for_the_call(fault)
         {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use axum::body::HttpBody;
 use bytes::Bytes;
-use http_body::Frame;
+use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
@@ -81,5 +81,35 @@ impl HttpBody for ResettableBody {
             }
             other => other,
         }
+    }
+
+    // Without these a refusal that needs no body would end with an empty DATA frame, which gRPC
+    // clients in C, Python and others take for a broken stream.
+    fn is_end_stream(&self) -> bool {
+        !self.at_once && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.at_once {
+            SizeHint::default()
+        } else {
+            self.body.size_hint()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_without_a_body_ends_with_its_headers_and_a_reset_does_not() {
+        let empty = |at_once| ResettableBody {
+            body: Body::empty(),
+            at_once,
+        };
+        assert!(empty(false).is_end_stream());
+        assert_eq!(empty(false).size_hint().exact(), Some(0));
+        assert!(!empty(true).is_end_stream());
     }
 }

@@ -81,6 +81,8 @@ pub struct Settings {
     pub token_lifetime_ms: Option<u64>,
     /// The form of access tokens.
     pub token_format: TokenFormat,
+    /// The identity URL of a sign-in holds the org's ID in 15 characters instead of 18; both are seen.
+    pub short_org_id: bool,
     /// Fields left out of token responses, for example `instance_url`.
     pub omit_token_fields: Vec<String>,
     /// Further accepted audiences of a JWT; its own login URL is always accepted.
@@ -105,6 +107,7 @@ impl Default for Settings {
             rotate_refresh_tokens: false,
             token_lifetime_ms: None,
             token_format: TokenFormat::Opaque,
+            short_org_id: false,
             omit_token_fields: Vec::new(),
             audiences: vec![
                 "https://login.salesforce.com".to_owned(),

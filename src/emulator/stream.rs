@@ -125,8 +125,9 @@ struct SubscribeStream {
     /// Place named by the last response; what a keepalive may not fall behind.
     last_position: u64,
     credits: Credits,
-    /// Of the last response, or of the opening.
-    last_sent: Instant,
+    /// The last response, the opening, or the first request after a time without credits: what
+    /// keepalives and the idle close are counted from.
+    quiet_since: Instant,
     changes: watch::Receiver<()>,
     /// Met in opening: the stream fails right after its headers.
     doomed: Option<Fault>,
@@ -150,7 +151,7 @@ impl SubscribeStream {
                 .refuse("topic.validation.empty", "The topic name can't be blank.")
                 .into());
         }
-        let fault = org.change(|state| state.faults.at_call(Call::Subscribe, Some(&topic)));
+        let fault = org.state().faults.at_call(Call::Subscribe, Some(&topic));
         let mut doomed = None;
         if let Some(fault) = fault {
             if fault.kind == FaultKind::AcceptThenFail {
@@ -172,7 +173,7 @@ impl SubscribeStream {
             cursor,
             last_position: position,
             credits: Credits::default(),
-            last_sent: Instant::now(),
+            quiet_since: Instant::now(),
             changes,
             doomed,
         };
@@ -220,6 +221,9 @@ impl SubscribeStream {
                 "subscription.fetch.topic.mismatch",
                 "The topic name can't change within a stream.",
             ));
+        }
+        if self.credits.pending() == 0 {
+            self.quiet_since = Instant::now();
         }
         self.credits.add(request.num_requested).map_err(|_| {
             self.ticket.refuse(
@@ -294,6 +298,10 @@ impl SubscribeStream {
             .events_left(&self.topic, self.credits.delivered());
         let mut events = u64::from(self.credits.pending());
         events = events.min(until_fault.unwrap_or(u64::MAX));
+        if state.faults.duplicates(&self.topic) {
+            // Repeats cost credits too, and no more may come than was asked for.
+            events = (events / 2).max(1);
+        }
         let in_one = state.settings.events_per_response.unwrap_or(u32::MAX);
         events = events.min(u64::from(in_one.max(1)));
         if events == 0 {
@@ -343,7 +351,7 @@ impl SubscribeStream {
         if responses.send(Ok(response)).await.is_err() {
             return Err(End::Clean);
         }
-        self.last_sent = Instant::now();
+        self.quiet_since = Instant::now();
         let mut state = self.org.state();
         state.keepalives += u64::from(empty);
         if let Some(report) = state.streams.get_mut(&self.id) {
@@ -362,7 +370,7 @@ impl SubscribeStream {
         } else {
             state.settings.idle_close_ms
         };
-        self.last_sent + Duration::from_millis(limit_ms)
+        self.quiet_since + Duration::from_millis(limit_ms.max(1))
     }
 
     /// A keepalive with the newest place of the whole bus, or the end of a stream without credits.

@@ -35,13 +35,13 @@ impl Credits {
         }
     }
 
-    /// What to ask for in a stream's first request; `None` where there is no room at all.
+    /// What to ask for in a stream's first request; `None` where it is not worth a stream yet.
     pub(super) fn first(room: Room) -> Option<u32> {
-        let fits = u32::try_from(room.free).unwrap_or(u32::MAX);
-        match fits.min(MAX_OUTSTANDING) {
-            0 => room.empty.then_some(1),
-            first => Some(first),
-        }
+        let nothing = Self {
+            outstanding: 0,
+            asked: VecDeque::new(),
+        };
+        nothing.wanted(room)
     }
 
     /// Events that the server still owes us, as far as we know; never more than it may be asked for.
@@ -68,6 +68,13 @@ impl Credits {
     /// What to ask for now; `None` to wait. In chunks of a quarter of the window rather than one by one
     /// (the server objects to a request for each event), except where nothing else would ever come.
     pub(super) fn ask(&mut self, room: Room, now: Instant) -> Option<u32> {
+        let amount = self.wanted(room)?;
+        self.outstanding += amount;
+        self.asked.push_back((now, amount));
+        Some(amount)
+    }
+
+    fn wanted(&self, room: Room) -> Option<u32> {
         let window = u32::try_from(room.capacity)
             .unwrap_or(u32::MAX)
             .clamp(1, MAX_OUTSTANDING);
@@ -77,14 +84,10 @@ impl Credits {
             .saturating_sub(self.outstanding);
         let chunk = window.div_ceil(4);
         let starved = self.outstanding == 0 && room.empty;
-        let amount = match fits {
-            0 if starved => 1,
-            n if n >= chunk || (starved && n > 0) => n,
-            _ => return None,
-        };
-        self.outstanding += amount;
-        self.asked.push_back((now, amount));
-        Some(amount)
+        match fits {
+            0 => starved.then_some(1),
+            n => (n >= chunk || starved).then_some(n),
+        }
     }
 }
 

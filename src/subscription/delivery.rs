@@ -17,7 +17,7 @@ use super::handler_run::{HandlerRun, Health, Verdict};
 use super::in_flight::InFlight;
 use super::lanes::{CallId, Waiting};
 use super::observe::{Observer, Outcome};
-use super::position::{Position, Written};
+use super::position::{FinishedBefore, Position, Written};
 use super::state::State;
 use super::tracker::{HandlerSet, Seq, Tracked, Tracker};
 use crate::config::Ordering;
@@ -84,8 +84,7 @@ pub(super) struct Delivery {
     handlers: Vec<Arc<dyn Handler>>,
     tracker: Tracker,
     in_flight: Arc<InFlight>,
-    /// What handlers had finished before a restart.
-    finished_before: HashMap<EventIdentity, HandlerSet>,
+    finished_before: FinishedBefore,
     /// What comes again because the stream resumed before an incomplete replay ID.
     repeats: HashMap<EventIdentity, usize>,
     /// Batches with a handler.
@@ -107,7 +106,7 @@ pub(super) struct Delivery {
 impl Delivery {
     pub(super) fn new(setup: Setup) -> Self {
         let (runs, handlers): (Vec<_>, Vec<_>) = setup.handlers.into_iter().unzip();
-        let mut finished_before = HashMap::new();
+        let mut finished_before = FinishedBefore::new();
         for ahead in setup.finished_ahead {
             // A handler that is configured no more has nothing to skip.
             if let Some(run) = runs.iter().find(|run| run.name == ahead.handler) {
@@ -195,6 +194,8 @@ impl Delivery {
             Item::Undecodable(event) => self.take_undecodable(*event),
             Item::Keepalive(id) => {
                 self.repeats.clear();
+                // The stream has caught up: what has not come again by now never will.
+                self.finished_before.clear();
                 self.tracker.push_keepalive(id);
             }
             Item::Resumed => self.repeats = self.tracker.incomplete_events(),
@@ -401,8 +402,12 @@ impl Delivery {
         if self.tracker.is_idle() && *self.stream_state.borrow() == State::Live {
             self.caught_up_at = Some(SystemTime::now());
         }
-        self.position
-            .follow(&self.tracker, passed.occurred_at, self.caught_up_at);
+        self.position.follow(
+            &self.tracker,
+            passed.occurred_at,
+            self.caught_up_at,
+            &self.finished_before,
+        );
     }
 
     fn wake_at(&self) -> Option<Instant> {
@@ -431,9 +436,12 @@ impl Delivery {
         self.calls.abort_all();
         self.follow();
         let stopped = State::Stopped;
-        let last = self
-            .position
-            .write_now(&self.tracker, self.caught_up_at, &stopped);
+        let last = self.position.write_now(
+            &self.tracker,
+            self.caught_up_at,
+            &self.finished_before,
+            &stopped,
+        );
         match tokio::time::timeout(LAST_WRITE_LIMIT, last).await {
             Ok(Written::Done) => info!(
                 subscription = self.lease.key.name,

@@ -138,6 +138,7 @@ pub async fn run(
         state: stream_state,
         observer: observer.clone(),
         stop: stop.clone(),
+        begun: false,
     };
     let decoder = Decoder {
         source: Arc::new(Source {

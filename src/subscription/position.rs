@@ -1,6 +1,7 @@
 //! Writes of the position: bounded in time, one at a time, the latest wins, never on the read path
 //! (design section 3, "Store").
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,12 +12,15 @@ use super::backoff::Backoff;
 use super::state::State;
 use super::tracker::{HandlerSet, Tracker};
 use crate::config::BackoffConfig;
-use crate::event::ReplayId;
+use crate::event::{EventIdentity, ReplayId};
 use crate::store::{FinishedAhead, Lease, Progress, StateReport, Store, StoreError};
 use crate::telemetry::metrics;
 
 /// Least time between two writes.
 const PACE: Duration = Duration::from_secs(1);
+
+/// What handlers had finished before a restart and the stream has not brought again yet.
+pub(super) type FinishedBefore = HashMap<EventIdentity, HandlerSet>;
 
 /// Pauses while the store fails.
 const STORE_RETRY: BackoffConfig = BackoffConfig {
@@ -46,7 +50,8 @@ pub(super) struct Position {
     handlers: Vec<(HandlerSet, String)>,
     /// Something moved since the last write began.
     moved: bool,
-    written: Option<ReplayId>,
+    /// The position of the last write that was begun.
+    begun: Option<ReplayId>,
     received: u64,
     finished: u64,
     marked_at: Option<SystemTime>,
@@ -64,7 +69,6 @@ pub(super) struct Position {
 /// What a write under way carries.
 #[derive(Debug, Default, Clone)]
 struct Taken {
-    position: Option<ReplayId>,
     received: u64,
     finished: u64,
 }
@@ -80,7 +84,7 @@ impl Position {
             store,
             handlers,
             moved: false,
-            written: None,
+            begun: None,
             received: 0,
             finished: 0,
             marked_at: None,
@@ -128,14 +132,13 @@ impl Position {
         tracker: &Tracker,
         passed: Option<SystemTime>,
         caught_up_at: Option<SystemTime>,
+        finished_before: &FinishedBefore,
     ) {
         self.marked_at = passed.or(self.marked_at);
-        if tracker.position() != self.written.as_ref() {
-            self.moved = true;
-        }
+        self.moved |= tracker.position() != self.begun.as_ref();
         let due = (self.moved || self.state_moved) && self.not_before <= Instant::now();
         if due && self.write.is_none() {
-            self.begin(tracker, caught_up_at);
+            self.begin(tracker, caught_up_at, finished_before);
         }
     }
 
@@ -161,6 +164,7 @@ impl Position {
         &mut self,
         tracker: &Tracker,
         caught_up_at: Option<SystemTime>,
+        finished_before: &FinishedBefore,
         state: &State,
     ) -> Written {
         if self.write.is_some() && self.written().await == Written::Fenced {
@@ -168,21 +172,26 @@ impl Position {
         }
         self.show(state);
         self.moved |= self.received > 0 || self.finished > 0;
-        self.moved |= tracker.position() != self.written.as_ref();
-        self.begin(tracker, caught_up_at);
+        self.moved |= tracker.position() != self.begun.as_ref();
+        self.begin(tracker, caught_up_at, finished_before);
         self.written().await
     }
 
-    fn begin(&mut self, tracker: &Tracker, caught_up_at: Option<SystemTime>) {
+    fn begin(
+        &mut self,
+        tracker: &Tracker,
+        caught_up_at: Option<SystemTime>,
+        finished_before: &FinishedBefore,
+    ) {
+        self.begun = tracker.position().cloned();
         let report = std::mem::take(&mut self.state_moved)
             .then(|| self.state.clone())
             .flatten();
-        let progress =
-            std::mem::take(&mut self.moved).then(|| self.progress(tracker, caught_up_at));
+        let progress = std::mem::take(&mut self.moved)
+            .then(|| self.progress(tracker, caught_up_at, finished_before));
         self.taken = progress
             .as_ref()
             .map_or_else(Taken::default, |progress| Taken {
-                position: progress.position.clone(),
                 received: progress.received,
                 finished: progress.finished,
             });
@@ -203,9 +212,15 @@ impl Position {
         }));
     }
 
-    fn progress(&mut self, tracker: &Tracker, caught_up_at: Option<SystemTime>) -> Progress {
+    fn progress(
+        &mut self,
+        tracker: &Tracker,
+        caught_up_at: Option<SystemTime>,
+        finished_before: &FinishedBefore,
+    ) -> Progress {
         let finished_ahead = tracker
             .finished_ahead()
+            .chain(finished_before.iter().map(|(event, set)| (event, *set)))
             .flat_map(|(identity, finished)| {
                 let names = self
                     .handlers
@@ -238,9 +253,6 @@ impl Position {
                 }
                 self.backoff.reset();
                 self.failing = None;
-                if let Some(position) = self.taken.position.take() {
-                    self.written = Some(position);
-                }
                 metrics::position_written("written");
                 Written::Done
             }

@@ -15,7 +15,7 @@ use super::in_flight::InFlight;
 use super::observe::Observer;
 use super::resume::Resume;
 use super::state::State;
-use crate::config::{OnExpiredReplayId, SalesforceConfig};
+use crate::config::{BackoffConfig, OnExpiredReplayId, SalesforceConfig};
 use crate::event::{RawEvent, ReplayId, Topic};
 use crate::salesforce::auth::TokenSource;
 use crate::salesforce::pubsub::{
@@ -104,6 +104,8 @@ pub(super) struct Reader {
     pub(super) state: watch::Sender<State>,
     pub(super) observer: Observer,
     pub(super) stop: CancellationToken,
+    /// The org said that the topic is there and may be read; a start at LATEST is recorded.
+    pub(super) begun: bool,
 }
 
 /// Where the reader is. Losing the stream never loses the position.
@@ -130,10 +132,9 @@ impl Reader {
         let mut step = Step::Disconnected;
         let mut backoff = Backoff::new(self.salesforce.reconnect);
         let mut refused = 0;
-        let mut probed = false;
         loop {
             let result = match step {
-                Step::Disconnected => self.connect(&mut probed).await,
+                Step::Disconnected => self.connect().await,
                 Step::Streaming(streaming) => {
                     self.receive(streaming, &mut backoff, &mut refused).await
                 }
@@ -148,7 +149,7 @@ impl Reader {
     }
 
     /// Opens a stream, once there is room for an event.
-    async fn connect(&mut self, probed: &mut bool) -> Result<Step, Break> {
+    async fn connect(&mut self) -> Result<Step, Break> {
         let Some(first) = Credits::first(self.in_flight.room()) else {
             self.set_state(State::Paused);
             tokio::select! {
@@ -162,14 +163,14 @@ impl Reader {
         let stop = self.stop.clone();
         tokio::select! {
             () = stop.cancelled() => Ok(Step::Stopped),
-            opened = self.open(first, probed) => opened,
+            opened = self.open(first) => opened,
         }
     }
 
-    async fn open(&mut self, first: u32, probed: &mut bool) -> Result<Step, Break> {
-        if !*probed {
+    async fn open(&mut self, first: u32) -> Result<Step, Break> {
+        if !self.begun {
             self.probe().await?;
-            *probed = true;
+            self.begun = true;
         }
         let from = self.resume.from();
         let mut stream = self.bus.subscribe(&self.topic, &from, first).await?;
@@ -284,11 +285,11 @@ impl Reader {
             self.close_holes(end);
         }
         let mut arrivals = Vec::with_capacity(batch.events.len().max(1));
-        if batch.events.is_empty() {
-            if let Some(id) = batch.latest_replay_id {
-                self.resume.saw_keepalive(&id);
-                arrivals.push(Arrival::Keepalive(id));
-            }
+        if batch.events.is_empty()
+            && let Some(id) = batch.latest_replay_id
+        {
+            self.resume.saw_keepalive(&id);
+            arrivals.push(Arrival::Keepalive(id));
         }
         for mut raw in batch.events {
             // A copy: a slice would keep its whole response alive for as long as one event waits.
@@ -307,7 +308,7 @@ impl Reader {
     async fn recover(&mut self, broken: Break, backoff: &mut Backoff, refused: &mut u32) -> Step {
         let recovery = broken.recovery();
         self.observer.reconnect(broken.reason());
-        if self.resume.loses_on_break() && may_have_lost(&broken, recovery) {
+        if self.begun && self.resume.loses_on_break() && may_have_lost(&broken, recovery) {
             self.record_hole(
                 "latest_before_first_response",
                 "the stream began at LATEST and broke before it had a place to resume from",
@@ -321,7 +322,7 @@ impl Reader {
                 pause
             }
             Recovery::ReconnectSlowly => {
-                let pause = self.slowly(backoff);
+                let pause = slowly(backoff, &self.salesforce.blocked_retry);
                 self.reconnecting(&broken, pause);
                 pause
             }
@@ -337,13 +338,12 @@ impl Reader {
                 pause
             }
             Recovery::SignInAgain | Recovery::SignInAgainOnce | Recovery::Block => {
-                let pause = self.slowly(backoff);
+                let pause = slowly(backoff, &self.salesforce.blocked_retry);
                 self.blocked(&broken, pause);
                 pause
             }
             Recovery::WaitForAllocation => {
-                let pause = super::backoff::pause(&self.salesforce.allocation_retry, 0)
-                    .max(self.salesforce.allocation_retry.initial / 2);
+                let pause = slowly(backoff, &self.salesforce.allocation_retry);
                 self.blocked(&broken, pause);
                 pause
             }
@@ -356,14 +356,15 @@ impl Reader {
     }
 
     /// The position is gone from the bus. Does what the configuration says, never anything else, and
-    /// records the hole before it moves.
+    /// records the hole before it moves, or although it does not.
     async fn reposition(&mut self, broken: &Break, backoff: &mut Backoff) -> Duration {
         let begin = match self.on_expired {
             OnExpiredReplayId::Earliest => ReplayFrom::Earliest,
             OnExpiredReplayId::Latest => ReplayFrom::Latest,
             OnExpiredReplayId::Stop => {
-                let pause = self.slowly(backoff);
+                let pause = slowly(backoff, &self.salesforce.blocked_retry);
                 self.blocked(broken, pause);
+                self.record_expiry().await;
                 return pause;
             }
         };
@@ -381,20 +382,18 @@ impl Reader {
             error = %broken,
             "the position is not on the bus any more: events after it may be lost, a hole is recorded"
         );
+        self.record_expiry().await;
+        self.resume.begin_again(begin);
+        backoff.next_pause()
+    }
+
+    async fn record_expiry(&mut self) {
         self.record_hole(
             "expired_replay_id",
             "the org does not know the stored replay ID any more: it left the retention window, or the \
              bus was reset",
         )
         .await;
-        self.resume.begin_again(begin);
-        backoff.next_pause()
-    }
-
-    fn slowly(&self, backoff: &mut Backoff) -> Duration {
-        let earlier = backoff.failures();
-        let _ = backoff.next_pause();
-        super::backoff::pause(&self.salesforce.blocked_retry, earlier.min(8))
     }
 
     /// The session was refused: nobody shall use it again.
@@ -434,7 +433,8 @@ impl Reader {
         let detail = if cure.is_empty() {
             broken.to_string()
         } else {
-            format!("{broken}. {cure}")
+            // The platform ends some of its sentences, and not others.
+            format!("{}. {cure}", broken.to_string().trim_end_matches('.'))
         };
         self.set_state(State::Blocked { detail });
     }
@@ -447,7 +447,11 @@ impl Reader {
         });
     }
 
+    /// One row for each lost position, however often the stream breaks before it is found again.
     async fn record_hole(&mut self, reason: &str, explanation: &str) {
+        if !self.resume.begin_hole() {
+            return;
+        }
         let hole = Hole {
             kind: HoleKind::Lost,
             reason: reason.to_owned(),
@@ -490,6 +494,12 @@ impl Reader {
 
 /// Further away than any test or wait of ours, near enough for every clock.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+fn slowly(backoff: &mut Backoff, config: &BackoffConfig) -> Duration {
+    let earlier = backoff.failures();
+    let _ = backoff.next_pause();
+    super::backoff::pause(config, earlier.min(8))
+}
 
 /// Sessions refused in a row that a new sign-in may answer.
 fn limit(recovery: Recovery) -> u32 {

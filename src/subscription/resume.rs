@@ -13,6 +13,8 @@ pub(super) struct Resume {
     /// On a channel: more events may follow under this one.
     incomplete: Option<ReplayId>,
     answered: bool,
+    /// A hole was recorded, and nothing has come since.
+    in_hole: bool,
 }
 
 impl Resume {
@@ -28,6 +30,7 @@ impl Resume {
             complete: position,
             incomplete: None,
             answered: false,
+            in_hole: false,
         }
     }
 
@@ -55,7 +58,15 @@ impl Resume {
             complete: None,
             incomplete: None,
             answered: false,
+            in_hole: self.in_hole,
         };
+    }
+
+    /// A hole begins after the last place known. False where one has begun already and nothing has come
+    /// since: that is the same hole, however often the org is asked in it.
+    pub(super) fn begin_hole(&mut self) -> bool {
+        self.answered = false;
+        !std::mem::replace(&mut self.in_hole, true)
     }
 
     /// The last place known, complete or not, to name where a hole begins.
@@ -63,8 +74,9 @@ impl Resume {
         self.incomplete.as_ref().or(self.complete.as_ref())
     }
 
-    /// True for the first response since the beginning: what ends an open hole.
+    /// True for the first response since the beginning, or since a hole began: what ends an open hole.
     pub(super) fn first_answer(&mut self) -> bool {
+        self.in_hole = false;
         !std::mem::replace(&mut self.answered, true)
     }
 
@@ -72,10 +84,10 @@ impl Resume {
         let Some(id) = replay_id else { return };
         if !self.channel {
             self.complete = Some(id.clone());
-        } else if self.incomplete.as_ref() != Some(id) {
-            if let Some(done) = self.incomplete.replace(id.clone()) {
-                self.complete = Some(done);
-            }
+        } else if self.incomplete.as_ref() != Some(id)
+            && let Some(done) = self.incomplete.replace(id.clone())
+        {
+            self.complete = Some(done);
         }
     }
 
@@ -121,6 +133,19 @@ mod tests {
         assert_eq!(resume.from(), ReplayFrom::After(id("05")));
         resume.saw_keepalive(&id("06"));
         assert_eq!(resume.from(), ReplayFrom::After(id("06")));
+    }
+
+    #[test]
+    fn a_hole_is_one_hole_until_something_comes_and_that_ends_it() {
+        let mut resume = Resume::new(false, Some(id("04")), &Start::Latest);
+        assert!(resume.first_answer());
+        assert!(!resume.first_answer());
+        assert!(resume.begin_hole());
+        assert!(!resume.begin_hole());
+        resume.begin_again(ReplayFrom::Latest);
+        assert!(!resume.begin_hole());
+        assert!(resume.first_answer());
+        assert!(resume.begin_hole());
     }
 
     #[test]

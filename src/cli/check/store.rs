@@ -60,7 +60,7 @@ pub(super) async fn positions(
     configured: &[SubscriptionConfig],
     report: &mut Report,
 ) -> Result<(), Failure> {
-    if !opened.ready {
+    if !opened.ready || configured.is_empty() {
         return Ok(());
     }
     const WHAT: &str = "positions";
@@ -78,7 +78,10 @@ pub(super) async fn positions(
             .filter(|one| configured.iter().any(|wanted| wanted.name == one.key.name))
             .count();
         let total = configured.len();
-        let why = format!("{count} of {total} subscription(s) have one in the store");
+        let why = match (count, total) {
+            (0, _) => "none yet; each subscription begins where its `start` says".to_owned(),
+            _ => format!("{count} of {total} subscriptions are in the store"),
+        };
         report.ok(WHAT, &why)?;
     }
     Ok(())

@@ -2,6 +2,8 @@
 //! and a bare HTTP client.
 
 mod admin;
+mod captured;
+mod change_events;
 mod faults;
 mod oauth;
 mod publish;

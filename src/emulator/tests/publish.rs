@@ -132,7 +132,7 @@ async fn a_publish_can_be_accepted_and_then_fail() {
 #[tokio::test]
 async fn a_publish_stream_answers_each_request_and_ends_when_idle_or_off_topic() {
     let org = Org::start().await;
-    org.set(|settings| settings.publish_stream_idle_ms = 150);
+    org.set(|settings| settings.publish_stream_idle_ms = 500);
     let open = async || {
         let (requests, queue) = mpsc::channel(4);
         let call = org.signed(ReceiverStream::new(queue));

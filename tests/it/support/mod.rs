@@ -2,7 +2,9 @@
 
 pub(crate) mod daemon;
 pub(crate) mod emulator;
+pub(crate) mod hook;
 pub(crate) mod metrics;
+pub(crate) mod peek;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod receiver;
@@ -13,7 +15,10 @@ use serde_json::{Value, json};
 
 pub(crate) use daemon::{Daemon, Store};
 pub(crate) use emulator::Emulator;
+pub(crate) use hook::{Hook, Reply};
 pub(crate) use metrics::Metrics;
+pub(crate) use peek::{LOG, configured, names, texts, webhook};
+pub(crate) use proxy::{Line, Proxy};
 pub(crate) use receiver::Receiver;
 
 /// How long anything may take that is expected to happen.
