@@ -25,6 +25,9 @@ use crate::store::{self, Store, StoreError};
 use crate::subscription::{self, Ended, Shared, State};
 use crate::telemetry::{self, metrics};
 
+/// How long closing the store may take.
+const CLOSE_LIMIT: Duration = Duration::from_millis(500);
+
 /// Why the daemon ended other than by being told to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -166,7 +169,11 @@ impl SchemaSource for BusSource {
             // Whatever a person or time can mend holds the event; it is not this event's fault.
             Verdict::Passing => {
                 metrics::schema_fetched("unavailable");
-                Err(SchemaUnavailable::Later(error.to_string()))
+                let cure = error.cure().map(|cure| format!(". {cure}"));
+                Err(SchemaUnavailable::Later(format!(
+                    "{error}{}",
+                    cure.unwrap_or_default()
+                )))
             }
             Verdict::ForGood | Verdict::PerhapsForGood => {
                 metrics::schema_fetched("refused");
@@ -233,7 +240,8 @@ pub async fn run(
     };
     let store = ready.store.clone();
     let result = run_subscriptions(config, handlers, ready, states, stop).await;
-    store.close().await;
+    // Politeness only, and a store that hangs must not hold the exit up.
+    let _ = tokio::time::timeout(CLOSE_LIMIT, store.close()).await;
     result
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -27,10 +27,10 @@ use crate::store::{DeadLetter, FinishedAhead, Lease, Store};
 
 /// How long a stopping subscription may go on with what is in flight. With the last write after it, a
 /// stop takes less than the 30 seconds that a dyno is given.
-const DRAIN_LIMIT: Duration = Duration::from_secs(20);
+const DRAIN_LIMIT: Duration = Duration::from_secs(16);
 
 /// How long the last write may take.
-const LAST_WRITE_LIMIT: Duration = Duration::from_secs(4);
+const LAST_WRITE_LIMIT: Duration = Duration::from_secs(3);
 
 /// How often gauges are set.
 const TICK: Duration = Duration::from_secs(1);
@@ -216,10 +216,11 @@ impl Delivery {
 
     fn take_event(&mut self, event: Arc<Event>) {
         let identity = event.identity();
-        let size = event.raw.size();
-        if self.is_repeat(&identity, size) {
+        let (raw_size, size) = (event.raw.size(), event.size());
+        if self.is_repeat(&identity, raw_size) {
             return;
         }
+        self.in_flight.grow(size - raw_size, size);
         let finished = self.finished_before.remove(&identity).unwrap_or(0);
         let tracked = Tracked {
             identity,
@@ -237,9 +238,10 @@ impl Delivery {
 
     fn take_undecodable(&mut self, event: Undecodable) {
         let record_ids = event.header.as_ref().map(|h| h.record_ids.clone());
-        let first_record = record_ids.iter().flatten().next().map(String::as_str);
-        let identity =
-            EventIdentity::new(&event.raw.id, event.raw.replay_id.as_ref(), first_record);
+        let identity = match record_ids.iter().flatten().next() {
+            Some(record_id) => event.raw.identity(Some(record_id)),
+            None => event.raw.identity_unread(),
+        };
         if self.is_repeat(&identity, event.raw.size()) {
             return;
         }
@@ -285,7 +287,8 @@ impl Delivery {
                 let handler = self.handlers[index].clone();
                 self.calls.spawn(async move {
                     let began = Instant::now();
-                    let answer = AssertUnwindSafe(handler.handle(&events))
+                    // Within the block, for a handler may panic before it gives its future, too.
+                    let answer = AssertUnwindSafe(async { handler.handle(&events).await })
                         .catch_unwind()
                         .await
                         .unwrap_or_else(|_| BatchAnswer::retry("the handler panicked"));
@@ -300,9 +303,8 @@ impl Delivery {
         }
     }
 
-    fn called(&mut self, called: Result<Called, tokio::task::JoinError>) {
-        // Calls catch their own panics, and only the end of this delivery aborts them.
-        let Ok(called) = called else { return };
+    fn called(&mut self, called: Result<Called, JoinError>) {
+        let called = called.unwrap_or_else(|error| end_of_task(error));
         let Some(batch) = self.with_handlers.remove(&(called.handler, called.call)) else {
             return;
         };
@@ -382,14 +384,10 @@ impl Delivery {
         });
     }
 
-    fn parked(&mut self, parked: Result<Parked, tokio::task::JoinError>) {
-        if let Ok(Parked {
-            seq,
-            handlers,
-            done: true,
-        }) = parked
-        {
-            self.finished(seq, handlers, Outcome::Parked);
+    fn parked(&mut self, parked: Result<Parked, JoinError>) {
+        let parked = parked.unwrap_or_else(|error| end_of_task(error));
+        if parked.done {
+            self.finished(parked.seq, parked.handlers, Outcome::Parked);
         }
     }
 
@@ -399,7 +397,9 @@ impl Delivery {
     fn follow(&mut self) {
         let passed = self.tracker.advance();
         self.in_flight.release(passed.events, passed.bytes);
-        if self.tracker.is_idle() && *self.stream_state.borrow() == State::Live {
+        // What waits for its schema is not in the tracker yet.
+        let idle = self.tracker.is_idle() && self.in_flight.held_now().0 == 0;
+        if idle && *self.stream_state.borrow() == State::Live {
             self.caught_up_at = Some(SystemTime::now());
         }
         self.position.follow(
@@ -464,7 +464,10 @@ impl Delivery {
         let (events, bytes) = self.in_flight.held_now();
         self.observer.in_flight(events, bytes);
         let live = *self.stream_state.borrow() == State::Live;
-        let oldest = self.tracker.oldest_unfinished();
+        let oldest = self
+            .tracker
+            .oldest_unfinished()
+            .or_else(|| self.in_flight.waits_for_schema_since());
         let behind_since = self.caught_up_at.unwrap_or(self.behind_since);
         let since = match (oldest, live) {
             (oldest, true) => oldest,
@@ -516,6 +519,15 @@ fn dead_letter(waiting: &Waiting, handler: &str, reason: &str, error: String) ->
         record_ids: event.record_ids().to_vec(),
         record_name: Some(event.decoded.record_name.to_string()),
         received_at: event.received_at,
+    }
+}
+
+/// A task of ours ended without a result. Calls and parking catch what they can and are aborted only at the
+/// end, so this is a bug: it must end the subscription, and with it the process, not stall it in silence.
+fn end_of_task(error: JoinError) -> ! {
+    match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => std::panic::resume_unwind(Box::new(error.to_string())),
     }
 }
 

@@ -1,8 +1,9 @@
 //! One handler of a subscription: what it is given when, and what its answers mean (design 3.1, rules 5
 //! and 6). Pure: time is passed in, and nothing is called.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::backoff::pause;
 use super::lanes::{CallId, Lanes, Waiting};
@@ -13,6 +14,9 @@ use crate::handler::{Answer, BatchAnswer, BatchLimits, Retry};
 
 /// Failed calls in a row, without a success of any other event, after which the handler counts as down.
 const DOWN_AFTER: u32 = 3;
+
+/// The longest pause that the other side can ask for.
+const LONGEST_AFTER: Duration = Duration::from_secs(3600);
 
 /// What became of an event that the handler answered for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,9 +69,20 @@ pub(super) struct HandlerRun {
     lanes: Lanes,
     successes: u64,
     failures_in_row: u32,
-    /// While down: not to be called before.
-    held_until: Option<Instant>,
-    stopped: Option<String>,
+    down: Option<Down>,
+    /// Events that were given up with `on_exhausted = "stop"`: nothing else is handed over while there are any.
+    stopped: BTreeMap<Seq, String>,
+}
+
+/// A handler that fails for all.
+#[derive(Debug)]
+struct Down {
+    /// Not to be called before.
+    until: Instant,
+    /// Calls up to this one were made before it counted as down: their failures say nothing new.
+    last_call: CallId,
+    /// Failed probes since.
+    probes: u32,
 }
 
 impl HandlerRun {
@@ -92,27 +107,34 @@ impl HandlerRun {
             lanes: Lanes::default(),
             successes: 0,
             failures_in_row: 0,
-            held_until: None,
-            stopped: None,
+            down: None,
+            stopped: BTreeMap::new(),
         }
     }
 
     /// Takes an event in.
     pub(super) fn put(&mut self, seq: Seq, event: Arc<Event>, ordering: Ordering) {
-        let mut waiting = Waiting::new(seq, event, ordering);
-        waiting.successes_seen = self.successes;
-        self.lanes.put(waiting);
+        self.lanes.put(Waiting::new(seq, event, ordering));
     }
 
     /// The next call to make now, if any.
     pub(super) fn next_call(&mut self, now: Instant) -> Option<(CallId, Vec<Waiting>)> {
-        match self.held_until {
-            // Down: one event at a time, to see whether it is back.
-            Some(until) if until > now || self.lanes.calls() > 0 => None,
-            Some(_) => self.lanes.probe(now),
-            None if self.lanes.calls() >= self.concurrency => None,
-            None => self.lanes.next_batch(now, self.limits),
+        let calls = self.lanes.calls();
+        let (call, mut batch) = match (&self.down, self.stopped.keys().next()) {
+            // Only what stopped it, until that is done.
+            (_, Some(_)) if calls > 0 => None,
+            (_, Some(seq)) => self.lanes.one(*seq, now),
+            // One event at a time, to see whether it is back.
+            (Some(down), None) if down.until > now || calls > 0 => None,
+            (Some(_), None) => self.lanes.probe(now),
+            (None, None) if calls >= self.concurrency => None,
+            (None, None) => self.lanes.next_batch(now, self.limits),
+        }?;
+        for waiting in batch.iter_mut().filter(|w| w.attempts == 0) {
+            // What succeeded before its first hand-over says nothing about this event.
+            waiting.successes_seen = self.successes;
         }
+        Some((call, batch))
     }
 
     /// When [`HandlerRun::next_call`] may have something new without an answer or an event coming first.
@@ -120,22 +142,20 @@ impl HandlerRun {
         if self.lanes.waiting() == 0 {
             return None;
         }
-        let held = self.held_until.filter(|until| *until > now);
-        match (held, self.lanes.next_due(now)) {
-            (Some(held), _) => Some(held),
-            (None, due) => due,
-        }
+        let held = self.down.as_ref().map(|down| down.until);
+        held.filter(|until| *until > now && self.stopped.is_empty())
+            .or_else(|| self.lanes.next_due(now))
     }
 
     /// Why it is stopped, where it is.
     pub(super) fn stopped(&self) -> Option<&str> {
-        self.stopped.as_deref()
+        self.stopped.values().next().map(String::as_str)
     }
 
     /// True where it fails for all.
     #[cfg(test)]
     pub(super) fn is_down(&self) -> bool {
-        self.held_until.is_some()
+        self.down.is_some()
     }
 
     /// Takes the answer of a call.
@@ -151,10 +171,16 @@ impl HandlerRun {
         let answers = one_each(answer, batch.len());
         let mut result = Answered::default();
         let handled = answers.iter().filter(|a| **a == Answer::Handled).count();
-        let failed = answers.iter().any(|a| matches!(a, Answer::Retry(_)));
+        // Having handled or refused something, it answers; else, the longest pause that it asked for.
+        let answers_at_all = answers.iter().any(|a| asked_pause(a).is_none());
+        let asked_for = answers.iter().filter_map(asked_pause).max();
+        let failed = asked_for.filter(|_| !answers_at_all);
         self.successes += handled as u64;
         for (mut waiting, answer) in batch.into_iter().zip(answers) {
             waiting.attempts += 1;
+            if !matches!(answer, Answer::Retry(_)) {
+                self.stopped.remove(&waiting.seq);
+            }
             match answer {
                 Answer::Handled => result.done.push((waiting, Verdict::Handled)),
                 // Which of them is to blame? Alone they will tell.
@@ -173,7 +199,7 @@ impl HandlerRun {
                 Answer::Retry(retry) => self.failed(now, waiting, retry, whole, &mut result),
             }
         }
-        self.judge(now, handled > 0, failed, &mut result);
+        self.judge(now, call, failed, &mut result);
         result
     }
 
@@ -187,20 +213,24 @@ impl HandlerRun {
     ) {
         // An attempt counts against the event only if the handler succeeded with others meanwhile: a
         // handler that is down is not a bad event.
-        if self.successes > waiting.successes_seen {
+        let counts = self.successes > waiting.successes_seen;
+        if counts {
             waiting.counted += 1;
             waiting.successes_seen = self.successes;
         }
         let since = *waiting.failing_since.get_or_insert(now);
-        let exhausted =
-            waiting.counted >= self.retry.attempts || now.duration_since(since) >= self.retry.total;
+        let exhausted = (counts && waiting.counted >= self.retry.attempts)
+            || now.duration_since(since) >= self.retry.total;
         if exhausted && whole && !waiting.alone {
+            // Which of them is to blame? Alone they will tell.
             waiting.alone = true;
+            waiting.counted = 0;
         } else if exhausted && self.on_exhausted == OnExhausted::Park {
             let error = format!(
                 "given up after {} attempts: {}",
                 waiting.attempts, retry.reason
             );
+            self.stopped.remove(&waiting.seq);
             result.done.push((
                 waiting,
                 Verdict::Park {
@@ -209,7 +239,7 @@ impl HandlerRun {
                 },
             ));
             return;
-        } else if exhausted {
+        } else if exhausted || self.stopped.contains_key(&waiting.seq) {
             let why = format!(
                 "handler `{}` could not handle event {} after {} attempts ({}), and on_exhausted is \
                  \"stop\": mend it, and it goes on by itself",
@@ -219,10 +249,11 @@ impl HandlerRun {
                 retry.reason
             );
             waiting.not_before = Some(now + pause(&self.stopped_retry, 8));
-            result.health = Some(Health::Stopped(why.clone()));
-            self.stopped = Some(why);
+            if self.stopped.insert(waiting.seq, why.clone()).is_none() {
+                result.health = Some(Health::Stopped(why));
+            }
         } else {
-            let least = retry.after.unwrap_or_default();
+            let least = retry.after.unwrap_or_default().min(LONGEST_AFTER);
             let pause = pause(&self.retry.backoff, waiting.attempts.saturating_sub(1)).max(least);
             waiting.not_before = Some(now + pause);
         }
@@ -231,30 +262,52 @@ impl HandlerRun {
         self.lanes.put(waiting);
     }
 
-    /// Is the handler itself up or down?
-    fn judge(&mut self, now: Instant, succeeded: bool, failed: bool, result: &mut Answered) {
-        if succeeded {
+    /// Is the handler itself up or down? `failed` is the longest pause asked for by a call that handled and
+    /// refused nothing.
+    fn judge(
+        &mut self,
+        now: Instant,
+        call: CallId,
+        failed: Option<Duration>,
+        result: &mut Answered,
+    ) {
+        let Some(asked_for) = failed else {
             self.failures_in_row = 0;
-            self.stopped = None;
-            if self.held_until.take().is_some() {
+            if self.down.take().is_some() {
                 self.lanes.wake_untried();
                 result.health = Some(Health::Up);
             }
-        } else if failed {
-            self.failures_in_row = self.failures_in_row.saturating_add(1);
-            if self.failures_in_row >= DOWN_AFTER {
-                let was_up = self.held_until.is_none();
-                let hold = pause(&self.retry.backoff, self.failures_in_row - DOWN_AFTER);
-                self.held_until = Some(now + hold);
-                if was_up && result.health.is_none() {
+            return;
+        };
+        self.failures_in_row = self.failures_in_row.saturating_add(1);
+        let hold = |probes| now + pause(&self.retry.backoff, probes).max(asked_for);
+        match &mut self.down {
+            Some(down) if call > down.last_call => {
+                down.probes += 1;
+                down.until = hold(down.probes);
+            }
+            Some(down) => down.until = down.until.max(now + asked_for),
+            None if self.failures_in_row >= DOWN_AFTER => {
+                self.down = Some(Down {
+                    until: hold(0),
+                    last_call: self.lanes.last_call(),
+                    probes: 0,
+                });
+                if result.health.is_none() {
                     let why = self.lanes.last_error().unwrap_or_default();
                     result.health = Some(Health::Down(why));
                 }
             }
-        } else {
-            // It refused something: whatever that was, it answers.
-            self.failures_in_row = 0;
+            None => {}
         }
+    }
+}
+
+/// The pause that a retry asks for; none for other answers.
+fn asked_pause(answer: &Answer) -> Option<Duration> {
+    match answer {
+        Answer::Retry(retry) => Some(retry.after.unwrap_or_default().min(LONGEST_AFTER)),
+        _ => None,
     }
 }
 
@@ -513,6 +566,112 @@ mod tests {
         }));
         run.answered(now, call, batch, answer);
         assert_eq!(run.wake_at(now), Some(now + Duration::from_secs(77)));
+    }
+
+    #[test]
+    fn an_event_is_not_given_up_for_what_succeeded_before_it_was_tried() {
+        let mut run = run(4, 1, OnExhausted::Park);
+        run.retry.attempts = 1;
+        let mut calls = 0;
+        let done = drive(&mut run, Duration::from_secs(600), |_| {
+            calls += 1;
+            if calls <= 2 {
+                BatchAnswer::HANDLED
+            } else {
+                retry()
+            }
+        });
+        assert_eq!(done.len(), 2, "the outage began with the third: {done:?}");
+    }
+
+    #[test]
+    fn a_batch_that_is_split_begins_to_count_anew() {
+        let mut run = run(0, 10, OnExhausted::Park);
+        let mut now = Instant::now();
+        run.put(0, event(&["a"]), Ordering::Record);
+        run.put(1, event(&["b"]), Ordering::Record);
+        // The two fail together while a third succeeds in between, until their batch is exhausted.
+        for round in 0..4 {
+            run.put(100 + round, event(&["ok"]), Ordering::Record);
+            while let Some((call, batch)) = run.next_call(now) {
+                let good = batch.iter().all(|w| w.seq >= 100);
+                let answer = if good { BatchAnswer::HANDLED } else { retry() };
+                let answered = run.answered(now, call, batch, answer);
+                assert!(answered.done.iter().all(|(w, _)| w.seq >= 100));
+            }
+            now += Duration::from_secs(2);
+        }
+        // Now everything fails: an outage, in which nothing is parked.
+        let done = drive_from(&mut run, now, Duration::from_secs(600), |_| retry());
+        assert_eq!(done, []);
+    }
+
+    #[test]
+    fn failures_of_calls_under_way_do_not_lengthen_the_hold() {
+        let mut run = run(64, 1, OnExhausted::Park);
+        run.concurrency = 64;
+        let now = Instant::now();
+        let calls: Vec<_> = std::iter::from_fn(|| run.next_call(now)).collect();
+        assert_eq!(calls.len(), 64);
+        for (call, batch) in calls {
+            run.answered(now, call, batch, retry());
+        }
+        assert!(run.is_down());
+        assert!(run.wake_at(now).unwrap() <= now + PAUSES.initial);
+    }
+
+    #[test]
+    fn a_handler_that_is_down_is_held_for_as_long_as_it_asks() {
+        let mut run = run(10, 1, OnExhausted::Park);
+        let now = Instant::now();
+        let asks = || {
+            BatchAnswer::All(Answer::Retry(Retry {
+                reason: "429".to_owned(),
+                after: Some(Duration::MAX),
+            }))
+        };
+        while let Some((call, batch)) = run.next_call(now) {
+            run.answered(now, call, batch, asks());
+        }
+        assert_eq!(run.wake_at(now), Some(now + LONGEST_AFTER));
+        assert_eq!(run.lanes.waiting(), 10);
+    }
+
+    #[test]
+    fn a_refusal_shows_that_a_handler_is_back() {
+        let mut run = run(5, 1, OnExhausted::Park);
+        let mut calls = 0;
+        let done = drive(&mut run, Duration::from_secs(60), |_| {
+            calls += 1;
+            if calls < 5 { retry() } else { reject() }
+        });
+        assert_eq!(done.len(), 5);
+        assert!(!run.is_down());
+    }
+
+    #[test]
+    fn while_stopped_nothing_else_is_handed_over() {
+        let mut run = run(2, 1, OnExhausted::Stop);
+        run.retry.attempts = 1;
+        let mut now = Instant::now();
+        let mut handed = vec![];
+        for round in 0..200u64 {
+            run.put(10 + round, event(&["x"]), Ordering::Record);
+            while let Some((call, batch)) = run.next_call(now) {
+                let seq = batch[0].seq;
+                handed.push((run.stopped().is_some(), seq));
+                let answer = if seq == 0 {
+                    retry()
+                } else {
+                    BatchAnswer::HANDLED
+                };
+                run.answered(now, call, batch, answer);
+            }
+            now += Duration::from_secs(1);
+        }
+        let stopped: Vec<_> = handed.iter().filter(|(stopped, _)| *stopped).collect();
+        assert!(stopped.len() > 2, "it is tried again while stopped");
+        assert!(stopped.iter().all(|(_, seq)| *seq == 0), "{stopped:?}");
     }
 
     #[test]

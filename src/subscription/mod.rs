@@ -23,6 +23,7 @@ mod resume;
 mod state;
 mod tracker;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::avro::SchemaCache;
-use crate::config::{BackoffConfig, SalesforceConfig, SubscriptionConfig};
+use crate::config::{BackoffConfig, SalesforceConfig, Start, SubscriptionConfig};
 use crate::event::{OrgId, Source};
 use crate::handler::Handler;
 use crate::salesforce::auth::TokenSource;
@@ -113,10 +114,11 @@ pub async fn run(
     };
     // Its own, so that losing this subscription stops no other.
     let stop = stop.child_token();
-    if taken.begun_without_position && config.start == crate::config::Start::Latest {
+    let observer = Observer::new(&config.name);
+    if taken.begun_without_position && config.start == Start::Latest {
+        observer.hole("lost");
         record_lost_start(&shared, &taken.lease, &stop).await;
     }
-    let observer = Observer::new(&config.name);
     let in_flight = Arc::new(InFlight::new(
         config.max_in_flight,
         config.max_in_flight_bytes,
@@ -151,8 +153,10 @@ pub async fn run(
         key: config.key.clone(),
         schema_wait: config.schema_wait,
         schemas: shared.schemas.clone(),
+        in_flight: in_flight.clone(),
         observer: observer.clone(),
         stop: stop.clone(),
+        missing: HashMap::new(),
     };
     let runs = config.handlers.iter().enumerate().map(|(index, handler)| {
         let limits = handlers[index].batch_limits();
@@ -248,8 +252,10 @@ async fn record_lost_start(shared: &Shared, lease: &Lease, stop: &CancellationTo
         to: None,
         entity: None,
         record_ids: Vec::new(),
-        explanation: "an earlier run began at LATEST and ended before its first response"
-            .to_owned(),
+        explanation:
+            "an earlier run began at LATEST and ended before it had a position: what was published \
+                      from then until this run's first response was perhaps not handled"
+                .to_owned(),
     };
     warn!(
         subscription = lease.key.name,

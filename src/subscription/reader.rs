@@ -228,6 +228,7 @@ impl Reader {
         let limit = self.salesforce.silence_limit;
         // With nothing asked for, silence is what we asked for (rule 10).
         let watched = streaming.credits.outstanding() > 0;
+        let loses = self.resume.loses_on_break();
         let deadline = streaming.heard_at + if watched { limit } else { FAR };
         let batch = tokio::select! {
             biased;
@@ -235,8 +236,10 @@ impl Reader {
             response = timeout_at(deadline.into(), streaming.stream.next()) => match response {
                 Err(_) => return Err(Break::Silent(limit)),
                 // Asked for nothing for a minute: the server closes, in whatever words. Not an error.
-                Ok(Ok(None)) if !watched => return Ok(Step::Disconnected),
-                Ok(Err(error)) if !watched && error.recovery() == Recovery::Reconnect => {
+                Ok(Ok(None)) if !watched && !loses => return Ok(Step::Disconnected),
+                Ok(Err(error))
+                    if !watched && !loses && error.recovery() == Recovery::Reconnect =>
+                {
                     return Ok(Step::Disconnected);
                 }
                 Ok(Err(error)) => {
@@ -308,7 +311,7 @@ impl Reader {
     async fn recover(&mut self, broken: Break, backoff: &mut Backoff, refused: &mut u32) -> Step {
         let recovery = broken.recovery();
         self.observer.reconnect(broken.reason());
-        if self.begun && self.resume.loses_on_break() && may_have_lost(&broken, recovery) {
+        if self.begun && self.resume.loses_on_break() {
             self.record_hole(
                 "latest_before_first_response",
                 "the stream began at LATEST and broke before it had a place to resume from",
@@ -339,12 +342,12 @@ impl Reader {
             }
             Recovery::SignInAgain | Recovery::SignInAgainOnce | Recovery::Block => {
                 let pause = slowly(backoff, &self.salesforce.blocked_retry);
-                self.blocked(&broken, pause);
+                self.blocked(&broken, broken.cure().unwrap_or_default(), pause);
                 pause
             }
             Recovery::WaitForAllocation => {
                 let pause = slowly(backoff, &self.salesforce.allocation_retry);
-                self.blocked(&broken, pause);
+                self.blocked(&broken, broken.cure().unwrap_or_default(), pause);
                 pause
             }
             Recovery::ApplyExpiredReplayPolicy => self.reposition(&broken, backoff).await,
@@ -363,7 +366,7 @@ impl Reader {
             OnExpiredReplayId::Latest => ReplayFrom::Latest,
             OnExpiredReplayId::Stop => {
                 let pause = slowly(backoff, &self.salesforce.blocked_retry);
-                self.blocked(broken, pause);
+                self.blocked(broken, EXPIRED_CURE, pause);
                 self.record_expiry().await;
                 return pause;
             }
@@ -420,8 +423,7 @@ impl Reader {
         });
     }
 
-    fn blocked(&self, broken: &Break, pause: Duration) {
-        let cure = broken.cure().unwrap_or_default();
+    fn blocked(&self, broken: &Break, cure: &str, pause: Duration) {
         warn!(
             subscription = self.lease.key.name,
             topic = %self.topic,
@@ -492,6 +494,9 @@ impl Reader {
     }
 }
 
+const EXPIRED_CURE: &str = "Set on_expired_replay_id of this subscription to \"earliest\" (everything the bus still \
+                            keeps) or \"latest\" and restart; the lost stretch is recorded as a hole";
+
 /// Further away than any test or wait of ours, near enough for every clock.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -506,15 +511,6 @@ fn limit(recovery: Recovery) -> u32 {
     match recovery {
         Recovery::SignInAgainOnce => 1,
         _ => REFUSED_SESSIONS,
-    }
-}
-
-/// A refusal came before the stream began, so nothing can have been missed on it.
-fn may_have_lost(broken: &Break, recovery: Recovery) -> bool {
-    match broken {
-        Break::Call(_) => recovery == Recovery::Reconnect,
-        Break::Silent(_) | Break::Ended => true,
-        Break::CannotSubscribe(_) => false,
     }
 }
 

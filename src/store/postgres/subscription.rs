@@ -78,7 +78,7 @@ pub(super) async fn take_over(
 /// Notes that a stream is about to begin at LATEST.
 pub(super) async fn mark_begun(conn: &mut PgConnection, lease: &Lease) -> Result<(), StoreError> {
     hold(conn, lease).await?;
-    sqlx::query(
+    sql::query(
         "update orgstream.subscription set begun_at = coalesce(begun_at, now()) \
          where org_id = $1 and name = $2",
     )
