@@ -2,12 +2,16 @@
 //! itself when it is mended, with what was published meanwhile.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Value, json};
 
 use crate::support::metrics::METRICS;
 use crate::support::proxy::{Line, Proxy};
-use crate::support::{Daemon, Emulator, Metrics, Store, account_update, eventually, record};
+use crate::support::{
+    Daemon, Emulator, Metrics, Receiver, Store, account_update, eventually, record,
+};
 
 const ACCOUNTS: &str = "/data/AccountChangeEvent";
 
@@ -359,4 +363,84 @@ async fn a_database_that_goes_down_later_shows_and_recovers_while_events_are_han
     })
     .await;
     ends_well(daemon, &["one", "two", "three"]).await;
+}
+
+#[tokio::test]
+async fn a_handler_that_is_misconfigured_at_the_far_end_blocks_and_parks_nothing() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let answer = Arc::new(AtomicU16::new(401));
+    let answers = answer.clone();
+    let receiver = Receiver::start(move |_, _| answers.load(Ordering::SeqCst)).await;
+    let handler = format!(
+        "type = \"webhook\"\nurl = \"{}\"\nretry = {{ initial = \"20ms\", max = \"200ms\", attempts = 2 }}",
+        receiver.url()
+    );
+    let config =
+        config(&org.salesforce(), &store.url, ACCOUNTS).replace("type = \"log\"", &handler);
+    let daemon = Daemon::run_with(&config, &[METRICS]);
+    let metrics = Metrics::of(&daemon).await;
+    publish(&org, "one").await;
+    metrics.state("it", "blocked").await;
+    status_is_blocked(&config, &["`out`", "401", "headers"]).await;
+    publish(&org, "two").await;
+    answer.store(200, Ordering::SeqCst);
+    let accepted = receiver.accepts(2).await;
+    assert_eq!(accepted[0]["data"]["Name"], "one");
+    assert_eq!(accepted[1]["data"]["Name"], "two");
+    metrics.state("it", "live").await;
+    eventually("live in the store", async || {
+        let status = status(&config).await;
+        (status["state"] == "live" && status["parked"] == 0).then_some(())
+    })
+    .await;
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn one_blocked_subscription_leaves_the_others_alone() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let config = config(&org.salesforce(), &store.url, "/event/Never__e")
+        + "[[subscription]]\nname = \"accounts\"\ntopic = \"Account\"\nstart = \"earliest\"\n\
+           [[subscription.handler]]\ntype = \"log\"\n";
+    let mut daemon = Daemon::run_with(&config, &[METRICS]);
+    let metrics = Metrics::of(&daemon).await;
+    metrics.state("it", "blocked").await;
+    metrics.state("accounts", "live").await;
+    publish(&org, "one").await;
+    daemon.handled(1).await;
+    ends_well(daemon, &["one"]).await;
+}
+
+#[tokio::test]
+async fn a_changed_topic_or_a_likely_rename_is_refused_until_told_and_loses_no_position() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    // Begins at LATEST, which is what a lost position would fall back to.
+    let first =
+        config(&org.salesforce(), &store.url, ACCOUNTS).replace("start = \"earliest\"\n", "");
+    let mut daemon = Daemon::run_with(&first, &[METRICS]);
+    Metrics::of(&daemon).await.state("it", "live").await;
+    publish(&org, "one").await;
+    daemon.handled(1).await;
+    ends_well(daemon, &["one"]).await;
+    publish(&org, "two").await;
+    let topic = first.replace(ACCOUNTS, "/event/Order__e");
+    let renamed = first.replace("name = \"it\"", "name = \"other\"");
+    for (config, name, parts) in [
+        (&topic, "it", [ACCOUNTS, "/event/Order__e", "another name"]),
+        (&renamed, "other", [ACCOUNTS, "rename it other", "`start`"]),
+    ] {
+        check_fails(config, &parts).await;
+        let daemon = Daemon::run_with(config, &[METRICS]);
+        Metrics::of(&daemon).await.state(name, "blocked").await;
+        daemon
+            .logged(&[&["level=warn"], parts.as_slice()].concat())
+            .await;
+        ends_well(daemon, &[]).await;
+    }
+    let mut daemon = Daemon::run(&first);
+    daemon.handled(1).await;
+    ends_well(daemon, &["two"]).await;
 }

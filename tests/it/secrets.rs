@@ -10,6 +10,7 @@ use crate::support::{Daemon, Emulator, Receiver, Store, account_update, record};
 const ACCOUNTS: &str = "/data/AccountChangeEvent";
 const SECRET: &str = "planted-client-secret";
 const HEADER: &str = "planted-webhook-header";
+const ADDRESS: &str = "planted-part-of-an-address";
 const PAYLOAD: &str = "planted payload text";
 const ENCRYPTION: &str = "planted-encryption-key-0123456789abcdef";
 
@@ -29,7 +30,7 @@ topic = "{ACCOUNTS}"
 start = "earliest"
 [[subscription.handler]]
 type = "webhook"
-url = "{url}"
+url = "{url}?key={ADDRESS}"
 headers = {{ Authorization = "Bearer {HEADER}", X-Api-Key = "{HEADER}" }}
 retry = {{ initial = "20ms", max = "100ms", attempts = 2 }}
 "#,
@@ -61,8 +62,9 @@ async fn nothing_is_logged(store: &str) {
     ])
     .await;
     org.settings(json!({"rotate_refresh_tokens": true})).await;
-    // The third and later are refused for good, and parked.
-    let receiver = Receiver::start(|number, _| if number < 2 { 200 } else { 422 }).await;
+    // One is tried again, the third and fourth are refused for good and parked.
+    let receiver =
+        Receiver::start(|number, _| [503, 200, 200].get(number).copied().unwrap_or(422)).await;
     let client = json!({"client_id": org.text("client_id"), "username": org.text("username")});
     let refresh = org.post("/tokens/refresh", &client).await["refresh_token"].clone();
     let refresh = refresh.as_str().unwrap();
@@ -90,6 +92,7 @@ async fn nothing_is_logged(store: &str) {
     let planted = [
         SECRET,
         HEADER,
+        ADDRESS,
         PAYLOAD,
         ENCRYPTION,
         refresh,
