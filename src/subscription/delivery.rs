@@ -510,16 +510,33 @@ impl Delivery {
         self.show_state();
     }
 
-    /// The stream's state, unless a handler has stopped the subscription.
+    /// The stream's state, unless a handler has stopped the subscription or takes nothing (rule 12), or the
+    /// store takes nothing.
     fn show_state(&mut self) {
         let stopped = self.runs.iter().find_map(HandlerRun::stopped);
-        let state = match stopped {
-            Some(why) => State::Blocked {
-                detail: why.to_owned(),
-            },
-            None => self.stream_state.borrow().clone(),
+        let down = || {
+            self.runs.iter().find_map(|run| {
+                let why = run.down()?;
+                let name = &run.name;
+                Some(format!(
+                    "handler `{name}` fails for all events, which are held until it takes them: {why}"
+                ))
+            })
         };
+        let stream = self.stream_state.borrow().clone();
+        let why = match stream {
+            State::Live => stopped.map(str::to_owned).or_else(down),
+            _ => stopped.map(str::to_owned),
+        };
+        let state = why.map_or(stream, |detail| State::Blocked { detail });
         self.position.show(&state);
+        // Not for the store itself: by the time it could take this, it is over.
+        let state = match (self.position.failing(), state) {
+            (Some(why), State::Live) => State::Blocked {
+                detail: format!("events are handled, but the position cannot be stored: {why}"),
+            },
+            (_, state) => state,
+        };
         self.shown_state.send_if_modified(|shown| {
             let changed = *shown != state;
             *shown = state;

@@ -77,6 +77,8 @@ pub(super) struct HandlerRun {
 /// A handler that fails for all.
 #[derive(Debug)]
 struct Down {
+    /// What it said last.
+    why: String,
     /// Not to be called before.
     until: Instant,
     /// Calls up to this one were made before it counted as down: their failures say nothing new.
@@ -150,6 +152,11 @@ impl HandlerRun {
     /// Why it is stopped, where it is.
     pub(super) fn stopped(&self) -> Option<&str> {
         self.stopped.values().next().map(String::as_str)
+    }
+
+    /// What it says, where it fails for all.
+    pub(super) fn down(&self) -> Option<&str> {
+        self.down.as_ref().map(|down| down.why.as_str())
     }
 
     /// True where it fails for all.
@@ -285,16 +292,20 @@ impl HandlerRun {
             Some(down) if call > down.last_call => {
                 down.probes += 1;
                 down.until = hold(down.probes);
+                if let Some(why) = self.lanes.last_error() {
+                    down.why = why;
+                }
             }
             Some(down) => down.until = down.until.max(now + asked_for),
             None if self.failures_in_row >= DOWN_AFTER => {
+                let why = self.lanes.last_error().unwrap_or_default();
                 self.down = Some(Down {
+                    why: why.clone(),
                     until: hold(0),
                     last_call: self.lanes.last_call(),
                     probes: 0,
                 });
                 if result.health.is_none() {
-                    let why = self.lanes.last_error().unwrap_or_default();
                     result.health = Some(Health::Down(why));
                 }
             }

@@ -437,7 +437,8 @@ impl Reader {
         let detail = if cure.is_empty() {
             broken.to_string()
         } else {
-            format!("{broken}. {cure}")
+            // The platform ends some of its sentences, and not others.
+            format!("{}. {cure}", broken.to_string().trim_end_matches('.'))
         };
         self.set_state(State::Blocked { detail });
     }
