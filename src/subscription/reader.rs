@@ -83,6 +83,15 @@ impl Break {
             _ => None,
         }
     }
+
+    /// What happened and what to change, each said once.
+    fn with_cure(&self) -> String {
+        let text = self.to_string();
+        match self.cure() {
+            Some(cure) => format!("{}. {cure}", text.trim_end_matches('.')),
+            None => text,
+        }
+    }
 }
 
 fn humantime(duration: &Duration) -> String {
@@ -421,7 +430,8 @@ impl Reader {
     }
 
     fn blocked(&self, broken: &Break, pause: Duration) {
-        let cure = broken.cure().unwrap_or_default();
+        // None where the error's own text says it.
+        let cure = broken.cure();
         warn!(
             subscription = self.lease.key.name,
             topic = %self.topic,
@@ -430,12 +440,9 @@ impl Reader {
             error = %broken,
             "subscription blocked: a person has to change something"
         );
-        let detail = if cure.is_empty() {
-            broken.to_string()
-        } else {
-            format!("{broken}. {cure}")
-        };
-        self.set_state(State::Blocked { detail });
+        self.set_state(State::Blocked {
+            detail: broken.with_cure(),
+        });
     }
 
     fn set_state(&self, state: State) {
@@ -522,5 +529,26 @@ fn describe(from: &ReplayFrom) -> String {
         ReplayFrom::Latest => "latest".to_owned(),
         ReplayFrom::Earliest => "earliest".to_owned(),
         ReplayFrom::After(id) => id.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::salesforce::auth::AuthError;
+
+    #[test]
+    fn what_blocks_names_its_cure_once() {
+        let refused = Break::from(PubSubError::from(AuthError::Refused {
+            reason: "invalid_client".to_owned(),
+            cure: "Copy the consumer key".to_owned(),
+        }));
+        assert_eq!(
+            refused.with_cure(),
+            "sign-in refused: invalid_client. Copy the consumer key"
+        );
+        let forbidden = Break::CannotSubscribe("/event/Order__e".parse().unwrap());
+        let said = forbidden.with_cure();
+        assert!(said.contains("/event/Order__e. Give the user"), "{said}");
     }
 }
