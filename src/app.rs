@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -141,34 +142,59 @@ impl SchemaShelf for StoreShelf {
 
 struct BusSource(PubSub);
 
+/// Before an answer that could be flapping metadata is taken as final.
+const SECOND_LOOK: Duration = Duration::from_secs(2);
+
 #[async_trait]
 impl SchemaSource for BusSource {
     async fn fetch(&self, id: &SchemaId) -> Result<String, SchemaUnavailable> {
-        match self.0.schema(id).await {
+        let mut answer = self.0.schema(id).await;
+        if let Err(error) = &answer
+            && verdict(error) == Verdict::PerhapsForGood
+        {
+            tokio::time::sleep(SECOND_LOOK).await;
+            answer = self.0.schema(id).await;
+        }
+        let error = match answer {
             Ok(json) => {
                 metrics::schema_fetched("fetched");
-                Ok(json)
+                return Ok(json);
             }
-            // A missing permission blocks the whole topic until somebody mends it: not this event's fault.
-            Err(error) if refused_for_good(&error) => {
-                metrics::schema_fetched("refused");
-                Err(SchemaUnavailable::Refused(error.to_string()))
-            }
-            Err(error) => {
+            Err(error) => error,
+        };
+        match verdict(&error) {
+            // Whatever a person or time can mend holds the event; it is not this event's fault.
+            Verdict::Passing => {
                 metrics::schema_fetched("unavailable");
                 Err(SchemaUnavailable::Later(error.to_string()))
+            }
+            Verdict::ForGood | Verdict::PerhapsForGood => {
+                metrics::schema_fetched("refused");
+                Err(SchemaUnavailable::Refused(error.to_string()))
             }
         }
     }
 }
 
-/// The org answered that there is no such schema, or that the ID is none.
-fn refused_for_good(error: &PubSubError) -> bool {
-    match error {
-        PubSubError::Rpc { status, .. } => {
-            matches!(status, tonic::Code::NotFound | tonic::Code::InvalidArgument)
-        }
-        PubSubError::Auth(_) | PubSubError::Invalid(_) => false,
+/// What a failed GetSchema says about the schema ID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Passing,
+    ForGood,
+    /// NOT_FOUND and the like without a code, which was seen to come and go (facts 6.3).
+    PerhapsForGood,
+}
+
+/// By code first, by status where there is none (facts 6.1).
+fn verdict(error: &PubSubError) -> Verdict {
+    let PubSubError::Rpc { status, code, .. } = error else {
+        return Verdict::Passing;
+    };
+    match (code.as_deref(), status) {
+        (Some(code), _) if code.ends_with("schema.validation.failed") => Verdict::ForGood,
+        (Some(_), _) => Verdict::Passing,
+        (None, tonic::Code::NotFound | tonic::Code::InvalidArgument) => Verdict::PerhapsForGood,
+        (None, _) => Verdict::Passing,
     }
 }
 
@@ -443,4 +469,50 @@ async fn run_subscriptions(
 /// True where trying again without a change would fail again: what `check` reports as failed.
 pub fn needs_a_person(error: &PubSubError) -> bool {
     error.recovery() == Recovery::Block
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::salesforce::pubsub::Rpc;
+
+    #[test]
+    fn only_an_answer_about_the_schema_id_itself_gives_an_event_up() {
+        let error = |code: Option<&str>, status| PubSubError::Rpc {
+            rpc: Rpc::GetSchema,
+            status,
+            code: code.map(str::to_owned),
+            message: String::new(),
+            rpc_id: None,
+        };
+        use tonic::Code;
+        for (code, status, expected) in [
+            (
+                Some("schema.validation.failed"),
+                Code::InvalidArgument,
+                Verdict::ForGood,
+            ),
+            (
+                Some("schema.api.unavailable"),
+                Code::NotFound,
+                Verdict::Passing,
+            ),
+            (
+                Some("schema.meta.permission"),
+                Code::PermissionDenied,
+                Verdict::Passing,
+            ),
+            (
+                Some("something.new"),
+                Code::InvalidArgument,
+                Verdict::Passing,
+            ),
+            (None, Code::NotFound, Verdict::PerhapsForGood),
+            (None, Code::InvalidArgument, Verdict::PerhapsForGood),
+            (None, Code::Unavailable, Verdict::Passing),
+            (None, Code::Unauthenticated, Verdict::Passing),
+        ] {
+            assert_eq!(verdict(&error(code, status)), expected, "{code:?} {status}");
+        }
+    }
 }

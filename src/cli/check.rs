@@ -26,8 +26,7 @@ use crate::store::Store;
 /// How long a handler's own check may take.
 const HANDLER_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Look for what is wrong with the configuration, the login, permissions, topics and the store, and say
-/// how to mend it.
+/// Look for what is wrong, from configuration to permissions, and say how to mend it.
 ///
 /// Checks the configuration, the store, this machine's clock, the login, the Pub/Sub API, each topic and
 /// its schema, and each handler. One line each: `ok`, `warning` or `failed`, what it is about, why, and

@@ -108,9 +108,7 @@ async fn list(store: &dyn Store, args: ListArgs) -> Result<ExitCode, Failure> {
         print(&table(&letters, SystemTime::now()))?;
     }
     if more {
-        note(&format!(
-            "there are more than these {limit}; `--limit` shows more"
-        ));
+        note("more are parked; `--limit` shows them");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -34,9 +34,9 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Quiet topics move their positions every few seconds instead of every two minutes.
 const KEEPALIVE_MS: u64 = 5_000;
 
-/// See it all work: an org in memory, sample traffic and the daemon; needs nothing installed.
+/// See it all work: an org in memory, sample traffic and the daemon.
 ///
-/// Starts the emulator, lets a small business happen in it (accounts and contacts change, orders come in),
+/// Needs nothing installed. Starts the emulator, lets a small business happen in it (accounts and contacts change, orders come in),
 /// and runs the daemon against it: three subscriptions with the `log` handler, positions in SQLite in a
 /// temporary folder that is removed at the end. Events go to standard output, one CloudEvents JSON line
 /// each; on a terminal, standard error tells what is happening. Ctrl-C ends it.
@@ -277,12 +277,16 @@ async fn tell(store: StoreConfig, progress: Arc<Progress>, stop: CancellationTok
 }
 
 fn one_status(one: &SubscriptionStatus) -> String {
-    let lag = age(one.caught_up_at, SystemTime::now());
+    // The store's view of the lag: it is written with the position, so it is a second or more behind.
+    let caught_up = match one.caught_up_at {
+        Some(then) => format!("caught up {} ago", age(Some(then), SystemTime::now())),
+        None => "not caught up yet".to_owned(),
+    };
     let parked = match one.parked {
         0 => String::new(),
         parked => format!(", {parked} parked"),
     };
-    format!("{} {}, lag {lag}{parked}", one.key.name, one.state)
+    format!("{} {}, {caught_up}{parked}", one.key.name, one.state)
 }
 
 /// What the store says; nothing where it does not answer, for these are words by the way.

@@ -23,9 +23,9 @@ use crate::emulator::{
 };
 use crate::event::OrgId;
 
-/// Run an org in memory: Pub/Sub API, OAuth, and an admin API to publish events and cause trouble.
+/// Run an org in memory, to try things against.
 ///
-/// Serves any client of the Pub/Sub API, not only orgstream. It has the topics /data/AccountChangeEvent,
+/// Pub/Sub API, OAuth, and an admin API to publish events and cause trouble. Serves any client of the Pub/Sub API, not only orgstream. It has the topics /data/AccountChangeEvent,
 /// /data/ContactChangeEvent, /data/Employee__ChangeEvent, /data/ChangeEvents and /event/Order__e, and takes
 /// more. Everything is in memory and gone at the end. Prints where it listens and the environment variables
 /// that point `orgstream run` at it.

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::app::RunError;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Env as _, ProcessEnv};
 use crate::telemetry::{self, LogFilter, LogSettings};
 
 /// Streams a Salesforce org's Platform Events and Change Data Capture to your handlers.
@@ -37,32 +37,22 @@ struct Cli {
     command: Command,
 }
 
+// A command's help is the documentation of its arguments.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon: every configured subscription
     Run,
-    /// Look for what is wrong with the configuration, the login, permissions, topics and the store, and
-    /// say how to mend it
     Check(check::CheckArgs),
-    /// Show each subscription: state, owner, lag, position, parked events, holes
     Status(status::StatusArgs),
-    /// See events that could not be handled or decoded, and why
     DeadLetters(dead_letters::DeadLettersArgs),
-    /// Print events as they come; moves no position
     Tail(tail::TailArgs),
-    /// Publish platform events
     Publish(publish::PublishArgs),
-    /// Show what the org says about topics
     Topics(topics::TopicsArgs),
-    /// Print the schema of a topic, or the schema of an ID
     Schema(schema::SchemaArgs),
-    /// Print the effective configuration, secrets masked
     Config(config::ConfigArgs),
     /// Create or update the store's tables
     Migrate,
-    /// Run an org in memory: Pub/Sub API, OAuth, and an admin API to publish events and cause trouble
     Emulator(Box<emulator::EmulatorArgs>),
-    /// See it all work: an org in memory, sample traffic and the daemon; needs nothing installed
     Demo(demo::DemoArgs),
 }
 
@@ -155,8 +145,9 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 
 /// Logs as the environment asks for them; without a word from it, a quiet command logs warnings only.
 fn init_logs(quiet: bool) {
-    let mut settings = LogSettings::from_env(|name| std::env::var(name).ok());
-    if quiet && settings.filter == LogFilter::default() {
+    let mut settings = LogSettings::from_env(|name| ProcessEnv.raw(name));
+    let asked = ["ORGSTREAM_LOG", "RUST_LOG"].map(|name| ProcessEnv.var(name));
+    if quiet && asked.iter().all(Option::is_none) {
         settings.filter = LogFilter::warnings();
     }
     // Fails only if an embedding program has set logs up already.
@@ -195,6 +186,10 @@ mod tests {
             let plain = ["run", "migrate"].contains(&name.as_str());
             let help = command.render_long_help().to_string();
             assert!(plain || help.contains("Example"), "{name}: {help}");
+            // The paragraphs of its documentation, not the first line alone.
+            let about = command.get_long_about().map(ToString::to_string);
+            let about = about.unwrap_or_default();
+            assert!(plain || about.contains("\n\n"), "{name}: {about}");
         }
     }
 }

@@ -12,6 +12,8 @@
 
 mod bad_input;
 mod captured;
+mod chaos;
+mod commands;
 mod database;
 mod delivery;
 mod flow_control;

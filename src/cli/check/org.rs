@@ -9,6 +9,7 @@ use super::finding::Report;
 use super::store::{self, Opened};
 use crate::avro::Schema;
 use crate::cli::Failure;
+use crate::cli::output::length;
 use crate::cli::schema::field_names;
 use crate::config::{AuthConfig, SalesforceConfig, SubscriptionConfig};
 use crate::event::{SchemaId, Topic, TopicKind};
@@ -113,7 +114,8 @@ async fn clock(
         }
     };
     let direction = if ahead < 0 { "behind" } else { "ahead of" };
-    let why = format!("{} s {direction} the login host's", ahead.unsigned_abs());
+    let off = length(Duration::from_secs(ahead.unsigned_abs()));
+    let why = format!("{off} {direction} the login host's");
     let signs_times = matches!(config.auth, AuthConfig::Jwt { .. });
     match ahead.unsigned_abs() {
         0..=CLOCK_WARNING => report.ok(

@@ -240,6 +240,26 @@ async fn a_clock_that_is_off_is_said_where_an_assertion_is_refused() {
 }
 
 #[tokio::test]
+async fn the_clock_is_compared_with_any_answer_of_the_login_host() {
+    let host = LoginHost::start(|_, _| {
+        let mut response = refused("invalid_request", "must use HTTP POST");
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap();
+        response.headers_mut().insert("date", date);
+        response
+    })
+    .await;
+    let auth = Authenticator::new(&config(&host.url, jwt()), None).unwrap();
+    let ahead = auth.clock_ahead().await.unwrap().unwrap();
+    assert!(ahead > 20 * 365 * 86_400, "{ahead}");
+    drop(host);
+    let gone = Authenticator::new(&config("http://127.0.0.1:1", jwt()), None).unwrap();
+    assert!(matches!(
+        gone.clock_ahead().await,
+        Err(AuthError::Unavailable { .. })
+    ));
+}
+
+#[tokio::test]
 async fn a_ready_token_names_its_org_and_is_not_used_again_once_refused() {
     let ready = |token: &str| AuthConfig::AccessToken {
         access_token: SecretString::from(token),

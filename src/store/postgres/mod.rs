@@ -96,17 +96,14 @@ impl Store for PostgresStore {
     }
 
     async fn migrate(&self) -> Result<Vec<i64>, StoreError> {
-        bounded(MIGRATION_LIMIT, async {
-            let mut versions = Vec::new();
-            loop {
-                let tx = self.connections.begin(MIGRATION_LIMIT).await?;
-                match migrate::apply_next(tx).await? {
-                    Some(version) => versions.push(version),
-                    None => return Ok(versions),
-                }
-            }
-        })
-        .await
+        let mut versions = Vec::new();
+        // Asking, and connecting, take no longer than any other call: only a change itself may, and a
+        // database that hangs at the start is found out soon.
+        while !self.pending_migrations().await?.is_empty() {
+            let tx = bounded(self.timeout, self.connections.begin(MIGRATION_LIMIT)).await?;
+            versions.extend(bounded(MIGRATION_LIMIT, migrate::apply_next(tx)).await?);
+        }
+        Ok(versions)
     }
 
     async fn pending_migrations(&self) -> Result<Vec<i64>, StoreError> {
