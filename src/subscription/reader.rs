@@ -17,7 +17,6 @@ use super::resume::Resume;
 use super::state::State;
 use crate::config::{BackoffConfig, OnExpiredReplayId, SalesforceConfig};
 use crate::event::{RawEvent, ReplayId, Topic};
-use crate::salesforce::auth::TokenSource;
 use crate::salesforce::pubsub::{
     FetchBatch, FetchStream, PubSub, PubSubError, Recovery, ReplayFrom,
 };
@@ -103,7 +102,6 @@ pub(super) struct Reader {
     pub(super) topic: Topic,
     pub(super) lease: Lease,
     pub(super) bus: PubSub,
-    pub(super) tokens: Arc<dyn TokenSource>,
     pub(super) store: Arc<dyn Store>,
     pub(super) salesforce: SalesforceConfig,
     pub(super) on_expired: OnExpiredReplayId,
@@ -190,7 +188,7 @@ impl Reader {
             stream.opened(),
         );
         match opening.await {
-            Ok(opened) => opened.inspect_err(|error| self.drop_session(error, &stream))?,
+            Ok(opened) => opened?,
             Err(_) => return Err(Break::Silent(self.salesforce.silence_limit)),
         }
         info!(
@@ -248,10 +246,7 @@ impl Reader {
                 Ok(Err(error)) if !watched && error.recovery() == Recovery::Reconnect => {
                     return Ok(Step::Disconnected);
                 }
-                Ok(Err(error)) => {
-                    self.drop_session(&error, &streaming.stream);
-                    return Err(error.into());
-                }
+                Ok(Err(error)) => return Err(error.into()),
                 Ok(Ok(None)) => return Err(Break::Ended),
                 Ok(Ok(Some(batch))) => Some(batch),
             },
@@ -403,16 +398,6 @@ impl Reader {
              bus was reset",
         )
         .await;
-    }
-
-    /// The session was refused: nobody shall use it again.
-    fn drop_session(&self, error: &PubSubError, stream: &FetchStream) {
-        if matches!(
-            error.recovery(),
-            Recovery::SignInAgain | Recovery::SignInAgainOnce
-        ) {
-            self.tokens.invalidate(stream.session());
-        }
     }
 
     fn reconnecting(&self, broken: &Break, pause: Duration) {
