@@ -388,12 +388,174 @@ async fn a_new_token_in_the_configuration_is_used_once_the_stored_one_is_dead() 
     assert_eq!(vault.stored().as_deref(), Some("new"));
 }
 
+#[test]
+fn the_refresh_token_flow_is_refused_where_nothing_can_keep_a_rotated_token() {
+    let config = config("https://login.salesforce.com", refresh_token("r0"));
+    let (reason, cure) = refusal(Authenticator::new(&config, None).unwrap_err());
+    assert!(reason.contains("needs a store"), "{reason}");
+    assert!(cure.contains("DATABASE_URL"), "{cure}");
+}
+
 #[tokio::test]
-async fn without_a_vault_a_rotated_token_lives_on_in_memory() {
-    let noted = Arc::new(MemoryVault::default());
-    let host = rotating_host(noted.clone()).await;
-    let auth = Authenticator::new(&config(&host.url, refresh_token("r0")), None).unwrap();
+async fn closing_waits_until_a_rotated_token_is_stored() {
+    let vault = Arc::new(MemoryVault::default());
+    let host = rotating_host(vault.clone()).await;
+    let auth =
+        Authenticator::new(&config(&host.url, refresh_token("r0")), Some(vault.clone())).unwrap();
+    vault.failing_saves.store(2, Ordering::SeqCst);
+    let gone = tokio::time::timeout(Duration::from_millis(50), auth.session()).await;
+    assert!(gone.is_err());
+    auth.close().await;
+    assert_eq!(vault.stored().as_deref(), Some("r1"));
+    assert_eq!(vault.log.lock().unwrap().last().unwrap(), "unlock");
+    // And no other token is used up then.
+    auth.sign_in_now().await.unwrap_err();
+    assert_eq!(host.calls(), 1);
+}
+
+#[tokio::test]
+async fn closing_gives_up_the_wait_for_the_right_to_refresh() {
+    let vault = Arc::new(MemoryVault::default());
+    vault.give_to_another();
+    let host = rotating_host(vault.clone()).await;
+    let auth =
+        Authenticator::new(&config(&host.url, refresh_token("r0")), Some(vault.clone())).unwrap();
+    let gone = tokio::time::timeout(Duration::from_millis(50), auth.session()).await;
+    assert!(gone.is_err());
+    tokio::time::timeout(Duration::from_secs(5), auth.close())
+        .await
+        .unwrap();
+    assert_eq!(host.calls(), 0);
+}
+
+#[tokio::test]
+async fn the_right_is_taken_anew_before_each_further_request() {
+    let vault = Arc::new(MemoryVault::default());
+    vault.store("dead");
+    let noted = vault.clone();
+    let host = LoginHost::start(move |_, form| {
+        noted.note(format!("refresh {}", form["refresh_token"]));
+        match form["refresh_token"].as_str() {
+            "new" => ok(granted("00D!1")),
+            _ => refused("invalid_grant", "expired access/refresh token"),
+        }
+    })
+    .await;
+    let config = config(&host.url, refresh_token("new"));
+    let auth = Authenticator::new(&config, Some(vault.clone())).unwrap();
+    auth.session().await.unwrap();
+    assert_eq!(
+        *vault.log.lock().unwrap(),
+        [
+            "lock",
+            "refresh dead",
+            "lock",
+            "refresh new",
+            "save new",
+            "unlock"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn whoever_lost_the_right_amid_a_refresh_stops_at_once() {
+    let vault = Arc::new(MemoryVault::default());
+    vault.store("dead");
+    let thief = vault.clone();
+    let host = LoginHost::start(move |_, _| {
+        thief.give_to_another();
+        refused("invalid_grant", "expired access/refresh token")
+    })
+    .await;
+    let config = config(&host.url, refresh_token("new"));
+    let auth = Authenticator::new(&config, Some(vault.clone())).unwrap();
+    let error = auth.session().await.unwrap_err();
+    assert!(error.to_string().contains("another process"), "{error}");
+    // The configured token was not presented without the right.
+    assert_eq!(host.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_rotated_token_is_not_pressed_upon_the_store_once_the_right_is_lost() {
+    let vault = Arc::new(MemoryVault::default());
+    let thief = vault.clone();
+    let host = LoginHost::start(move |call, form| {
+        if call == 1 {
+            thief.give_to_another();
+        } else {
+            assert_eq!(form["refresh_token"], "newer");
+        }
+        let mut answer = granted("00D!1");
+        answer["refresh_token"] = json!("rotated");
+        ok(answer)
+    })
+    .await;
+    let config = config(&host.url, refresh_token("r0"));
+    let auth = Authenticator::new(&config, Some(vault.clone())).unwrap();
+    let outcome = tokio::time::timeout(Duration::from_secs(5), auth.sign_in_now()).await;
+    let error = outcome.unwrap().unwrap_err();
+    assert!(error.to_string().contains("lost"), "{error}");
+    assert_eq!(*vault.log.lock().unwrap(), ["lock", "save refused"]);
+    // What the other one has stored meanwhile is the newer one.
+    vault.store("newer");
+    vault.free();
     auth.sign_in_now().await.unwrap();
-    auth.sign_in_now().await.unwrap();
-    assert_eq!(*noted.log.lock().unwrap(), ["refresh r0", "refresh r1"]);
+}
+
+#[tokio::test]
+async fn a_refused_renewal_leaves_the_session_until_the_org_refuses_it() {
+    let host = LoginHost::start(|call, _| match call {
+        1 => ok(granted("00D!1")),
+        _ => refused("invalid_client", "no such app"),
+    })
+    .await;
+    let mut config = config(&host.url, client_credentials());
+    config.token_max_age = Duration::ZERO;
+    let auth = Authenticator::new(&config, None).unwrap();
+    let session = auth.session().await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(token(&auth.session().await.unwrap()), "00D!1");
+    }
+    assert_eq!(host.calls(), 2);
+    auth.invalidate(&session);
+    let (reason, _) = refusal(auth.session().await.unwrap_err());
+    assert!(reason.contains("invalid_client"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_doubted_session_is_renewed_once_and_locks_nobody_out() {
+    let host = LoginHost::start(|call, _| ok(granted(&format!("00D!{call}")))).await;
+    let auth = Authenticator::new(&config(&host.url, client_credentials()), None).unwrap();
+    for _ in 0..20 {
+        let session = auth.session().await.unwrap();
+        auth.doubt(&session);
+    }
+    assert_eq!(token(&auth.session().await.unwrap()), "00D!2");
+    assert_eq!(host.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_doubted_session_serves_on_where_it_cannot_be_renewed() {
+    let host = LoginHost::start(|call, _| match call {
+        1 => ok(granted("00D!1")),
+        _ => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    })
+    .await;
+    let auth = Authenticator::new(&config(&host.url, client_credentials()), None).unwrap();
+    let session = auth.session().await.unwrap();
+    auth.doubt(&session);
+    assert_eq!(token(&auth.session().await.unwrap()), "00D!1");
+    assert_eq!(host.calls(), 2);
+}
+
+#[tokio::test]
+async fn sessions_that_the_org_took_for_a_call_do_not_count_as_refused() {
+    let host = LoginHost::start(|call, _| ok(granted(&format!("00D!{call}")))).await;
+    let auth = Authenticator::new(&config(&host.url, client_credentials()), None).unwrap();
+    for _ in 0..10 {
+        let session = auth.session().await.unwrap();
+        auth.accepted(&session);
+        auth.invalidate(&session);
+    }
+    assert_eq!(host.calls(), 10);
 }
