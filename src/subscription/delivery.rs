@@ -1,7 +1,7 @@
 //! The delivery: hands events to the handlers, tracks what is finished, parks what cannot be, and lets
 //! the position follow. One task owns all of it, so nothing here is locked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -69,6 +69,13 @@ struct Called {
     took: Duration,
 }
 
+/// An event to park.
+struct ToPark {
+    seq: Seq,
+    handlers: Option<HandlerSet>,
+    letter: DeadLetter,
+}
+
 /// A finished attempt to park.
 struct Parked {
     seq: Seq,
@@ -90,7 +97,9 @@ pub(super) struct Delivery {
     /// Batches with a handler.
     with_handlers: HashMap<(usize, CallId), Vec<Waiting>>,
     calls: JoinSet<Called>,
+    /// At most one attempt at a time: dead letters are numbered in the order in which events were given up.
     parking: JoinSet<Parked>,
+    to_park: VecDeque<ToPark>,
     position: Position,
     stream_state: watch::Receiver<State>,
     shown_state: watch::Sender<State>,
@@ -128,6 +137,7 @@ impl Delivery {
             with_handlers: HashMap::new(),
             calls: JoinSet::new(),
             parking: JoinSet::new(),
+            to_park: VecDeque::new(),
             stream_state: setup.stream_state,
             shown_state: setup.shown_state,
             caught_up_at: None,
@@ -368,6 +378,26 @@ impl Delivery {
             error = letter.error,
             "event parked"
         );
+        self.to_park.push_back(ToPark {
+            seq,
+            handlers,
+            letter,
+        });
+        self.park_next();
+    }
+
+    fn park_next(&mut self) {
+        if !self.parking.is_empty() {
+            return;
+        }
+        let Some(ToPark {
+            seq,
+            handlers,
+            letter,
+        }) = self.to_park.pop_front()
+        else {
+            return;
+        };
         let (store, lease, abandon) =
             (self.store.clone(), self.lease.clone(), self.abandon.clone());
         self.parking.spawn(async move {
@@ -389,6 +419,7 @@ impl Delivery {
         if parked.done {
             self.finished(parked.seq, parked.handlers, Outcome::Parked);
         }
+        self.park_next();
     }
 
     // ---- position ----

@@ -280,12 +280,14 @@ impl Reader {
         let received_at = SystemTime::now();
         self.observer.received(batch.events.len());
         if self.resume.first_answer() {
-            let end = batch
+            let first = batch
                 .events
                 .iter()
-                .find_map(|event| event.replay_id.clone())
-                .or_else(|| batch.latest_replay_id.clone());
-            self.close_holes(end);
+                .find_map(|event| event.replay_id.clone());
+            if self.resume.from() == ReplayFrom::Latest {
+                self.mark_first(first.clone());
+            }
+            self.close_holes(first.or_else(|| batch.latest_replay_id.clone()));
         }
         let mut arrivals = Vec::with_capacity(batch.events.len().max(1));
         if batch.events.is_empty()
@@ -479,6 +481,20 @@ impl Reader {
             super::persist(&store, &lease, &stop, "end a hole", |store, lease| {
                 let end = end.clone();
                 async move { store.close_holes(&lease, &end).await }
+            })
+            .await;
+        });
+    }
+
+    /// A stream that began at LATEST has brought its first event. Until that is finished there is no
+    /// position, and a restart would begin at LATEST again; from now on it resumes after this one.
+    fn mark_first(&self, first: Option<ReplayId>) {
+        let Some(first) = first else { return };
+        let (store, lease, stop) = (self.store.clone(), self.lease.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            super::persist(&store, &lease, &stop, "record the start", |store, lease| {
+                let first = first.clone();
+                async move { store.mark_first(&lease, &first).await }
             })
             .await;
         });
