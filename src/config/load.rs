@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::document::{self, Entries};
 use super::env::Env;
-use super::error::{ConfigError, Problem};
+use super::error::{ConfigError, Place, Problem};
 use super::reader::Reader;
 use super::section::{Section, Var};
 use super::subscription::{self, TOPICS};
-use super::{Checks, Config, SalesforceConfig, StoreConfig};
+use super::{AuthConfig, Checks, Config, SalesforceConfig, StoreConfig};
 
 /// The file that is read where none is named.
 const DEFAULT_FILE: &str = "orgstream.toml";
@@ -129,6 +129,16 @@ pub(super) fn load_in(
     let root = Section::root(&reader, document.entries.as_ref());
     let salesforce = super::salesforce::read(root.table("salesforce"), checks);
     let store = super::store::read(root.table("store"));
+    if let (Some(salesforce), Some(store)) = (&salesforce, &store)
+        && matches!(salesforce.auth, AuthConfig::RefreshToken { .. })
+        && store.encryption_key.is_none()
+    {
+        reader.warn(
+            Place::variable("ORGSTREAM_ENCRYPTION_KEY"),
+            "is not set: where the app rotates refresh tokens, the first sign-in uses the configured one up, and \
+             the new one is stored encrypted only; set it, for example to what `openssl rand -hex 32` prints",
+        );
+    }
     let sections = root.tables("subscription");
     let nothing_to_do = sections.is_empty() && env.var(TOPICS).is_none();
     if required && nothing_to_do && !reader.has_problem_at(&root.place("subscription")) {

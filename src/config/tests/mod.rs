@@ -351,7 +351,7 @@ fn what_the_file_says_counts_before_the_environment() {
 
 #[test]
 fn what_probably_is_not_meant_is_a_warning() {
-    let cases: [(String, Pairs<'_>, &str); 5] = [
+    let cases: [(String, Pairs<'_>, &str); 6] = [
         (
             subscription("") + &subscription("").replace("\"a\"", "\"b\""),
             &[],
@@ -379,6 +379,14 @@ fn what_probably_is_not_meant_is_a_warning() {
             subscription(""),
             &[("SF_CLIENT_ID", "another")],
             "differs from SALESFORCE_CLIENT_ID",
+        ),
+        (
+            subscription(""),
+            &[
+                ("SALESFORCE_AUTH", "refresh_token"),
+                ("SALESFORCE_REFRESH_TOKEN", "5Aep"),
+            ],
+            "rotates refresh tokens",
         ),
     ];
     for (text, pairs, part) in cases {
