@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use crate::avro::{SchemaCache, SchemaShelf, SchemaSource, SchemaUnavailable};
 use crate::config::{
     BackoffConfig, Checks, Config, ConfigError, Env, HandlerConfig, HandlerProblem, Loaded,
-    SalesforceConfig, Subscriptions,
+    MAX_HANDLERS, SalesforceConfig, Subscriptions,
 };
 use crate::event::SchemaId;
 use crate::handler::{Handler, HandlerConfigError, Registry};
@@ -24,6 +24,9 @@ use crate::salesforce::pubsub::{PubSub, PubSubError, Recovery};
 use crate::store::{self, Store, StoreError};
 use crate::subscription::{self, Ended, Shared, State};
 use crate::telemetry::{self, metrics};
+
+/// How long closing the store may take.
+const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 
 /// Why the daemon ended other than by being told to.
 #[derive(Debug, thiserror::Error)]
@@ -180,7 +183,12 @@ impl SchemaSource for BusSource {
             // Whatever a person or time can mend holds the event; it is not this event's fault.
             Verdict::Passing => {
                 metrics::schema_fetched("unavailable");
-                Err(SchemaUnavailable::Later(error.to_string()))
+                let text = error.to_string();
+                let text = text.trim_end_matches('.');
+                Err(SchemaUnavailable::Later(match error.cure() {
+                    Some(cure) => format!("{text}. {cure}"),
+                    None => text.to_owned(),
+                }))
             }
             Verdict::ForGood | Verdict::PerhapsForGood => {
                 metrics::schema_fetched("refused");
@@ -206,6 +214,10 @@ fn verdict(error: &PubSubError) -> Verdict {
     };
     match (code.as_deref(), status) {
         (Some(code), _) if code.ends_with("schema.validation.failed") => Verdict::ForGood,
+        // Nobody has published what an unknown ID is answered with (facts 12).
+        (Some(code), tonic::Code::NotFound) if code.ends_with("not.found") => {
+            Verdict::PerhapsForGood
+        }
         (Some(_), _) => Verdict::Passing,
         (None, tonic::Code::NotFound | tonic::Code::InvalidArgument) => Verdict::PerhapsForGood,
         (None, _) => Verdict::Passing,
@@ -225,6 +237,12 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let mut handlers = Vec::new();
     for subscription in &config.subscriptions {
+        if subscription.handlers.len() > MAX_HANDLERS {
+            return Err(RunError::Config(format!(
+                "subscription `{}` has more than {MAX_HANDLERS} handlers",
+                subscription.name
+            )));
+        }
         let built: Result<Vec<Arc<dyn Handler>>, _> = subscription
             .handlers
             .iter()
@@ -268,7 +286,8 @@ pub async fn run(
     };
     let spent = asked_at.get().map_or(Duration::ZERO, Instant::elapsed);
     org.close(STOP_LIMIT.saturating_sub(spent)).await;
-    store.close().await;
+    // Politeness only, and a store that hangs must not hold the exit up.
+    let _ = tokio::time::timeout(CLOSE_LIMIT, store.close()).await;
     result
 }
 
@@ -530,6 +549,10 @@ mod tests {
             rpc_id: None,
         };
         use tonic::Code;
+        assert_eq!(
+            verdict(&error(Some("schema.not.found"), Code::NotFound)),
+            Verdict::PerhapsForGood
+        );
         for (code, status, expected) in [
             (
                 Some("schema.validation.failed"),

@@ -20,6 +20,7 @@ create table orgstream.subscription (
     holder text,
     taken_at timestamptz,
     begun_at timestamptz,
+    begun_with bytea,
     state text not null default 'new',
     state_detail text,
     state_at timestamptz,
@@ -36,6 +37,7 @@ comment on column orgstream.subscription.epoch is 'Grows each time a worker take
 comment on column orgstream.subscription.write_number is 'Grows with each write under one epoch, so that a late write never overtakes a newer one.';
 comment on column orgstream.subscription.holder is 'The process that took it over last; random for each start.';
 comment on column orgstream.subscription.begun_at is 'When its first stream was about to begin at LATEST. With no position, what came since then was perhaps missed.';
+comment on column orgstream.subscription.begun_with is 'First replay ID that came after a start at LATEST. With no position, the next run resumes after it.';
 comment on column orgstream.subscription.state is 'connecting, live, paused, reconnecting, blocked, stopped; new before the first run.';
 comment on column orgstream.subscription.state_detail is 'Why, and the cure where a person has to act.';
 comment on column orgstream.subscription.caught_up_at is 'Last moment with a live stream and nothing unfinished.';

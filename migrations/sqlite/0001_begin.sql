@@ -18,6 +18,7 @@ create table subscription (
     holder text,
     taken_at integer,
     begun_at integer,
+    begun_with blob,
     state text not null default 'new',
     state_detail text,
     state_at integer,

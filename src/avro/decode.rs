@@ -22,6 +22,10 @@ pub(super) const MAX_DEPTH: usize = 64;
 /// Most JSON text that one payload may become, in bytes. The platform's limit for an event is 1 MB.
 const MAX_JSON: usize = 64 << 20;
 
+/// Most JSON bytes for each byte of payload, beyond a first megabyte: field names and escapes make text
+/// longer than its datum, but only a hostile pair of schema and payload makes it much longer.
+const MAX_GROWTH: usize = 16;
+
 /// A payload that is not a datum of its schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodeError {
@@ -78,7 +82,11 @@ pub(super) fn decode(
         Ok(ignored_bits) => Ok(Decoded {
             record_name: Arc::clone(record_name),
             header,
-            data: Bytes::from(decoder.out),
+            data: {
+                // Kept for as long as the event is in flight.
+                decoder.out.shrink_to_fit();
+                Bytes::from(decoder.out)
+            },
             ignored_bits,
         }),
         Err(reason) => Err(DecodeFailure {
@@ -118,6 +126,8 @@ pub(super) struct Decoder<'s, 'd> {
     /// How many more values may be read. Most take at least one byte; those that take none, and types
     /// nested without end, are bounded by this.
     visits: usize,
+    /// How much JSON this payload may become, in bytes.
+    max_json: usize,
     /// The field last begun, for errors.
     pub(super) at: Option<usize>,
 }
@@ -129,6 +139,7 @@ impl<'s, 'd> Decoder<'s, 'd> {
             datum: Datum::new(payload),
             out: Vec::with_capacity(2 * payload.len() + 256),
             visits: 8 * payload.len() + 4096,
+            max_json: (MAX_GROWTH * payload.len() + (1 << 20)).min(MAX_JSON),
             at: None,
         }
     }
@@ -203,9 +214,10 @@ impl<'s, 'd> Decoder<'s, 'd> {
         Ok(true)
     }
 
-    fn count_visit(&mut self) -> Result<(), DecodeReason> {
+    /// Charges one value against the bound on time and memory.
+    pub(super) fn count_visit(&mut self) -> Result<(), DecodeReason> {
         match self.visits.checked_sub(1) {
-            Some(left) if self.out.len() <= MAX_JSON => {
+            Some(left) if self.out.len() <= self.max_json => {
                 self.visits = left;
                 Ok(())
             }

@@ -208,6 +208,9 @@ impl StoreConfig {
     }
 }
 
+/// The most handlers that one subscription can have: what each has finished is one bit of a word.
+pub const MAX_HANDLERS: usize = 64;
+
 /// One `[[subscription]]`.
 #[derive(Debug, Clone)]
 pub struct SubscriptionConfig {

@@ -7,8 +7,8 @@ use super::reader::Reader;
 use super::salesforce::{BackoffKeys, positive_duration};
 use super::section::{Found, Section, Var};
 use super::{
-    Checks, HandlerConfig, OnExhausted, OnExpiredReplayId, Ordering, RetryConfig, Start,
-    SubscriptionConfig, parse_bytes,
+    Checks, HandlerConfig, MAX_HANDLERS, OnExhausted, OnExpiredReplayId, Ordering, RetryConfig,
+    Start, SubscriptionConfig, parse_bytes,
 };
 use crate::event::{InvalidTopic, Topic, TopicKind};
 
@@ -209,6 +209,16 @@ fn read_handlers(
             "handler",
             Var::None,
             "nobody would receive its events; add [[subscription.handler]] with type = \"log\" to begin with",
+        );
+    }
+    if tables.len() > MAX_HANDLERS {
+        section.problem(
+            "handler",
+            format!(
+                "{} handlers are more than the {MAX_HANDLERS} that one subscription can have; stream the topic \
+                 once more under another name, or hand it to something that fans out",
+                tables.len()
+            ),
         );
     }
     let mut handlers: Vec<HandlerConfig> = Vec::with_capacity(tables.len());

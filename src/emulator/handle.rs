@@ -200,9 +200,11 @@ impl Handle {
         self.org.change(|state| state.tokens.revoke_all());
     }
 
-    /// Begins a new line of positions: nothing is kept and every earlier replay ID is invalid.
+    /// Begins a new line of positions: nothing is kept, every earlier replay ID is invalid, and every
+    /// open stream ends.
     pub fn reset_bus(&self, position: Option<u64>) {
-        self.org.change(|state| state.bus.reset(position));
+        let now = self.org.clock.now();
+        self.org.change(|state| state.bus.reset(position, now));
     }
 
     /// Ends the retention of every event, or of those up to a replay ID in hexadecimal.
@@ -223,7 +225,8 @@ impl Handle {
 
     /// Moves the line on without an event that any topic carries.
     pub fn skip_places(&self, places: u64) {
-        self.org.change(|state| state.bus.skip(places));
+        let now = self.org.clock.now();
+        self.org.change(|state| state.bus.skip(places, now));
     }
 
     /// Puts the org's clock ahead of the system's, or behind.

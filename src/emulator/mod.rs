@@ -18,6 +18,7 @@ mod keys;
 mod line;
 mod oauth;
 mod org;
+mod outgoing;
 mod publishing;
 mod pubsub;
 mod reset;

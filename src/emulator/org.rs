@@ -119,16 +119,19 @@ impl Org {
                 tokens.admit_refresh(token, &app.client_id, username);
             }
         }
+        let clock = Clock::default();
+        let now = clock.now();
         Self {
             id: config.org_id,
             apps: config.apps,
             login_url,
             instance_url,
-            clock: Clock::default(),
+            clock,
             lines: Lines::default(),
             state: Mutex::new(State {
                 bus: Bus::new(
                     config.first_position,
+                    now,
                     config.retention,
                     config.max_gap,
                     random,

@@ -52,7 +52,8 @@ pub struct Settings {
     /// Silence after which a stream with credits gets an empty response: 120 s, as observed; the
     /// contract allows 270 s.
     pub keepalive_ms: u64,
-    /// How long a stream without credits stays open after its last response: 60 s.
+    /// How long a stream without credits stays open after its last response, or after its start where
+    /// the first FetchRequest never comes: 60 s.
     pub idle_close_ms: u64,
     /// How it then ends.
     pub idle_close: IdleClose,

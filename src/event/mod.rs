@@ -11,6 +11,7 @@ mod topic;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use aws_lc_rs::digest;
 use bytes::Bytes;
 
 pub use change::{ChangeEventHeader, ChangeType};
@@ -36,6 +37,26 @@ impl RawEvent {
     /// Bytes that this event holds in memory, for the in-flight bound.
     pub fn size(&self) -> usize {
         self.payload.len() + self.id.len() + 128
+    }
+
+    /// What tells this event from every other, given its first record ID where that is known. The payload
+    /// stands in for a place on the bus, where there is none.
+    pub fn identity(&self, record_id: Option<&str>) -> EventIdentity {
+        match &self.replay_id {
+            Some(_) => EventIdentity::new(&self.id, self.replay_id.as_ref(), record_id),
+            None => EventIdentity::new(&self.id, None, Some(&self.digest())),
+        }
+    }
+
+    /// As [`RawEvent::identity`], for an event of which nothing could be read: siblings of one ID and one
+    /// place on the bus differ in their payload at least.
+    pub fn identity_unread(&self) -> EventIdentity {
+        EventIdentity::new(&self.id, self.replay_id.as_ref(), Some(&self.digest()))
+    }
+
+    fn digest(&self) -> String {
+        let digest = digest::digest(&digest::SHA256, &self.payload);
+        hex::encode(&digest.as_ref()[..16])
     }
 }
 
@@ -86,11 +107,16 @@ pub struct Event {
 impl Event {
     /// What tells this event from every other (design section 2).
     pub fn identity(&self) -> EventIdentity {
-        EventIdentity::new(
-            &self.raw.id,
-            self.raw.replay_id.as_ref(),
-            self.record_ids().first().map(String::as_str),
-        )
+        self.raw
+            .identity(self.record_ids().first().map(String::as_str))
+    }
+
+    /// Bytes that this event holds in memory, decoded form included.
+    pub fn size(&self) -> usize {
+        let header = self.decoded.header.as_ref().map_or(0, |header| {
+            512 + 48 * (header.record_ids.len() + header.changed_fields.len())
+        });
+        self.raw.size() + self.decoded.data.len() + header
     }
 
     /// The record IDs a change event names; empty for platform events.

@@ -57,6 +57,9 @@ pub struct TakenOver {
     pub position: Option<ReplayId>,
     /// True where an earlier run was about to begin at LATEST ([`Store::mark_begun`]) and left no position: what came between then and now is a hole.
     pub begun_without_position: bool,
+    /// Where it has no position: the first replay ID that came on a stream that began at LATEST
+    /// ([`Store::mark_first`]). What came after it can still be had.
+    pub begun_with: Option<ReplayId>,
     /// What each handler has finished above the position (design 3.1, rule 3).
     pub finished_ahead: Vec<FinishedAhead>,
     /// When the position was last written.
@@ -325,6 +328,10 @@ pub trait Store: CredentialVault + Send + Sync {
     /// seen as a hole ([`TakenOver::begun_without_position`]).
     async fn mark_begun(&self, lease: &Lease) -> Result<(), StoreError>;
 
+    /// Records the first replay ID that came on a stream that began at LATEST, so that a restart before
+    /// the first position loses no more than that one ([`TakenOver::begun_with`]). The first one stays.
+    async fn mark_first(&self, lease: &Lease, first: &ReplayId) -> Result<(), StoreError>;
+
     /// Writes progress, in one transaction; refused where the lease's epoch has passed.
     async fn save_progress(&self, lease: &Lease, progress: &Progress) -> Result<(), StoreError>;
 
@@ -336,7 +343,8 @@ pub trait Store: CredentialVault + Send + Sync {
     async fn park(&self, lease: &Lease, letter: &DeadLetter) -> Result<i64, StoreError>;
 
     /// Records a hole and gives its number. What a restart records again is the same hole: a `lost` one
-    /// that begins at the same place as one whose end is not known yet, a `gap` that the same event told of.
+    /// that begins at the same place as one whose end is not known yet or is
+    /// the same, a `gap` that the same event told of.
     async fn record_hole(&self, lease: &Lease, hole: &Hole) -> Result<i64, StoreError>;
 
     /// Fills in the end of a subscription's open `lost` holes.

@@ -1,5 +1,6 @@
 //! The decoder: from payload bytes to an event, in stream order (design 3.1, rule 9).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
+use super::in_flight::InFlight;
 use super::observe::Observer;
 use super::reader::Arrival;
 use crate::avro::{Schema, SchemaCache, SchemaUnavailable, peek_header};
 use crate::config::BackoffConfig;
-use crate::event::{ChangeEventHeader, Event, RawEvent, ReplayId, Source};
+use crate::event::{ChangeEventHeader, Event, RawEvent, ReplayId, SchemaId, Source};
 
 /// What the decoder hands on, in stream order.
 #[derive(Debug)]
@@ -56,14 +58,17 @@ pub(super) struct Decoder {
     /// How long a schema that cannot be had just now holds everything up.
     pub(super) schema_wait: Duration,
     pub(super) schemas: Arc<SchemaCache>,
+    pub(super) in_flight: Arc<InFlight>,
     pub(super) observer: Observer,
     pub(super) stop: CancellationToken,
+    /// Since when a schema could not be had: the wait is for the schema, not for each of its events.
+    pub(super) missing: HashMap<SchemaId, Instant>,
 }
 
 impl Decoder {
     /// Runs until the arrivals end, or until it is told to stop while it waits for a schema.
     pub(super) async fn run(
-        self,
+        mut self,
         mut arrivals: mpsc::UnboundedReceiver<Vec<Arrival>>,
         items: mpsc::UnboundedSender<Vec<Item>>,
     ) {
@@ -90,7 +95,7 @@ impl Decoder {
 
     /// `None` where it was told to stop while it waited.
     async fn decode(
-        &self,
+        &mut self,
         raw: RawEvent,
         received_at: SystemTime,
         ready: &mut Vec<Item>,
@@ -106,7 +111,10 @@ impl Decoder {
             Err(SchemaUnavailable::Later(_)) => {
                 // What came before need not wait for this one's schema.
                 let _ = items.send(std::mem::take(ready));
-                self.wait_for_schema(&raw).await?
+                self.in_flight.undecoded_since(Some(received_at));
+                let schema = self.wait_for_schema(&raw.schema_id).await;
+                self.in_flight.undecoded_since(None);
+                schema?
             }
             Err(SchemaUnavailable::Refused(error)) => Err(("schema_refused", error)),
         };
@@ -119,27 +127,32 @@ impl Decoder {
         })
     }
 
-    /// A schema that cannot be had just now is a barrier, for so long as is configured.
+    /// A schema that cannot be had just now is a barrier, for so long as is configured; after that its
+    /// events get one attempt each.
     async fn wait_for_schema(
-        &self,
-        raw: &RawEvent,
+        &mut self,
+        id: &SchemaId,
     ) -> Option<Result<Arc<Schema>, (&'static str, String)>> {
-        let began = Instant::now();
+        let began = *self.missing.entry(id.clone()).or_insert_with(Instant::now);
         let mut backoff = Backoff::new(SCHEMA_RETRY);
         loop {
+            let pause = backoff
+                .next_pause()
+                .min(self.schema_wait.saturating_sub(began.elapsed()));
             tokio::select! {
                 () = self.stop.cancelled() => return None,
-                () = tokio::time::sleep(backoff.next_pause()) => {}
+                () = tokio::time::sleep(pause) => {}
             }
             let schema = tokio::select! {
-                schema = self.schemas.get(&raw.schema_id) => schema,
+                schema = self.schemas.get(id) => schema,
                 () = self.stop.cancelled() => return None,
             };
             match schema {
                 Ok(schema) => {
+                    self.missing.remove(id);
                     info!(
                         subscription = self.subscription,
-                        schema_id = %raw.schema_id,
+                        schema_id = %id,
                         waited_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
                         "schema came"
                     );
@@ -153,7 +166,7 @@ impl Decoder {
                 }
                 Err(SchemaUnavailable::Later(error)) => warn!(
                     subscription = self.subscription,
-                    schema_id = %raw.schema_id,
+                    schema_id = %id,
                     error,
                     "schema cannot be had now; events wait for it"
                 ),

@@ -1,14 +1,14 @@
 //! The delivery: hands events to the handlers, tracks what is finished, parks what cannot be, and lets
 //! the position follow. One task owns all of it, so nothing here is locked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -27,10 +27,10 @@ use crate::store::{DeadLetter, FinishedAhead, Lease, Store};
 
 /// How long a stopping subscription may go on with what is in flight. With the last write after it, a
 /// stop takes less than the 30 seconds that a dyno is given.
-const DRAIN_LIMIT: Duration = Duration::from_secs(20);
+const DRAIN_LIMIT: Duration = Duration::from_secs(16);
 
 /// How long the last write may take.
-const LAST_WRITE_LIMIT: Duration = Duration::from_secs(4);
+const LAST_WRITE_LIMIT: Duration = Duration::from_secs(3);
 
 /// How often gauges are set.
 const TICK: Duration = Duration::from_secs(1);
@@ -69,6 +69,13 @@ struct Called {
     took: Duration,
 }
 
+/// An event to park.
+struct ToPark {
+    seq: Seq,
+    handlers: Option<HandlerSet>,
+    letter: DeadLetter,
+}
+
 /// A finished attempt to park.
 struct Parked {
     seq: Seq,
@@ -90,7 +97,9 @@ pub(super) struct Delivery {
     /// Batches with a handler.
     with_handlers: HashMap<(usize, CallId), Vec<Waiting>>,
     calls: JoinSet<Called>,
+    /// At most one attempt at a time: dead letters are numbered in the order in which events were given up.
     parking: JoinSet<Parked>,
+    to_park: VecDeque<ToPark>,
     position: Position,
     stream_state: watch::Receiver<State>,
     shown_state: watch::Sender<State>,
@@ -128,6 +137,7 @@ impl Delivery {
             with_handlers: HashMap::new(),
             calls: JoinSet::new(),
             parking: JoinSet::new(),
+            to_park: VecDeque::new(),
             stream_state: setup.stream_state,
             shown_state: setup.shown_state,
             caught_up_at: None,
@@ -216,10 +226,11 @@ impl Delivery {
 
     fn take_event(&mut self, event: Arc<Event>) {
         let identity = event.identity();
-        let size = event.raw.size();
-        if self.is_repeat(&identity, size) {
+        let (raw_size, size) = (event.raw.size(), event.size());
+        if self.is_repeat(&identity, raw_size) {
             return;
         }
+        self.in_flight.grow(size - raw_size, size);
         let finished = self.finished_before.remove(&identity).unwrap_or(0);
         let tracked = Tracked {
             identity,
@@ -237,9 +248,10 @@ impl Delivery {
 
     fn take_undecodable(&mut self, event: Undecodable) {
         let record_ids = event.header.as_ref().map(|h| h.record_ids.clone());
-        let first_record = record_ids.iter().flatten().next().map(String::as_str);
-        let identity =
-            EventIdentity::new(&event.raw.id, event.raw.replay_id.as_ref(), first_record);
+        let identity = match record_ids.iter().flatten().next() {
+            Some(record_id) => event.raw.identity(Some(record_id)),
+            None => event.raw.identity_unread(),
+        };
         if self.is_repeat(&identity, event.raw.size()) {
             return;
         }
@@ -285,7 +297,8 @@ impl Delivery {
                 let handler = self.handlers[index].clone();
                 self.calls.spawn(async move {
                     let began = Instant::now();
-                    let answer = AssertUnwindSafe(handler.handle(&events))
+                    // Within the block, for a handler may panic before it gives its future, too.
+                    let answer = AssertUnwindSafe(async { handler.handle(&events).await })
                         .catch_unwind()
                         .await
                         .unwrap_or_else(|_| BatchAnswer::retry("the handler panicked"));
@@ -300,9 +313,8 @@ impl Delivery {
         }
     }
 
-    fn called(&mut self, called: Result<Called, tokio::task::JoinError>) {
-        // Calls catch their own panics, and only the end of this delivery aborts them.
-        let Ok(called) = called else { return };
+    fn called(&mut self, called: Result<Called, JoinError>) {
+        let called = called.unwrap_or_else(|error| end_of_task(error));
         let Some(batch) = self.with_handlers.remove(&(called.handler, called.call)) else {
             return;
         };
@@ -366,6 +378,26 @@ impl Delivery {
             error = letter.error,
             "event parked"
         );
+        self.to_park.push_back(ToPark {
+            seq,
+            handlers,
+            letter,
+        });
+        self.park_next();
+    }
+
+    fn park_next(&mut self) {
+        if !self.parking.is_empty() {
+            return;
+        }
+        let Some(ToPark {
+            seq,
+            handlers,
+            letter,
+        }) = self.to_park.pop_front()
+        else {
+            return;
+        };
         let (store, lease, abandon) =
             (self.store.clone(), self.lease.clone(), self.abandon.clone());
         self.parking.spawn(async move {
@@ -382,15 +414,12 @@ impl Delivery {
         });
     }
 
-    fn parked(&mut self, parked: Result<Parked, tokio::task::JoinError>) {
-        if let Ok(Parked {
-            seq,
-            handlers,
-            done: true,
-        }) = parked
-        {
-            self.finished(seq, handlers, Outcome::Parked);
+    fn parked(&mut self, parked: Result<Parked, JoinError>) {
+        let parked = parked.unwrap_or_else(|error| end_of_task(error));
+        if parked.done {
+            self.finished(parked.seq, parked.handlers, Outcome::Parked);
         }
+        self.park_next();
     }
 
     // ---- position ----
@@ -399,7 +428,9 @@ impl Delivery {
     fn follow(&mut self) {
         let passed = self.tracker.advance();
         self.in_flight.release(passed.events, passed.bytes);
-        if self.tracker.is_idle() && *self.stream_state.borrow() == State::Live {
+        // What waits for its schema is not in the tracker yet.
+        let idle = self.tracker.is_idle() && self.in_flight.held_now().0 == 0;
+        if idle && *self.stream_state.borrow() == State::Live {
             self.caught_up_at = Some(SystemTime::now());
         }
         self.position.follow(
@@ -464,7 +495,10 @@ impl Delivery {
         let (events, bytes) = self.in_flight.held_now();
         self.observer.in_flight(events, bytes);
         let live = *self.stream_state.borrow() == State::Live;
-        let oldest = self.tracker.oldest_unfinished();
+        let oldest = self
+            .tracker
+            .oldest_unfinished()
+            .or_else(|| self.in_flight.waits_for_schema_since());
         let behind_since = self.caught_up_at.unwrap_or(self.behind_since);
         let since = match (oldest, live) {
             (oldest, true) => oldest,
@@ -476,16 +510,33 @@ impl Delivery {
         self.show_state();
     }
 
-    /// The stream's state, unless a handler has stopped the subscription.
+    /// The stream's state, unless a handler has stopped the subscription or takes nothing (rule 12), or the
+    /// store takes nothing.
     fn show_state(&mut self) {
         let stopped = self.runs.iter().find_map(HandlerRun::stopped);
-        let state = match stopped {
-            Some(why) => State::Blocked {
-                detail: why.to_owned(),
-            },
-            None => self.stream_state.borrow().clone(),
+        let down = || {
+            self.runs.iter().find_map(|run| {
+                let why = run.down()?;
+                let name = &run.name;
+                Some(format!(
+                    "handler `{name}` fails for all events, which are held until it takes them: {why}"
+                ))
+            })
         };
+        let stream = self.stream_state.borrow().clone();
+        let why = match stream {
+            State::Live => stopped.map(str::to_owned).or_else(down),
+            _ => stopped.map(str::to_owned),
+        };
+        let state = why.map_or(stream, |detail| State::Blocked { detail });
         self.position.show(&state);
+        // Not for the store itself: by the time it could take this, it is over.
+        let state = match (self.position.failing(), state) {
+            (Some(why), State::Live) => State::Blocked {
+                detail: format!("events are handled, but the position cannot be stored: {why}"),
+            },
+            (_, state) => state,
+        };
         self.shown_state.send_if_modified(|shown| {
             let changed = *shown != state;
             *shown = state;
@@ -509,6 +560,15 @@ fn dead_letter(waiting: &Waiting, handler: &str, reason: &str, error: String) ->
         record_ids: event.record_ids().to_vec(),
         record_name: Some(event.decoded.record_name.to_string()),
         received_at: event.received_at,
+    }
+}
+
+/// A task of ours ended without a result. Calls and parking catch what they can and are aborted only at the
+/// end, so this is a bug: it must end the subscription, and with it the process, not stall it in silence.
+fn end_of_task(error: JoinError) -> ! {
+    match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => std::panic::resume_unwind(Box::new(error.to_string())),
     }
 }
 

@@ -2,6 +2,7 @@
 //! more, and the delivery, which lets go (design 3.1, rule 10).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
@@ -25,6 +26,8 @@ struct Held {
     bytes: usize,
     /// The largest event lately seen; sinks slowly.
     largest: usize,
+    /// When the event was received that waits for its schema, and holds up all behind it.
+    undecoded_since: Option<SystemTime>,
 }
 
 impl InFlight {
@@ -36,6 +39,7 @@ impl InFlight {
                 events: 0,
                 bytes: 0,
                 largest: SMALLEST_EVENT,
+                undecoded_since: None,
             }),
             let_go: Notify::new(),
         }
@@ -43,11 +47,26 @@ impl InFlight {
 
     /// Takes one received event in.
     pub(super) fn take(&self, bytes: usize) {
+        self.held().events += 1;
+        self.grow(bytes, bytes);
+    }
+
+    /// Adds what an event holds beyond what it was taken in with: its decoded form. `whole` is its size now.
+    pub(super) fn grow(&self, bytes: usize, whole: usize) {
         let mut held = self.held();
-        held.events += 1;
         held.bytes += bytes;
         let sunk = held.largest - held.largest / 64;
-        held.largest = sunk.max(bytes).max(SMALLEST_EVENT);
+        held.largest = sunk.max(whole).max(SMALLEST_EVENT);
+    }
+
+    /// The decoder says what waits for a schema, and when nothing does any more.
+    pub(super) fn undecoded_since(&self, since: Option<SystemTime>) {
+        self.held().undecoded_since = since;
+    }
+
+    /// When the event was received that waits for its schema.
+    pub(super) fn waits_for_schema_since(&self) -> Option<SystemTime> {
+        self.held().undecoded_since
     }
 
     /// Lets events go and wakes the reader.

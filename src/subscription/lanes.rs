@@ -187,6 +187,18 @@ impl Lanes {
         self.take(&[best?.1])
     }
 
+    /// This event alone, if it waits, is due, and nothing is under way.
+    pub(super) fn one(&mut self, seq: Seq, now: Instant) -> Option<(CallId, Vec<Waiting>)> {
+        let waiting = self.waiting.get(&seq)?;
+        let due = waiting.not_before.is_none_or(|at| at <= now);
+        (due && self.calls.is_empty()).then(|| self.take(&[seq]))?
+    }
+
+    /// The call made last.
+    pub(super) fn last_call(&self) -> CallId {
+        self.next_call
+    }
+
     /// Ends a call: its records are free again.
     pub(super) fn end_call(&mut self, call: CallId) {
         for record in self.calls.remove(&call).unwrap_or_default() {

@@ -23,6 +23,7 @@ mod resume;
 mod state;
 mod tracker;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -31,14 +32,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::avro::SchemaCache;
-use crate::config::{BackoffConfig, SalesforceConfig, SubscriptionConfig};
-use crate::event::{OrgId, Source};
+use crate::config::{BackoffConfig, SalesforceConfig, Start, SubscriptionConfig};
+use crate::event::{OrgId, ReplayId, Source};
 use crate::handler::Handler;
 use crate::salesforce::pubsub::PubSub;
 use crate::store::{Hole, HoleKind, Lease, Store, StoreError, SubscriptionKey, TakenOver};
 
 pub use state::State;
-pub use tracker::MAX_HANDLERS;
 
 pub(crate) use backoff::pause;
 
@@ -110,10 +110,14 @@ pub async fn run(
     };
     // Its own, so that losing this subscription stops no other.
     let stop = stop.child_token();
-    if taken.begun_without_position && config.start == crate::config::Start::Latest {
-        record_lost_start(&shared, &taken.lease, &stop).await;
-    }
     let observer = Observer::new(&config.name);
+    let mut resume_after = taken.position;
+    if taken.begun_without_position && config.start == Start::Latest {
+        observer.hole("lost");
+        record_lost_start(&shared, &taken.lease, taken.begun_with.as_ref(), &stop).await;
+        // Never LATEST again once something has come.
+        resume_after = taken.begun_with;
+    }
     let in_flight = Arc::new(InFlight::new(
         config.max_in_flight,
         config.max_in_flight_bytes,
@@ -128,7 +132,7 @@ pub async fn run(
         store: shared.store.clone(),
         salesforce: shared.salesforce.clone(),
         on_expired: config.on_expired_replay_id,
-        resume: Resume::new(config.topic.is_channel(), taken.position, &config.start),
+        resume: Resume::new(config.topic.is_channel(), resume_after, &config.start),
         in_flight: in_flight.clone(),
         arrivals,
         state: stream_state,
@@ -147,8 +151,10 @@ pub async fn run(
         key: config.key.clone(),
         schema_wait: config.schema_wait,
         schemas: shared.schemas.clone(),
+        in_flight: in_flight.clone(),
         observer: observer.clone(),
         stop: stop.clone(),
+        missing: HashMap::new(),
     };
     let runs = config.handlers.iter().enumerate().map(|(index, handler)| {
         let limits = handlers[index].batch_limits();
@@ -235,21 +241,36 @@ async fn take_over(
     }
 }
 
-/// An earlier run began at LATEST and ended before it had a position.
-async fn record_lost_start(shared: &Shared, lease: &Lease, stop: &CancellationToken) {
+/// An earlier run began at LATEST and ended before it had a position. What came after the first replay ID
+/// that it saw can be had again; that one itself cannot, because nothing names the place before it.
+async fn record_lost_start(
+    shared: &Shared,
+    lease: &Lease,
+    first: Option<&ReplayId>,
+    stop: &CancellationToken,
+) {
+    let explanation = match first {
+        None => {
+            "an earlier run began at LATEST and ended before it had a position: what was published from \
+             then until this run's first response was perhaps not handled"
+        }
+        Some(_) => {
+            "an earlier run began at LATEST and ended before the first event it received was finished: \
+             that event, at the end of this hole, is not delivered again, and all after it are"
+        }
+    };
     let hole = Hole {
         kind: HoleKind::Lost,
         reason: "latest_before_first_response".to_owned(),
         from: None,
-        to: None,
+        to: first.cloned(),
         entity: None,
         record_ids: Vec::new(),
-        explanation: "an earlier run began at LATEST and ended before its first response"
-            .to_owned(),
+        explanation: explanation.to_owned(),
     };
     warn!(
         subscription = lease.key.name,
-        "an earlier run began at LATEST and left no position: what came since is recorded as a hole"
+        "{explanation}; a hole is recorded"
     );
     persist(
         &shared.store,

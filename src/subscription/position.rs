@@ -28,6 +28,9 @@ const STORE_RETRY: BackoffConfig = BackoffConfig {
     max: Duration::from_secs(15),
 };
 
+/// Failed writes in a row after which people are told: one may be a restart of the database.
+const FAILURES_TO_TELL: u32 = 2;
+
 /// How a write ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Written {
@@ -59,6 +62,8 @@ pub(super) struct Position {
     write: Option<Write>,
     taken: Taken,
     backoff: Backoff,
+    /// Why the last write failed, once several have in a row.
+    failing: Option<String>,
 }
 
 /// What a write under way carries.
@@ -89,6 +94,7 @@ impl Position {
             write: None,
             taken: Taken::default(),
             backoff: Backoff::new(STORE_RETRY),
+            failing: None,
         }
     }
 
@@ -113,6 +119,11 @@ impl Position {
             self.state = Some(state.clone());
             self.state_moved = true;
         }
+    }
+
+    /// Why nothing can be stored, where that is so for more than a moment.
+    pub(super) fn failing(&self) -> Option<&str> {
+        self.failing.as_deref()
     }
 
     /// Begins a write, if something moved and it is time.
@@ -241,6 +252,7 @@ impl Position {
                     );
                 }
                 self.backoff.reset();
+                self.failing = None;
                 metrics::position_written("written");
                 Written::Done
             }
@@ -251,6 +263,9 @@ impl Position {
             Err(error) => {
                 metrics::position_written("failed");
                 let pause = self.backoff.next_pause();
+                if self.backoff.failures() >= FAILURES_TO_TELL {
+                    self.failing = Some(error.to_string());
+                }
                 warn!(
                     subscription = self.lease.key.name,
                     error = %error,

@@ -83,10 +83,10 @@ impl Break {
         }
     }
 
-    /// What happened and what to change, each said once.
-    fn with_cure(&self) -> String {
+    /// What happened and what to change, each said once: some errors' own text holds their cure.
+    fn with_cure(&self, cure: Option<&str>) -> String {
         let text = self.to_string();
-        match self.cure() {
+        match cure {
             Some(cure) => format!("{}. {cure}", text.trim_end_matches('.')),
             None => text,
         }
@@ -235,6 +235,7 @@ impl Reader {
         let limit = self.salesforce.silence_limit;
         // With nothing asked for, silence is what we asked for (rule 10).
         let watched = streaming.credits.outstanding() > 0;
+        let loses = self.resume.loses_on_break();
         let deadline = streaming.heard_at + if watched { limit } else { FAR };
         let batch = tokio::select! {
             biased;
@@ -242,8 +243,10 @@ impl Reader {
             response = timeout_at(deadline.into(), streaming.stream.next()) => match response {
                 Err(_) => return Err(Break::Silent(limit)),
                 // Asked for nothing for a minute: the server closes, in whatever words. Not an error.
-                Ok(Ok(None)) if !watched => return Ok(Step::Disconnected),
-                Ok(Err(error)) if !watched && error.recovery() == Recovery::Reconnect => {
+                Ok(Ok(None)) if !watched && !loses => return Ok(Step::Disconnected),
+                Ok(Err(error))
+                    if !watched && !loses && error.recovery() == Recovery::Reconnect =>
+                {
                     return Ok(Step::Disconnected);
                 }
                 Ok(Err(error)) => return Err(error.into()),
@@ -281,12 +284,14 @@ impl Reader {
         let received_at = SystemTime::now();
         self.observer.received(batch.events.len());
         if self.resume.first_answer() {
-            let end = batch
+            let first = batch
                 .events
                 .iter()
-                .find_map(|event| event.replay_id.clone())
-                .or_else(|| batch.latest_replay_id.clone());
-            self.close_holes(end);
+                .find_map(|event| event.replay_id.clone());
+            if self.resume.from() == ReplayFrom::Latest {
+                self.mark_first(first.clone());
+            }
+            self.close_holes(first.or_else(|| batch.latest_replay_id.clone()));
         }
         let mut arrivals = Vec::with_capacity(batch.events.len().max(1));
         if batch.events.is_empty()
@@ -312,7 +317,7 @@ impl Reader {
     async fn recover(&mut self, broken: Break, backoff: &mut Backoff, refused: &mut u32) -> Step {
         let recovery = broken.recovery();
         self.observer.reconnect(broken.reason());
-        if self.begun && self.resume.loses_on_break() && may_have_lost(&broken, recovery) {
+        if self.begun && self.resume.loses_on_break() {
             self.record_hole(
                 "latest_before_first_response",
                 "the stream began at LATEST and broke before it had a place to resume from",
@@ -343,12 +348,12 @@ impl Reader {
             }
             Recovery::SignInAgain | Recovery::SignInAgainOnce | Recovery::Block => {
                 let pause = slowly(backoff, &self.salesforce.blocked_retry);
-                self.blocked(&broken, pause);
+                self.blocked(&broken, broken.cure(), pause);
                 pause
             }
             Recovery::WaitForAllocation => {
                 let pause = slowly(backoff, &self.salesforce.allocation_retry);
-                self.blocked(&broken, pause);
+                self.blocked(&broken, broken.cure(), pause);
                 pause
             }
             Recovery::ApplyExpiredReplayPolicy => self.reposition(&broken, backoff).await,
@@ -367,7 +372,7 @@ impl Reader {
             OnExpiredReplayId::Latest => ReplayFrom::Latest,
             OnExpiredReplayId::Stop => {
                 let pause = slowly(backoff, &self.salesforce.blocked_retry);
-                self.blocked(broken, pause);
+                self.blocked(broken, Some(EXPIRED_CURE), pause);
                 self.record_expiry().await;
                 return pause;
             }
@@ -414,9 +419,7 @@ impl Reader {
         });
     }
 
-    fn blocked(&self, broken: &Break, pause: Duration) {
-        // None where the error's own text says it.
-        let cure = broken.cure();
+    fn blocked(&self, broken: &Break, cure: Option<&'static str>, pause: Duration) {
         warn!(
             subscription = self.lease.key.name,
             topic = %self.topic,
@@ -426,7 +429,7 @@ impl Reader {
             "subscription blocked: a person has to change something"
         );
         self.set_state(State::Blocked {
-            detail: broken.with_cure(),
+            detail: broken.with_cure(cure),
         });
     }
 
@@ -473,6 +476,20 @@ impl Reader {
         });
     }
 
+    /// A stream that began at LATEST has brought its first event. Until that is finished there is no
+    /// position, and a restart would begin at LATEST again; from now on it resumes after this one.
+    fn mark_first(&self, first: Option<ReplayId>) {
+        let Some(first) = first else { return };
+        let (store, lease, stop) = (self.store.clone(), self.lease.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            super::persist(&store, &lease, &stop, "record the start", |store, lease| {
+                let first = first.clone();
+                async move { store.mark_first(&lease, &first).await }
+            })
+            .await;
+        });
+    }
+
     /// Writes something that must be stored before the reader goes on.
     async fn persist<F, Fut>(&self, what: &'static str, write: F)
     where
@@ -482,6 +499,9 @@ impl Reader {
         super::persist(&self.store, &self.lease, &self.stop, what, write).await;
     }
 }
+
+const EXPIRED_CURE: &str = "Set on_expired_replay_id of this subscription to \"earliest\" (everything the bus still \
+                            keeps) or \"latest\" and restart; the lost stretch is recorded as a hole";
 
 /// Further away than any test or wait of ours, near enough for every clock.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -497,15 +517,6 @@ fn limit(recovery: Recovery) -> u32 {
     match recovery {
         Recovery::SignInAgainOnce => 1,
         _ => REFUSED_SESSIONS,
-    }
-}
-
-/// A refusal came before the stream began, so nothing can have been missed on it.
-fn may_have_lost(broken: &Break, recovery: Recovery) -> bool {
-    match broken {
-        Break::Call(_) => recovery == Recovery::Reconnect,
-        Break::Silent(_) | Break::Ended => true,
-        Break::CannotSubscribe(_) => false,
     }
 }
 
@@ -529,11 +540,11 @@ mod tests {
             cure: "Copy the consumer key".to_owned(),
         }));
         assert_eq!(
-            refused.with_cure(),
+            refused.with_cure(refused.cure()),
             "sign-in refused: invalid_client. Copy the consumer key"
         );
         let forbidden = Break::CannotSubscribe("/event/Order__e".parse().unwrap());
-        let said = forbidden.with_cure();
+        let said = forbidden.with_cure(forbidden.cure());
         assert!(said.contains("/event/Order__e. Give the user"), "{said}");
     }
 }

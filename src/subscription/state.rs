@@ -28,7 +28,8 @@ pub enum State {
         /// What happened.
         detail: String,
     },
-    /// A person has to change something; tried again every few minutes.
+    /// A person has to change something, in the org, in the store or at a handler's other end; tried again
+    /// every few minutes.
     Blocked {
         /// What is wrong, and what to change where.
         detail: String,

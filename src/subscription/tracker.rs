@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::SystemTime;
 
+use crate::config::MAX_HANDLERS;
 use crate::event::{EventIdentity, ReplayId};
 
 /// An event's place in the stream as this process received it; grows by one.
@@ -10,9 +11,6 @@ pub(super) type Seq = u64;
 
 /// One bit for each handler.
 pub(super) type HandlerSet = u64;
-
-/// The most handlers a subscription can have: a [`HandlerSet`] has a bit for each.
-pub const MAX_HANDLERS: usize = 64;
 
 /// Finished events without a place of their own that are remembered; beyond it they may be repeated
 /// after a restart, which is allowed, instead of filling the memory.

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use orgstream::emulator::{EmulatorConfig, SigningKey};
-use orgstream::event::OrgId;
+use orgstream::emulator::SigningKey;
 
 use crate::support::{Daemon, Emulator, Store};
 
@@ -88,7 +87,7 @@ async fn each_mistake_in_the_file_is_named_with_its_line_and_a_cure() {
         (
             "/data/AccountChangeEvent",
             "/data/Account ChangeEvent",
-            &[":13: ", "subscription.topic", "not a topic"],
+            &[":13: ", "subscription.topic", "is not a topic"],
         ),
         (
             "type = \"log\"",
@@ -270,11 +269,7 @@ async fn another_org_s_store_is_refused_with_the_way_out(store: Store) {
     daemon.logged(&["stream open"]).await;
     assert_eq!(daemon.stop().await.1, 0);
 
-    let second = Emulator::inside(EmulatorConfig {
-        org_id: OrgId::parse("00D5g00000other").unwrap(),
-        ..EmulatorConfig::default()
-    })
-    .await;
+    let second = Emulator::start_with(&["--org-id", "00D5g00000other"]).await;
     let (code, out, err) =
         Daemon::output(&["run"], &config(&second, &store), &BTreeMap::new()).await;
     println!("{err}");

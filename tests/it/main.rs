@@ -11,6 +11,7 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod bad_input;
+mod blocked;
 mod captured;
 mod chaos;
 mod commands;
@@ -22,6 +23,8 @@ mod metrics;
 mod node_client;
 mod resume;
 mod schemas;
+mod secrets;
 mod shutdown;
+mod sign_in;
 mod stream;
 mod support;

@@ -101,7 +101,7 @@ async fn a_keepalive_moves_the_stored_position() {
     let position = eventually("the keepalive's position in the store", async || {
         let (_, out, _) = Daemon::output(&["status", "--json"], &config, &Default::default()).await;
         let status: Value = serde_json::from_str(&out).ok()?;
-        let position = status["subscriptions"][0]["position"].clone();
+        let position = status[0]["position"].clone();
         (position == latest).then_some(position)
     })
     .await;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::{
-    DEADLINE, Daemon, Emulator, LOG, Store, account_update, configured, eventually, names, record,
-    within,
+    DEADLINE, Daemon, Emulator, Hook, LOG, Store, account_update, configured, eventually, names,
+    record, webhook, within,
 };
 
 const ACCOUNTS: &str = "/data/AccountChangeEvent";
@@ -347,6 +347,42 @@ async fn a_start_at_latest_whose_stream_breaks_before_its_first_response_is_a_ho
     .await;
     assert_eq!(hole.hole.reason, "latest_before_first_response");
     assert_eq!(hole.hole.to.unwrap().to_string(), next);
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn a_start_at_latest_whose_first_event_is_never_finished_loses_no_other() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let hook = Hook::closed().await;
+    let subscription = ("accounts", ACCOUNTS, "start = \"latest\"");
+    let config = configured(&org, &store, "", subscription, &webhook(&hook.url(), ""));
+    let mut first = None;
+    for run in 0..3 {
+        let daemon = Daemon::run(&config);
+        daemon.logged(&["stream open"]).await;
+        let before = hook.came().len();
+        let published = publish(&org, &run.to_string()).await;
+        eventually("a call that hangs", async || {
+            (hook.came().len() > before).then_some(())
+        })
+        .await;
+        first.get_or_insert(published);
+        eventually("its place in the store", async || {
+            store.has_seen_the_first().await.then_some(())
+        })
+        .await;
+        daemon.kill();
+    }
+    let mended = Hook::start(|_, _| 200.into()).await;
+    let daemon = Daemon::run(&config.replace(&hook.url(), &mended.url()));
+    assert_eq!(names(&mended.accepts(2).await), ["1", "2"]);
+    let holes = store.holes().await;
+    assert_eq!(holes.len(), 1, "{holes:?}");
+    assert_eq!(
+        holes[0].hole.to.as_ref().unwrap().to_string(),
+        first.unwrap()
+    );
     assert_eq!(daemon.stop().await.1, 0);
 }
 

@@ -153,6 +153,22 @@ async fn events_can_come_corrupted_repeated_out_of_order_or_without_a_replay_id(
 }
 
 #[tokio::test]
+async fn a_repeated_event_never_comes_without_a_credit_of_its_own() {
+    let org = Org::start().await;
+    org.publish_orders(0..6);
+    org.emulator
+        .fault(Fault::once(Call::Subscribe, FaultKind::Duplicate).until_cleared());
+    for credits in 1..6 {
+        let request = fetch(ORDERS, ReplayPreset::Earliest, credits);
+        let mut stream = org.subscribe(request).await.unwrap();
+        let responses = stream.events(credits as usize).await;
+        assert_eq!(responses.last().unwrap().pending_num_requested, 0);
+        let ids = ids(&responses);
+        assert_eq!(credits > 1, ids.windows(2).any(|two| two[0] == two[1]));
+    }
+}
+
+#[tokio::test]
 async fn get_schema_can_fail_be_late_hang_or_answer_what_is_not_json() {
     let org = Org::start().await;
     let id = crate::avro::Schema::parse(&order_schema())

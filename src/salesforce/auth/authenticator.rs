@@ -17,6 +17,7 @@ use super::refresh_token::RefreshToken;
 use super::{AuthError, CredentialVault, Session, TokenSource, org};
 use crate::config::{AuthConfig, BackoffConfig, SalesforceConfig};
 use crate::salesforce::Origin;
+use crate::telemetry::metrics;
 
 /// How long callers wait for a renewal while the old session still serves.
 const RENEWAL_PATIENCE: Duration = Duration::from_secs(3);
@@ -271,6 +272,14 @@ impl Inner {
     fn settle(&self, outcome: Result<Session, Failure>) -> Result<Arc<Session>, AuthError> {
         let mut state = self.state();
         state.under_way = None;
+        metrics::token_refreshed(match &outcome {
+            Ok(_) => "signed_in",
+            Err(Failure {
+                error: AuthError::Refused { .. },
+                ..
+            }) => "refused",
+            Err(_) => "unavailable",
+        });
         match outcome {
             Ok(session) => {
                 tracing::info!(

@@ -122,10 +122,14 @@ impl LoginHttp {
         let host = request.url().host_str().unwrap_or_default().to_owned();
         // The URL is named by its host alone.
         let failed = |error: reqwest::Error| {
-            Failure::passing(format!(
-                "cannot reach {host}: {}",
-                chain(&error.without_url())
-            ))
+            let why = chain(&error.without_url());
+            let cure = if why.contains("invalid peer certificate") {
+                "; if a proxy or a test signs certificates of its own, name its CA in `salesforce.ca_file` \
+                 (SALESFORCE_CA_FILE)"
+            } else {
+                ""
+            };
+            Failure::passing(format!("cannot reach {host}: {why}{cure}"))
         };
         let mut response = self.client.execute(request).await.map_err(failed)?;
         let mut answer = Answer {

@@ -12,7 +12,7 @@ use crate::store::common::{
 use crate::store::{Hole, Lease, StoreError, StoredHole};
 
 /// Records a hole. What a restart records again is the same hole: a `lost` one that begins at the same
-/// place and has no end yet, a `gap` that the same event told of.
+/// place and has no end yet or the same, a `gap` that the same event told of.
 pub(super) async fn record(
     conn: &mut PgConnection,
     lease: &Lease,
@@ -25,7 +25,7 @@ pub(super) async fn record(
         "update orgstream.hole set to_replay_id = coalesce(to_replay_id, $5) \
          where org_id = $1 and subscription = $2 and kind = $3 \
          and from_replay_id is not distinct from $4 \
-         and (kind = 'lost' and to_replay_id is null \
+         and (kind = 'lost' and (to_replay_id is null or to_replay_id = $5) \
               or kind = 'gap' and $4 is not null and reason = $6 \
                  and entity is not distinct from $7 and record_ids = $8) \
          returning id",

@@ -15,9 +15,14 @@ const LOCK: i64 = 0x6f72_6773_7472_6561;
 
 /// Versions and checksums that ran; empty where there is no such table.
 async fn applied(conn: &mut PgConnection) -> Result<Vec<(i64, String)>, StoreError> {
-    let exists: bool = sql::query_scalar("select to_regclass('orgstream.migration') is not null")
-        .fetch_one(&mut *conn)
-        .await?;
+    // The catalogue itself, because to_regclass() may answer from a cache of before we waited for the lock.
+    let exists: bool = sql::query_scalar(
+        "select exists (select from pg_catalog.pg_class c \
+             join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
+             where n.nspname = 'orgstream' and c.relname = 'migration')",
+    )
+    .fetch_one(&mut *conn)
+    .await?;
     if !exists {
         return Ok(Vec::new());
     }
@@ -60,9 +65,11 @@ pub(super) async fn apply_next(mut tx: Tx<'_>) -> Result<Option<i64>, StoreError
 /// Creates the schema and the table of migrations, unless they are there: asking first spares a user who
 /// may not create schemas an error where somebody else created it.
 async fn begin_schema(conn: &mut PgConnection) -> Result<(), StoreError> {
-    let exists: bool = sql::query_scalar("select to_regnamespace('orgstream') is not null")
-        .fetch_one(&mut *conn)
-        .await?;
+    let exists: bool = sql::query_scalar(
+        "select exists (select from pg_catalog.pg_namespace where nspname = 'orgstream')",
+    )
+    .fetch_one(&mut *conn)
+    .await?;
     if !exists {
         sqlx::raw_sql(
             "create schema orgstream; \

@@ -145,6 +145,12 @@ impl Store for SqliteStore {
         transaction!(self, WRITE, |conn| subscription::mark_begun(conn, lease))
     }
 
+    async fn mark_first(&self, lease: &Lease, first: &ReplayId) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| subscription::mark_first(
+            conn, lease, first
+        ))
+    }
+
     async fn save_progress(&self, lease: &Lease, progress: &Progress) -> Result<(), StoreError> {
         let number = self.last_write.fetch_add(1, Ordering::Relaxed) + 1;
         transaction!(self, WRITE, |conn| subscription::save_progress(

@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
-use crate::event::{EventIdentity, OrgId};
+use crate::event::{EventIdentity, OrgId, ReplayId};
 use crate::store::common::{
     MARK_INTERVAL_MS, from_ms, from_sql_count, mark_ms, not_a_rename, org_from, plain, replay_id,
     same_org, same_topic, to_ms, to_sql_count, topic_from,
@@ -51,7 +51,7 @@ pub(super) async fn take_over(
     create(conn, key, configured, start_is_explicit).await?;
     let row = sqlx::query(
         "select topic, position, position_at, \
-                begun_at is not null as begun \
+                begun_at is not null as begun, begun_with \
          from subscription where org_id = $1 and name = $2",
     )
     .bind(key.org_id.as_str())
@@ -78,6 +78,7 @@ pub(super) async fn take_over(
             epoch,
         },
         begun_without_position: row.try_get("begun")? && position.is_none(),
+        begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         position,
         finished_ahead: finished_ahead(conn, key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
@@ -97,6 +98,25 @@ pub(super) async fn mark_begun(
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
     .bind(to_ms(SystemTime::now()))
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Notes the first replay ID that came on a stream that began at LATEST.
+pub(super) async fn mark_first(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    first: &ReplayId,
+) -> Result<(), StoreError> {
+    hold(conn, lease).await?;
+    sqlx::query(
+        "update subscription set begun_with = $3 \
+         where org_id = $1 and name = $2 and position is null and begun_with is null",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(first.as_bytes())
     .execute(conn)
     .await?;
     Ok(())

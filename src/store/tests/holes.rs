@@ -27,6 +27,7 @@ pub(super) async fn a_lost_hole_is_recorded_once_until_its_end_is_known(bed: &Be
         ..lost.clone()
     };
     assert_eq!(store.record_hole(&lease, &ended).await.unwrap(), third);
+    assert_eq!(store.record_hole(&lease, &ended).await.unwrap(), third);
 
     let stored = store.holes(false).await.unwrap();
     let ends: Vec<_> = stored.iter().map(|h| (h.id, h.hole.to.clone())).collect();

@@ -106,10 +106,20 @@ pub(crate) fn texts(events: &[Value], field: &str) -> Vec<String> {
 impl Store {
     /// How many rows say that a handler has finished an event above the position; SQLite only.
     pub(crate) async fn finished_ahead(&self) -> i64 {
+        self.number("select count(*) from finished_ahead").await
+    }
+
+    /// True once the first event of a start at LATEST is known; SQLite only.
+    pub(crate) async fn has_seen_the_first(&self) -> bool {
+        let rows = "select count(*) from subscription where begun_with is not null";
+        self.number(rows).await > 0
+    }
+
+    async fn number(&self, query: &'static str) -> i64 {
         let Ok(mut connection) = sqlx::SqliteConnection::connect(&self.url).await else {
             return 0;
         };
-        sqlx::query_scalar("select count(*) from finished_ahead")
+        sqlx::query_scalar(query)
             .fetch_one(&mut connection)
             .await
             .unwrap_or(0)

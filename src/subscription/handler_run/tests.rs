@@ -1,0 +1,363 @@
+//! What a handler is given when, and what its answers mean.
+
+use std::time::Duration;
+
+use super::*;
+use crate::subscription::lanes::tests::event;
+
+const PAUSES: BackoffConfig = BackoffConfig {
+    initial: Duration::from_millis(100),
+    max: Duration::from_secs(1),
+};
+
+fn run(events: usize, batch: usize, on_exhausted: OnExhausted) -> HandlerRun {
+    let config = HandlerConfig {
+        name: "h".to_owned(),
+        kind: "log".to_owned(),
+        retry: RetryConfig {
+            attempts: 3,
+            backoff: PAUSES,
+            total: Duration::from_secs(3600),
+        },
+        on_exhausted,
+        options: std::collections::BTreeMap::new(),
+    };
+    let limits = BatchLimits {
+        events: batch,
+        bytes: 1 << 20,
+    };
+    let mut run = HandlerRun::new(0, &config, limits, 1, PAUSES);
+    for seq in 0..events {
+        run.put(seq as Seq, event(&[&format!("r{seq}")]), Ordering::Record);
+    }
+    run
+}
+
+fn drive(
+    run: &mut HandlerRun,
+    limit: Duration,
+    answer: impl FnMut(&[Seq]) -> BatchAnswer,
+) -> Vec<(Seq, Verdict)> {
+    drive_from(run, Instant::now(), limit, answer)
+}
+
+/// Calls at every moment something may be due, and gives what left the handler, in order.
+fn drive_from(
+    run: &mut HandlerRun,
+    start: Instant,
+    limit: Duration,
+    mut answer: impl FnMut(&[Seq]) -> BatchAnswer,
+) -> Vec<(Seq, Verdict)> {
+    let mut now = start;
+    let mut done = vec![];
+    while now.duration_since(start) < limit {
+        while let Some((call, batch)) = run.next_call(now) {
+            let seqs: Vec<Seq> = batch.iter().map(|w| w.seq).collect();
+            let answered = run.answered(now, call, batch, answer(&seqs));
+            done.extend(answered.done.into_iter().map(|(w, v)| (w.seq, v)));
+        }
+        match run.wake_at(now) {
+            Some(at) => now = at,
+            None => break,
+        }
+    }
+    done
+}
+
+fn retry() -> BatchAnswer {
+    BatchAnswer::retry("no")
+}
+
+fn reject() -> BatchAnswer {
+    BatchAnswer::All(Answer::Reject {
+        reason: "bad".to_owned(),
+    })
+}
+
+#[test]
+fn a_handler_that_is_down_parks_nothing() {
+    let mut run = run(5, 1, OnExhausted::Park);
+    let done = drive(&mut run, Duration::from_secs(3000), |_| retry());
+    assert_eq!(done, []);
+    assert!(run.is_down());
+}
+
+#[test]
+fn after_the_total_time_even_then_events_are_parked() {
+    let mut run = run(1, 1, OnExhausted::Park);
+    let done = drive(&mut run, Duration::from_secs(4000), |_| retry());
+    assert!(
+        matches!(
+            &done[..],
+            [(
+                0,
+                Verdict::Park {
+                    reason: "exhausted",
+                    ..
+                }
+            )]
+        ),
+        "{done:?}"
+    );
+}
+
+#[test]
+fn one_bad_event_is_parked_while_others_succeed() {
+    let mut run = run(40, 1, OnExhausted::Park);
+    let start = Instant::now();
+    let bad = |seqs: &[Seq]| {
+        if seqs == [0] {
+            retry()
+        } else {
+            BatchAnswer::HANDLED
+        }
+    };
+    let done = drive_from(&mut run, start, Duration::from_secs(10), bad);
+    assert_eq!(
+        done.len(),
+        39,
+        "it was alone at last, and nothing shows that it is to blame"
+    );
+    assert!(done.iter().all(|(_, verdict)| *verdict == Verdict::Handled));
+    // More traffic, and its attempts count.
+    let mut all = done;
+    for round in 0..5 {
+        run.put(100 + round, event(&["new"]), Ordering::Record);
+        let later = start + Duration::from_secs(20 * (round + 1));
+        all.extend(drive_from(&mut run, later, Duration::from_secs(10), bad));
+    }
+    let parked: Vec<_> = all.iter().filter(|(_, v)| *v != Verdict::Handled).collect();
+    assert!(
+        matches!(
+            &parked[..],
+            [(
+                0,
+                Verdict::Park {
+                    reason: "exhausted",
+                    ..
+                }
+            )]
+        ),
+        "{parked:?}"
+    );
+}
+
+#[test]
+fn a_handler_that_comes_back_goes_on_at_once() {
+    let mut run = run(20, 1, OnExhausted::Park);
+    let mut calls = 0;
+    let done = drive(&mut run, Duration::from_secs(3000), |_| {
+        calls += 1;
+        if calls < 10 {
+            retry()
+        } else {
+            BatchAnswer::HANDLED
+        }
+    });
+    assert_eq!(done.len(), 20);
+    assert!(!run.is_down());
+}
+
+#[test]
+fn a_rejected_batch_is_split_before_anything_is_parked() {
+    let mut run = run(10, 10, OnExhausted::Park);
+    let done = drive(&mut run, Duration::from_secs(60), |seqs| {
+        if seqs.contains(&4) {
+            reject()
+        } else {
+            BatchAnswer::HANDLED
+        }
+    });
+    assert_eq!(done.len(), 10);
+    let parked: Vec<Seq> = done
+        .iter()
+        .filter(|(_, v)| {
+            matches!(
+                v,
+                Verdict::Park {
+                    reason: "rejected",
+                    ..
+                }
+            )
+        })
+        .map(|(seq, _)| *seq)
+        .collect();
+    assert_eq!(parked, [4]);
+}
+
+#[test]
+fn what_was_handled_in_a_batch_never_repeats() {
+    let mut run = run(3, 3, OnExhausted::Park);
+    let mut seen = vec![];
+    let done = drive(&mut run, Duration::from_secs(60), |seqs| {
+        seen.push(seqs.to_vec());
+        if seqs.len() == 3 {
+            BatchAnswer::Each(vec![
+                Answer::Handled,
+                Answer::Retry(Retry::because("no")),
+                Answer::Handled,
+            ])
+        } else {
+            BatchAnswer::HANDLED
+        }
+    });
+    assert_eq!(seen, [vec![0, 1, 2], vec![1]]);
+    assert_eq!(done.len(), 3);
+}
+
+#[test]
+fn a_list_of_the_wrong_length_is_a_retry_of_the_whole_batch() {
+    let mut run = run(2, 2, OnExhausted::Park);
+    let mut calls = 0;
+    let done = drive(&mut run, Duration::from_secs(60), |_| {
+        calls += 1;
+        if calls == 1 {
+            BatchAnswer::Each(vec![Answer::Handled])
+        } else {
+            BatchAnswer::HANDLED
+        }
+    });
+    assert_eq!(done.len(), 2);
+    assert!(calls > 1);
+}
+
+#[test]
+fn a_pause_that_the_other_side_asks_for_is_kept() {
+    let mut run = run(1, 1, OnExhausted::Park);
+    let now = Instant::now();
+    let (call, batch) = run.next_call(now).unwrap();
+    let after = Some(Duration::from_secs(77));
+    let answer = BatchAnswer::All(Answer::Retry(Retry {
+        reason: "429".to_owned(),
+        after,
+    }));
+    run.answered(now, call, batch, answer);
+    assert_eq!(run.wake_at(now), Some(now + Duration::from_secs(77)));
+}
+
+#[test]
+fn an_event_is_not_given_up_for_what_succeeded_before_it_was_tried() {
+    let mut run = run(4, 1, OnExhausted::Park);
+    run.retry.attempts = 1;
+    let mut calls = 0;
+    let done = drive(&mut run, Duration::from_secs(600), |_| {
+        calls += 1;
+        if calls <= 2 {
+            BatchAnswer::HANDLED
+        } else {
+            retry()
+        }
+    });
+    assert_eq!(done.len(), 2, "the outage began with the third: {done:?}");
+}
+
+#[test]
+fn a_batch_that_is_split_begins_to_count_anew() {
+    let mut run = run(0, 10, OnExhausted::Park);
+    let mut now = Instant::now();
+    run.put(0, event(&["a"]), Ordering::Record);
+    run.put(1, event(&["b"]), Ordering::Record);
+    // The two fail together while a third succeeds in between, until their batch is exhausted.
+    for round in 0..4 {
+        run.put(100 + round, event(&["ok"]), Ordering::Record);
+        while let Some((call, batch)) = run.next_call(now) {
+            let good = batch.iter().all(|w| w.seq >= 100);
+            let answer = if good { BatchAnswer::HANDLED } else { retry() };
+            let answered = run.answered(now, call, batch, answer);
+            assert!(answered.done.iter().all(|(w, _)| w.seq >= 100));
+        }
+        now += Duration::from_secs(2);
+    }
+    // Now everything fails: an outage, in which nothing is parked.
+    let done = drive_from(&mut run, now, Duration::from_secs(600), |_| retry());
+    assert_eq!(done, []);
+}
+
+#[test]
+fn failures_of_calls_under_way_do_not_lengthen_the_hold() {
+    let mut run = run(64, 1, OnExhausted::Park);
+    run.concurrency = 64;
+    let now = Instant::now();
+    let calls: Vec<_> = std::iter::from_fn(|| run.next_call(now)).collect();
+    assert_eq!(calls.len(), 64);
+    for (call, batch) in calls {
+        run.answered(now, call, batch, retry());
+    }
+    assert!(run.is_down());
+    assert!(run.wake_at(now).unwrap() <= now + PAUSES.initial);
+}
+
+#[test]
+fn a_handler_that_is_down_is_held_for_as_long_as_it_asks() {
+    let mut run = run(10, 1, OnExhausted::Park);
+    let now = Instant::now();
+    let asks = || {
+        BatchAnswer::All(Answer::Retry(Retry {
+            reason: "429".to_owned(),
+            after: Some(Duration::MAX),
+        }))
+    };
+    while let Some((call, batch)) = run.next_call(now) {
+        run.answered(now, call, batch, asks());
+    }
+    assert_eq!(run.wake_at(now), Some(now + LONGEST_AFTER));
+    assert_eq!(run.lanes.waiting(), 10);
+}
+
+#[test]
+fn a_refusal_shows_that_a_handler_is_back() {
+    let mut run = run(5, 1, OnExhausted::Park);
+    let mut calls = 0;
+    let done = drive(&mut run, Duration::from_secs(60), |_| {
+        calls += 1;
+        if calls < 5 { retry() } else { reject() }
+    });
+    assert_eq!(done.len(), 5);
+    assert!(!run.is_down());
+}
+
+#[test]
+fn while_stopped_nothing_else_is_handed_over() {
+    let mut run = run(2, 1, OnExhausted::Stop);
+    run.retry.attempts = 1;
+    let mut now = Instant::now();
+    let mut handed = vec![];
+    for round in 0..200u64 {
+        run.put(10 + round, event(&["x"]), Ordering::Record);
+        while let Some((call, batch)) = run.next_call(now) {
+            let seq = batch[0].seq;
+            handed.push((run.stopped().is_some(), seq));
+            let answer = if seq == 0 {
+                retry()
+            } else {
+                BatchAnswer::HANDLED
+            };
+            run.answered(now, call, batch, answer);
+        }
+        now += Duration::from_secs(1);
+    }
+    let stopped: Vec<_> = handed.iter().filter(|(stopped, _)| *stopped).collect();
+    assert!(stopped.len() > 2, "it is tried again while stopped");
+    assert!(stopped.iter().all(|(_, seq)| *seq == 0), "{stopped:?}");
+}
+
+#[test]
+fn with_stop_an_exhausted_event_is_kept_and_tried_until_it_is_mended() {
+    let mut run = run(2, 1, OnExhausted::Stop);
+    let start = Instant::now();
+    let mut now = start;
+    let mut stopped = false;
+    let mut done = vec![];
+    while done.is_empty() && now.duration_since(start) < Duration::from_secs(9000) {
+        while let Some((call, batch)) = run.next_call(now) {
+            let ok = now.duration_since(start) > Duration::from_secs(5000);
+            let answer = if ok { BatchAnswer::HANDLED } else { retry() };
+            done.extend(run.answered(now, call, batch, answer).done);
+            stopped |= run.stopped().is_some();
+        }
+        now = run.wake_at(now).unwrap_or(now + Duration::from_secs(1));
+    }
+    assert!(stopped);
+    assert!(!done.is_empty(), "mended, it goes on");
+    assert_eq!(run.stopped(), None);
+}

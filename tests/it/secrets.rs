@@ -1,0 +1,203 @@
+//! What was given in confidence, and what events hold, is in no log, at any level.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use serde_json::json;
+
+use crate::support::{Daemon, Emulator, Receiver, Store, account_update, record};
+
+const ACCOUNTS: &str = "/data/AccountChangeEvent";
+const SECRET: &str = "planted-client-secret";
+const HEADER: &str = "planted-webhook-header";
+const ADDRESS: &str = "planted-part-of-an-address";
+const PAYLOAD: &str = "planted payload text";
+const ENCRYPTION: &str = "planted-encryption-key-0123456789abcdef";
+
+fn config(org: &Emulator, store: &str, url: &str, credentials: &str) -> String {
+    format!(
+        r#"[salesforce]
+login_url = "{}"
+pubsub_endpoint = "{}"
+{credentials}
+reconnect = {{ initial = "50ms", max = "500ms" }}
+[store]
+url = "{store}"
+encryption_key = "{ENCRYPTION}"
+[[subscription]]
+name = "it"
+topic = "{ACCOUNTS}"
+start = "earliest"
+[[subscription.handler]]
+type = "webhook"
+url = "{url}?key={ADDRESS}"
+headers = {{ Authorization = "Bearer {HEADER}", X-Api-Key = "{HEADER}" }}
+retry = {{ initial = "20ms", max = "100ms", attempts = 2 }}
+"#,
+        org.text("login_url"),
+        org.text("pubsub_endpoint"),
+    )
+}
+
+fn trace() -> BTreeMap<&'static str, String> {
+    BTreeMap::from([("ORGSTREAM_LOG", "trace".to_owned())])
+}
+
+/// None of these texts is in what was said; shows where, else.
+fn says_none(said: &str, planted: &[&str]) {
+    for text in planted {
+        let line = said.lines().find(|line| line.contains(text));
+        assert!(line.is_none(), "{text:?} in: {}", line.unwrap_or_default());
+    }
+}
+
+async fn nothing_is_logged(store: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key.pem");
+    let org = Emulator::start_with(&[
+        "--client-secret",
+        SECRET,
+        "--generate-key",
+        key.to_str().unwrap(),
+    ])
+    .await;
+    org.settings(json!({"rotate_refresh_tokens": true})).await;
+    // One is tried again, the third and fourth are refused for good and parked.
+    let receiver =
+        Receiver::start(|number, _| [503, 200, 200].get(number).copied().unwrap_or(422)).await;
+    let client = json!({"client_id": org.text("client_id"), "username": org.text("username")});
+    let refresh = org.post("/tokens/refresh", &client).await["refresh_token"].clone();
+    let refresh = refresh.as_str().unwrap();
+    let access = org.post("/tokens/access", &json!({})).await["access_token"].clone();
+    let access = access.as_str().unwrap();
+    let pem = std::fs::read_to_string(&key).unwrap();
+    let inside_of_key = pem.lines().nth(3).unwrap();
+    let id = format!("client_id = \"{}\"\n", org.text("client_id"));
+    let flows = [
+        format!("{id}client_secret = \"{SECRET}\"\nauth = \"client_credentials\"\n"),
+        format!(
+            "{id}username = \"{}\"\nprivate_key = '''{pem}'''\n",
+            org.text("username")
+        ),
+        format!(
+            "{id}client_secret = \"{SECRET}\"\nrefresh_token = \"{refresh}\"\nauth = \"refresh_token\"\n"
+        ),
+        format!(
+            "access_token = \"{access}\"\ninstance_url = \"{}\"\n",
+            org.text("login_url")
+        ),
+    ];
+    // What an org's access tokens begin with, so that those are found that only the daemon knows.
+    let token = format!("{}!", &org.text("org_id")[..15]);
+    let planted = [
+        SECRET,
+        HEADER,
+        ADDRESS,
+        PAYLOAD,
+        ENCRYPTION,
+        refresh,
+        &token,
+        inside_of_key,
+    ];
+    for (round, credentials) in flows.iter().enumerate() {
+        let config = config(&org, store, &receiver.url(), credentials);
+        let daemon = Daemon::command(&["run"], &config, &trace());
+        daemon.logged(&["stream open"]).await;
+        if round == 0 {
+            // One that does not decode, with the text in its bytes.
+            let raw = json!({
+                "topic": ACCOUNTS,
+                "schema_id": "mXn-qVf-uENIp2CjGq7nvw",
+                "payload": base64::prelude::BASE64_STANDARD.encode(PAYLOAD),
+            });
+            org.post("/raw", &raw).await;
+            daemon.logged(&["level=warn", "parked"]).await;
+        }
+        org.publish(ACCOUNTS, &[account_update(&record(round), PAYLOAD)])
+            .await;
+        if round < 2 {
+            receiver.accepts(round + 1).await;
+        } else {
+            daemon.logged(&["parked"]).await;
+        }
+        let log = daemon.log().join("\n");
+        assert!(log.contains("level=trace"), "nothing was traced");
+        says_none(&log, &planted);
+        assert_eq!(daemon.stop().await.1, 0);
+
+        let commands: [&[&str]; 5] = [
+            &["config"],
+            &["config", "--json"],
+            &["check"],
+            &["status"],
+            &["dead-letters", "list", "--json"],
+        ];
+        for args in commands {
+            let (code, out, err) = Daemon::output(args, &config, &trace()).await;
+            assert!(code == 0 || code == 1, "{args:?}: {err}");
+            says_none(&out, &planted);
+            says_none(&err, &planted);
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_secret_and_no_payload_is_logged_at_any_level() {
+    let store = Store::sqlite();
+    nothing_is_logged(&store.url).await;
+}
+
+#[tokio::test]
+async fn no_secret_and_no_payload_is_logged_at_any_level_on_postgres() {
+    let Some(store) = Store::postgres().await else {
+        return;
+    };
+    nothing_is_logged(&store.url).await;
+}
+
+#[tokio::test]
+async fn migrating_twice_changes_nothing() {
+    let store = Store::sqlite();
+    let config = format!("[store]\nurl = \"{}\"\n", store.url);
+    for _ in 0..2 {
+        let (code, out, err) = Daemon::output(&["migrate"], &config, &BTreeMap::new()).await;
+        assert_eq!(code, 0, "{out}{err}");
+    }
+    let Some(store) = Store::postgres().await else {
+        return;
+    };
+    let config = format!("[store]\nurl = \"{}\"\n", store.url);
+    for _ in 0..2 {
+        let (code, out, err) = Daemon::output(&["migrate"], &config, &BTreeMap::new()).await;
+        assert_eq!(code, 0, "{out}{err}");
+    }
+}
+
+#[tokio::test]
+async fn every_command_tells_what_it_does() {
+    let (code, out, _) = Daemon::output(&["--help"], "", &BTreeMap::new()).await;
+    assert_eq!(code, 0);
+    let commands = [
+        "run",
+        "check",
+        "status",
+        "tail",
+        "publish",
+        "topics",
+        "schema",
+        "config",
+        "migrate",
+        "emulator",
+        "demo",
+        "dead-letters",
+    ];
+    for command in commands {
+        assert!(out.contains(command), "{command} in:\n{out}");
+        let (code, help, err) = Daemon::output(&[command, "--help"], "", &BTreeMap::new()).await;
+        assert_eq!((code, err.as_str()), (0, ""), "{command}");
+        assert!(
+            help.contains("Usage:") && help.contains("--config"),
+            "{help}"
+        );
+    }
+}
