@@ -10,6 +10,8 @@ mod key;
 mod org;
 mod refresh_token;
 #[cfg(test)]
+mod refresh_token_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
