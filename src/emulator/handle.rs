@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::bus::StoredEvent;
+use super::clock::ClockOutOfRange;
 use super::errors::Call;
 use super::faults::Fault;
 use super::oauth;
@@ -229,10 +230,11 @@ impl Handle {
         self.org.change(|state| state.bus.skip(places, now));
     }
 
-    /// Puts the org's clock ahead of the system's, or behind.
-    pub fn set_clock_offset_ms(&self, offset_ms: i64) {
-        self.org.clock.set_offset_ms(offset_ms);
+    /// Puts the org's clock ahead of the system's, or behind, by at most 50 years.
+    pub fn set_clock_offset_ms(&self, offset_ms: i64) -> Result<(), ClockOutOfRange> {
+        self.org.clock.set_offset_ms(offset_ms)?;
         self.org.change(|_| ());
+        Ok(())
     }
 
     /// Drops every connection to the Pub/Sub API.

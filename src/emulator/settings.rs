@@ -78,7 +78,7 @@ pub struct Settings {
     pub revoke_ends_streams: bool,
     /// A used refresh token is replaced; using it again revokes its successors.
     pub rotate_refresh_tokens: bool,
-    /// How long an access token lives; none means until it is expired by hand.
+    /// How long an access token lives without being used; none means until it is expired by hand.
     pub token_lifetime_ms: Option<u64>,
     /// The form of access tokens.
     pub token_format: TokenFormat,

@@ -122,7 +122,7 @@ async fn replay_ids_that_name_no_place_are_refused_as_corrupted() {
 async fn events_older_than_the_retention_window_are_gone_when_the_clock_says_so() {
     let org = Org::start().await;
     let old = org.publish_orders(0..2);
-    org.emulator.set_clock_offset_ms(73 * 3600 * 1000);
+    org.emulator.set_clock_offset_ms(73 * 3600 * 1000).unwrap();
     let new = org.publish_orders(2..3);
     let mut stream = org.subscribe(fetch(ORDERS, EARLIEST, 10)).await.unwrap();
     assert_eq!(ids(&stream.events(1).await), published_ids(&new));
@@ -141,7 +141,7 @@ async fn a_replay_id_ages_though_nothing_happens_and_a_keepalive_names_a_young_o
     let org = Org::start().await;
     org.set(|settings| settings.keepalive_ms = 20);
     let stored = org.emulator.state().latest_replay_id;
-    org.emulator.set_clock_offset_ms(80 * 3600 * 1000);
+    org.emulator.set_clock_offset_ms(80 * 3600 * 1000).unwrap();
     let mut stream = org.subscribe(after(ORDERS, &stored, 1)).await.unwrap();
     assert_eq!(
         code(&stream.failure().await),
