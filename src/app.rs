@@ -1,29 +1,33 @@
 //! The only place that names concrete types and wires them together.
 
+mod schemas;
+mod start;
+
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::avro::{SchemaCache, SchemaShelf, SchemaSource, SchemaUnavailable};
+use crate::avro::{SchemaCache, SchemaShelf};
 use crate::config::{
-    BackoffConfig, Checks, Config, ConfigError, Env, HandlerConfig, HandlerProblem, Loaded,
-    MAX_HANDLERS, SalesforceConfig, Subscriptions,
+    Checks, Config, ConfigError, Env, HandlerConfig, HandlerProblem, Loaded, MAX_HANDLERS,
+    SalesforceConfig, Subscriptions,
 };
-use crate::event::SchemaId;
 use crate::handler::{Handler, HandlerConfigError, Registry};
 use crate::salesforce::auth::{
-    AuthError, Authenticator, CredentialVault, Session, TokenSource, check_private_key,
+    Authenticator, CredentialVault, Session, TokenSource, check_private_key,
 };
 use crate::salesforce::pubsub::{PubSub, PubSubError, Recovery};
 use crate::store::{self, Store, StoreError};
 use crate::subscription::{self, Ended, Shared, State};
 use crate::telemetry::{self, metrics};
+
+use schemas::{BusSource, StoreShelf};
+use start::Waiting;
 
 /// How long closing the store may take.
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
@@ -141,89 +145,6 @@ impl Org {
     }
 }
 
-struct StoreShelf(Arc<dyn Store>);
-
-#[async_trait]
-impl SchemaShelf for StoreShelf {
-    async fn load(&self, id: &SchemaId) -> Result<Option<Arc<str>>, String> {
-        self.0.load_schema(id).await.map_err(|e| e.to_string())
-    }
-
-    async fn save(&self, id: &SchemaId, json: &str) -> Result<(), String> {
-        self.0
-            .save_schema(id, json)
-            .await
-            .map_err(|e| e.to_string())
-    }
-}
-
-struct BusSource(PubSub);
-
-/// Before an answer that could be flapping metadata is taken as final.
-const SECOND_LOOK: Duration = Duration::from_secs(2);
-
-#[async_trait]
-impl SchemaSource for BusSource {
-    async fn fetch(&self, id: &SchemaId) -> Result<String, SchemaUnavailable> {
-        let mut answer = self.0.schema(id).await;
-        if let Err(error) = &answer
-            && verdict(error) == Verdict::PerhapsForGood
-        {
-            tokio::time::sleep(SECOND_LOOK).await;
-            answer = self.0.schema(id).await;
-        }
-        let error = match answer {
-            Ok(json) => {
-                metrics::schema_fetched("fetched");
-                return Ok(json);
-            }
-            Err(error) => error,
-        };
-        match verdict(&error) {
-            // Whatever a person or time can mend holds the event; it is not this event's fault.
-            Verdict::Passing => {
-                metrics::schema_fetched("unavailable");
-                let text = error.to_string();
-                let text = text.trim_end_matches('.');
-                Err(SchemaUnavailable::Later(match error.cure() {
-                    Some(cure) => format!("{text}. {cure}"),
-                    None => text.to_owned(),
-                }))
-            }
-            Verdict::ForGood | Verdict::PerhapsForGood => {
-                metrics::schema_fetched("refused");
-                Err(SchemaUnavailable::Refused(error.to_string()))
-            }
-        }
-    }
-}
-
-/// What a failed GetSchema says about the schema ID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Passing,
-    ForGood,
-    /// NOT_FOUND and the like without a code, which was seen to come and go (facts 6.3).
-    PerhapsForGood,
-}
-
-/// By code first, by status where there is none (facts 6.1).
-fn verdict(error: &PubSubError) -> Verdict {
-    let PubSubError::Rpc { status, code, .. } = error else {
-        return Verdict::Passing;
-    };
-    match (code.as_deref(), status) {
-        (Some(code), _) if code.ends_with("schema.validation.failed") => Verdict::ForGood,
-        // Nobody has published what an unknown ID is answered with (facts 12).
-        (Some(code), tonic::Code::NotFound) if code.ends_with("not.found") => {
-            Verdict::PerhapsForGood
-        }
-        (Some(_), _) => Verdict::Passing,
-        (None, tonic::Code::NotFound | tonic::Code::InvalidArgument) => Verdict::PerhapsForGood,
-        (None, _) => Verdict::Passing,
-    }
-}
-
 /// The daemon: runs every configured subscription until `stop` is cancelled.
 ///
 /// # Errors
@@ -292,7 +213,7 @@ pub async fn run(
 }
 
 /// How long a stop may take: platforms kill 30 s after they ask, and the log's last lines want time too. The
-/// drain takes at most 20 s of it; a sign-in under way is then given all that is left, 4 s at least and the
+/// drain takes at most 16 s of it; a sign-in under way is then given all that is left, 4 s at least and the
 /// whole where nothing was in flight.
 const STOP_LIMIT: Duration = Duration::from_secs(24);
 
@@ -355,87 +276,6 @@ async fn sign_in(
 /// The store as the place where a rotated refresh token is kept.
 fn vault(store: Arc<dyn Store>) -> Arc<dyn CredentialVault> {
     store
-}
-
-/// Waits for other systems at the start, and shows that it does.
-struct Waiting<'a> {
-    states: &'a States,
-    stop: &'a CancellationToken,
-    /// Pauses where it may pass by itself.
-    passing: BackoffConfig,
-    /// Pauses where a person has to act.
-    mendable: BackoffConfig,
-}
-
-/// What an error at the start means.
-enum AtStart {
-    Passing,
-    Mendable,
-    Fatal(RunError),
-}
-
-trait StartError: std::fmt::Display {
-    fn class(self) -> (String, AtStart);
-}
-
-impl StartError for StoreError {
-    fn class(self) -> (String, AtStart) {
-        let text = self.to_string();
-        let class = match self {
-            Self::OtherOrg { .. } => AtStart::Fatal(RunError::OtherOrg(self)),
-            Self::Config(_) => AtStart::Fatal(RunError::Config(text.clone())),
-            Self::Unavailable(_) => AtStart::Passing,
-            _ => AtStart::Mendable,
-        };
-        (text, class)
-    }
-}
-
-impl StartError for AuthError {
-    fn class(self) -> (String, AtStart) {
-        let class = match self {
-            Self::Refused { .. } => AtStart::Mendable,
-            Self::Unavailable { .. } => AtStart::Passing,
-        };
-        (self.to_string(), class)
-    }
-}
-
-impl Waiting<'_> {
-    async fn until<T, E: StartError>(
-        &self,
-        what: &str,
-        attempt: impl AsyncFn() -> Result<T, E>,
-    ) -> Result<Option<T>, RunError> {
-        let mut failures = 0;
-        loop {
-            let error = tokio::select! {
-                () = self.stop.cancelled() => return Ok(None),
-                result = attempt() => match result {
-                    Ok(value) => return Ok(Some(value)),
-                    Err(error) => error,
-                },
-            };
-            let (text, class) = error.class();
-            let pause = match class {
-                AtStart::Fatal(error) => return Err(error),
-                AtStart::Passing => subscription::pause(&self.passing, failures),
-                AtStart::Mendable => subscription::pause(&self.mendable, failures),
-            };
-            failures += 1;
-            warn!(
-                what,
-                error = text,
-                pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-                "cannot begin yet; it is tried again"
-            );
-            self.states.all(&State::Blocked { detail: text });
-            tokio::select! {
-                () = self.stop.cancelled() => return Ok(None),
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
-    }
 }
 
 /// Each subscription's state, published as a metric whenever it changes.
@@ -532,54 +372,4 @@ async fn run_subscriptions(
 /// True where trying again without a change would fail again: what `check` reports as failed.
 pub fn needs_a_person(error: &PubSubError) -> bool {
     error.recovery() == Recovery::Block
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::salesforce::pubsub::Rpc;
-
-    #[test]
-    fn only_an_answer_about_the_schema_id_itself_gives_an_event_up() {
-        let error = |code: Option<&str>, status| PubSubError::Rpc {
-            rpc: Rpc::GetSchema,
-            status,
-            code: code.map(str::to_owned),
-            message: String::new(),
-            rpc_id: None,
-        };
-        use tonic::Code;
-        assert_eq!(
-            verdict(&error(Some("schema.not.found"), Code::NotFound)),
-            Verdict::PerhapsForGood
-        );
-        for (code, status, expected) in [
-            (
-                Some("schema.validation.failed"),
-                Code::InvalidArgument,
-                Verdict::ForGood,
-            ),
-            (
-                Some("schema.api.unavailable"),
-                Code::NotFound,
-                Verdict::Passing,
-            ),
-            (
-                Some("schema.meta.permission"),
-                Code::PermissionDenied,
-                Verdict::Passing,
-            ),
-            (
-                Some("something.new"),
-                Code::InvalidArgument,
-                Verdict::Passing,
-            ),
-            (None, Code::NotFound, Verdict::PerhapsForGood),
-            (None, Code::InvalidArgument, Verdict::PerhapsForGood),
-            (None, Code::Unavailable, Verdict::Passing),
-            (None, Code::Unauthenticated, Verdict::Passing),
-        ] {
-            assert_eq!(verdict(&error(code, status)), expected, "{code:?} {status}");
-        }
-    }
 }

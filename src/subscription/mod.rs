@@ -10,6 +10,7 @@
 //! [`decoder`] keeps stream order, and the [`delivery`] owns everything about what is finished.
 
 mod backoff;
+mod breaks;
 mod credits;
 mod decoder;
 mod delivery;
