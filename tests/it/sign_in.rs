@@ -221,6 +221,29 @@ async fn a_rotated_refresh_token_is_stored_encrypted_before_it_is_used_and_survi
 }
 
 #[tokio::test]
+async fn without_an_encryption_key_a_rotated_token_is_told_of_and_never_stored_in_the_clear() {
+    let org = Emulator::start().await;
+    org.settings(json!({"rotate_refresh_tokens": true})).await;
+    let (_, credentials) = by_refresh_token(&org).await;
+    let store = Store::sqlite();
+    let daemon = Daemon::run(&config(&org, &credentials, &store, ""));
+    let said = daemon
+        .logged(&["level=warn", "is not set", "ORGSTREAM_ENCRYPTION_KEY"])
+        .await;
+    println!("{said}");
+    let said = daemon
+        .logged(&["could not be stored", "ORGSTREAM_ENCRYPTION_KEY"])
+        .await;
+    println!("{said}");
+    assert_eq!(token_calls(&org).await, 1, "a used token was tried again");
+    assert!(
+        !holds(&bytes_of(&store), "5Aep"),
+        "a token stands in the store"
+    );
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
 async fn signs_in_with_a_ready_token_and_asks_for_a_new_one_when_it_is_gone() {
     let org = Emulator::start().await;
     let issued = org.post("/tokens/access", &json!({})).await;
