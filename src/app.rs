@@ -1,8 +1,8 @@
 //! The only place that names concrete types and wires them together.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -114,6 +114,20 @@ impl Org {
         let tokens: Arc<dyn TokenSource> = Arc::new(Authenticator::new(config, vault)?);
         let bus = PubSub::connect(config, tokens.clone())?;
         Ok(Self { tokens, bus })
+    }
+
+    /// Begins no sign-in any more that could lose a refresh token, and sees the one under way through, for
+    /// at most `limit`. To be called before the store is closed.
+    pub async fn close(&self, limit: Duration) {
+        if tokio::time::timeout(limit, self.tokens.close())
+            .await
+            .is_err()
+        {
+            error!(
+                "a sign-in did not end in time, and the new refresh token may be lost with it: if the next sign-in is \
+                 refused, authorise the app again and set `salesforce.refresh_token`"
+            );
+        }
     }
 
     /// The schema cache in front of this org: memory, store, folder, then GetSchema.
@@ -246,14 +260,52 @@ pub async fn run(
         None => None,
     };
     let states = States::new(&config);
-    let Some(ready) = get_ready(&config, &states, &stop).await? else {
+    let asked_at = asked_at(&stop);
+    let waiting = Waiting {
+        states: &states,
+        stop: &stop,
+        passing: config.salesforce.reconnect,
+        mendable: config.salesforce.blocked_retry,
+    };
+    let Some(store) = open_store(&config, &waiting).await? else {
         return Ok(());
     };
-    let store = ready.store.clone();
-    let result = run_subscriptions(config, handlers, ready, states, stop).await;
+    let org = Org::prepare(&config.salesforce, Some(vault(store.clone())))
+        .map_err(|error| RunError::Config(error.to_string()))?;
+    let result = match sign_in(&org, &store, &waiting).await {
+        Ok(Some(session)) => {
+            let ready = Ready {
+                store: store.clone(),
+                org: org.clone(),
+                session,
+            };
+            run_subscriptions(config, handlers, ready, states, stop).await
+        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    let spent = asked_at.get().map_or(Duration::ZERO, Instant::elapsed);
+    org.close(STOP_LIMIT.saturating_sub(spent)).await;
     // Politeness only, and a store that hangs must not hold the exit up.
     let _ = tokio::time::timeout(CLOSE_LIMIT, store.close()).await;
     result
+}
+
+/// How long a stop may take: platforms kill 30 s after they ask, and the log's last lines want time too. The
+/// drain takes at most 20 s of it; a sign-in under way is then given all that is left, 4 s at least and the
+/// whole where nothing was in flight.
+const STOP_LIMIT: Duration = Duration::from_secs(24);
+
+/// When `stop` was cancelled, once it is.
+fn asked_at(stop: &CancellationToken) -> Arc<OnceLock<Instant>> {
+    let asked_at = Arc::new(OnceLock::new());
+    let (stop, noted) = (stop.clone(), asked_at.clone());
+    tokio::spawn(async move {
+        stop.cancelled().await;
+        // Nobody else sets it.
+        let _ = noted.set(Instant::now());
+    });
+    asked_at
 }
 
 /// What must be there before any subscription can begin.
@@ -263,19 +315,12 @@ struct Ready {
     session: Arc<Session>,
 }
 
-/// Opens the store, brings its tables up to date, signs in, and binds the store to the org; waits for
-/// whatever is away. `None` where told to stop meanwhile.
-async fn get_ready(
+/// Opens the store and brings its tables up to date; waits for it where it is away. `None` where told to
+/// stop meanwhile.
+async fn open_store(
     config: &Config,
-    states: &States,
-    stop: &CancellationToken,
-) -> Result<Option<Ready>, RunError> {
-    let waiting = Waiting {
-        states,
-        stop,
-        passing: config.salesforce.reconnect,
-        mendable: config.salesforce.blocked_retry,
-    };
+    waiting: &Waiting<'_>,
+) -> Result<Option<Arc<dyn Store>>, RunError> {
     let opened = waiting
         .until("open the store", async || store::open(&config.store).await)
         .await?;
@@ -283,12 +328,16 @@ async fn get_ready(
     let migrated = waiting
         .until("migrate the store", async || store.migrate().await)
         .await?;
-    if migrated.is_none() {
-        return Ok(None);
-    }
-    let vault = vault(store.clone());
-    let org = Org::prepare(&config.salesforce, Some(vault))
-        .map_err(|error| RunError::Config(error.to_string()))?;
+    Ok(migrated.map(|_| store))
+}
+
+/// Signs in, and binds the store to the org; waits for whatever is away. `None` where told to stop
+/// meanwhile.
+async fn sign_in(
+    org: &Org,
+    store: &Arc<dyn Store>,
+    waiting: &Waiting<'_>,
+) -> Result<Option<Arc<Session>>, RunError> {
     let session = waiting
         .until("sign in", async || org.tokens.session().await)
         .await?;
@@ -300,11 +349,7 @@ async fn get_ready(
             store.bind_org(&session.org_id).await
         })
         .await?;
-    Ok(bound.map(|()| Ready {
-        store,
-        org,
-        session,
-    }))
+    Ok(bound.map(|()| session))
 }
 
 /// The store as the place where a rotated refresh token is kept.
@@ -438,7 +483,6 @@ async fn run_subscriptions(
         .schemas(Some(ready.store.clone()), &config.schemas_dir);
     let shared = Shared {
         bus: ready.org.bus,
-        tokens: ready.org.tokens,
         store: ready.store,
         schemas: Arc::new(schemas),
         salesforce: config.salesforce,

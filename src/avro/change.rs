@@ -37,7 +37,13 @@ impl Changes {
         if is_update {
             for slot in nulled.iter().chain(changed.iter()) {
                 let position = plan.slots.position(slot);
-                if !changes.diffs.contains(slot) && !changes.diffs.contains(position) {
+                let components = plan.slots.components(slot);
+                // A field whose component came as a diff has a value, though nothing of it may be
+                // left to show.
+                let is_diff = changes.diffs.contains(slot)
+                    || changes.diffs.contains(position)
+                    || changes.diffs.within(components).next().is_some();
+                if !is_diff {
                     changes.shown.insert(slot);
                     changes.touched.insert(position);
                 }

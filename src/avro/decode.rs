@@ -214,7 +214,8 @@ impl<'s, 'd> Decoder<'s, 'd> {
         Ok(true)
     }
 
-    fn count_visit(&mut self) -> Result<(), DecodeReason> {
+    /// Charges one value against the bound on time and memory.
+    pub(super) fn count_visit(&mut self) -> Result<(), DecodeReason> {
         match self.visits.checked_sub(1) {
             Some(left) if self.out.len() <= self.max_json => {
                 self.visits = left;

@@ -16,6 +16,10 @@ use super::plan::{Node, NodeId, Plan};
 use super::schema::Schema;
 use crate::event::{ChangeEventHeader, ChangeType};
 
+/// Most items in one of the header's lists. An event of the platform's largest size, 1 MB, has room for
+/// half as many record IDs; a list of the shortest items would take 50 times the payload's memory.
+const MAX_ITEMS: usize = 1 << 17;
+
 /// A header as read.
 pub(super) struct HeaderRead {
     /// Bitmaps are field names; one that is not well formed is left as it came.
@@ -142,6 +146,10 @@ fn texts<'d>(decoder: &mut Decoder<'_, 'd>, number: usize) -> Result<Vec<&'d str
     loop {
         let count = decoder.datum.block()?;
         for _ in 0..count {
+            decoder.count_visit()?;
+            if texts.len() == MAX_ITEMS {
+                return Err(DecodeReason::TooLarge);
+            }
             texts.push(decoder.datum.text()?);
         }
         if count == 0 {

@@ -120,6 +120,16 @@ impl Plan {
         }
     }
 
+    /// True for text, and for a union with a branch for it.
+    pub(super) fn may_be_text(&self, id: NodeId) -> bool {
+        match self.node(id) {
+            Node::Union(branches) => branches
+                .iter()
+                .any(|branch| matches!(self.node(*branch), Node::String)),
+            node => matches!(node, Node::String),
+        }
+    }
+
     fn name_slots(&self) -> Slots {
         let header = self.header().map(|_| self.root.start);
         Slots::new(self.root().map(|number| {

@@ -159,6 +159,23 @@ fn not_avro(error: &apache_avro::Error) -> SchemaError {
 }
 
 impl Schema {
+    /// The components of a compound field, such as `BillingAddress.Street`, where null is how the field
+    /// says that all of them are null; empty for any other field. A name that may be plain text instead
+    /// (facts 4.4) is no such field: its null is its own.
+    pub(crate) fn nulled_components(&self, field: &str) -> Vec<&str> {
+        let slots = &self.plan.slots;
+        let position = slots.find(field).filter(|_| !field.contains('.'));
+        let number = position.map(|position| self.plan.root().start + position);
+        match number.map(|number| self.plan.field(number).node) {
+            Some(node) if !self.plan.may_be_text(node) => {
+                let components = position.map(|position| slots.components(position));
+                let components = components.unwrap_or_default();
+                components.map(|slot| slots.name(slot)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     pub(super) fn plan(&self) -> &Plan {
         &self.plan
     }

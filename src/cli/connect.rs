@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -32,17 +33,33 @@ pub(super) fn salesforce(path: Option<&Path>) -> Result<SalesforceConfig, Failur
     Ok(config::load_salesforce(path, &ProcessEnv, &checks)?)
 }
 
-/// An org to call. A refresh token that rotates is kept in the store, so that flow opens the store too:
-/// using up the configured token a second time would end the daemon's session.
-pub(super) async fn org(path: Option<&Path>, config: &SalesforceConfig) -> Result<Org, Failure> {
-    let vault: Option<Arc<dyn CredentialVault>> = match &config.auth {
+/// How long a sign-in under way at the end of a command is seen through: for as long as one request and the
+/// attempts to store its result should take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Does `work` with an org to call, and sees a sign-in through that is still under way when it ends, however
+/// it ends. A refresh token that rotates is kept in the store, so that flow opens the store too: using up
+/// the configured token a second time would end the daemon's session.
+pub(super) async fn with_org<T>(
+    path: Option<&Path>,
+    config: &SalesforceConfig,
+    work: impl AsyncFnOnce(&Org) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let store = match &config.auth {
         AuthConfig::RefreshToken { .. } => {
-            let store = config::load_store(path, &ProcessEnv)?;
+            let store = config::load_vault(path, &ProcessEnv)?;
             Some(store::open(&store).await.map_err(store_failure)?)
         }
         _ => None,
     };
-    Org::prepare(config, vault).map_err(|error| Failure::Config(error.to_string()))
+    let vault = store.clone().map(|store| store as Arc<dyn CredentialVault>);
+    let org = Org::prepare(config, vault).map_err(|error| Failure::Config(error.to_string()))?;
+    let result = work(&org).await;
+    org.close(CLOSE_LIMIT).await;
+    if let Some(store) = store {
+        store.close().await;
+    }
+    result
 }
 
 /// The store, opened to be read.

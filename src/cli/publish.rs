@@ -53,8 +53,16 @@ pub(super) struct PublishArgs {
 pub(super) async fn run(path: Option<&Path>, args: PublishArgs) -> Result<ExitCode, Failure> {
     let events = parse(&input(&args.events)?)?;
     let config = connect::salesforce(path)?;
-    let org = connect::org(path, &config).await?;
-    let (id, schema) = schema(&org, &args.topic).await?;
+    connect::with_org(path, &config, async |org| publish(org, &args, events).await).await
+}
+
+/// Publishes the events and tells of each what became of it.
+async fn publish(
+    org: &Org,
+    args: &PublishArgs,
+    events: Vec<Map<String, Value>>,
+) -> Result<ExitCode, Failure> {
+    let (id, schema) = schema(org, &args.topic).await?;
     let outgoing = encode(&id, &schema, events, SystemTime::now())?;
     let mut published = 0;
     let mut refused = false;

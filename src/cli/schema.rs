@@ -76,10 +76,25 @@ fn parse_wanted(text: &str) -> Result<Wanted, String> {
 
 pub(super) async fn run(path: Option<&Path>, args: SchemaArgs) -> Result<ExitCode, Failure> {
     let config = connect::salesforce(path)?;
-    let org = connect::org(path, &config).await?;
-    let id = match &args.wanted {
+    let (id, text) =
+        connect::with_org(path, &config, async |org| fetch(org, &args.wanted).await).await?;
+    let topic = match &args.wanted {
+        Wanted::Topic(topic) => Some(topic),
+        Wanted::Id(_) => None,
+    };
+    if args.raw {
+        print_line(&text)?;
+    } else {
+        show(&id, topic, &text, args.json)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A schema's ID and its text.
+async fn fetch(org: &Org, wanted: &Wanted) -> Result<(SchemaId, String), Failure> {
+    let id = match wanted {
         Wanted::Id(id) => id.clone(),
-        Wanted::Topic(topic) => newest(&org, topic).await?,
+        Wanted::Topic(topic) => newest(org, topic).await?,
     };
     let text = org.bus.schema(&id).await.map_err(|error| match error {
         PubSubError::Rpc {
@@ -91,16 +106,7 @@ pub(super) async fn run(path: Option<&Path>, args: SchemaArgs) -> Result<ExitCod
         )),
         other => call_failure(&other),
     })?;
-    let topic = match &args.wanted {
-        Wanted::Topic(topic) => Some(topic),
-        Wanted::Id(_) => None,
-    };
-    if args.raw {
-        print_line(&text)?;
-    } else {
-        show(&id, topic, &text, args.json)?;
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok((id, text))
 }
 
 /// ID of a topic's newest schema.

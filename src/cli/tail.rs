@@ -17,9 +17,7 @@ use crate::app::Org;
 use crate::avro::{Schema, SchemaCache, SchemaUnavailable};
 use crate::config::SalesforceConfig;
 use crate::event::{Event, RawEvent, ReplayId, SchemaId, Source, Topic};
-use crate::salesforce::pubsub::{
-    FetchBatch, FetchStream, MAX_OUTSTANDING, PubSubError, Recovery, ReplayFrom,
-};
+use crate::salesforce::pubsub::{FetchBatch, MAX_OUTSTANDING, PubSubError, Recovery, ReplayFrom};
 use crate::subscription;
 
 /// How often a schema that cannot be had just now is asked for before its event is given up.
@@ -88,9 +86,20 @@ impl FromStr for From {
 
 pub(super) async fn run(path: Option<&Path>, args: TailArgs) -> Result<ExitCode, Failure> {
     let config = connect::salesforce(path)?;
-    let org = connect::org(path, &config).await?;
     let stop = CancellationToken::new();
     on_signal(stop.clone())?;
+    connect::with_org(path, &config, async |org| {
+        tokio::select! {
+            done = follow(org, &config, args) => done?,
+            () = stop.cancelled() => {}
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+    .await
+}
+
+/// Prints events until there were enough.
+async fn follow(org: &Org, config: &SalesforceConfig, args: TailArgs) -> Result<(), Failure> {
     let session = org.tokens.session().await.map_err(anyhow::Error::from)?;
     let tail = Tail {
         source: Arc::new(Source {
@@ -102,18 +111,14 @@ pub(super) async fn run(path: Option<&Path>, args: TailArgs) -> Result<ExitCode,
         place: Place::new(args.from.0),
         left: args.count.unwrap_or(u64::MAX),
         data_only: args.data,
-        org,
-        config,
+        org: org.clone(),
+        config: config.clone(),
     };
     note(&format!(
         "streaming {}; every event counts against the org's 24-hour delivery allocation; Ctrl-C ends",
         tail.source.topic
     ));
-    tokio::select! {
-        done = tail.run() => done?,
-        () = stop.cancelled() => {}
-    }
-    Ok(ExitCode::SUCCESS)
+    tail.run().await
 }
 
 /// Where the stream stands, so that it can go on after a break.
@@ -235,10 +240,7 @@ impl Tail {
                         responses,
                     ));
                 }
-                Ok(Err(error)) => {
-                    self.forget_session(&stream, &error);
-                    return Err(StreamError::Call(error));
-                }
+                Ok(Err(error)) => return Err(StreamError::Call(error)),
                 Err(_) => {
                     let silence = length(self.config.silence_limit);
                     let why = format!("the stream was silent for {silence}");
@@ -263,14 +265,6 @@ impl Tail {
     /// How many events to be owed: as many as the platform allows, and none too many.
     fn credits(&self) -> u32 {
         u32::try_from(self.left).map_or(MAX_OUTSTANDING, |left| left.min(MAX_OUTSTANDING))
-    }
-
-    /// A session that the org refuses is not used again.
-    fn forget_session(&self, stream: &FetchStream, error: &PubSubError) {
-        let recovery = error.recovery();
-        if matches!(recovery, Recovery::SignInAgain | Recovery::SignInAgainOnce) {
-            self.org.tokens.invalidate(stream.session());
-        }
     }
 
     /// Prints a response's events.

@@ -50,13 +50,7 @@ pub(super) async fn run(path: Option<&Path>, args: TopicsArgs) -> Result<ExitCod
              subscriptions"
         )));
     }
-    let org = connect::org(path, &config).await?;
-    // Once, rather than the same failure for each topic.
-    org.tokens.session().await.map_err(anyhow::Error::from)?;
-    let mut answers = Vec::with_capacity(topics.len());
-    for topic in &topics {
-        answers.push(ask(&org, topic).await);
-    }
+    let answers = connect::with_org(path, &config, async |org| ask_all(org, &topics).await).await?;
     if args.output.json {
         print_json(&answers)?;
     } else {
@@ -88,6 +82,16 @@ fn wanted(
         }
     }
     Ok((loaded.config.salesforce, topics))
+}
+
+async fn ask_all(org: &Org, topics: &[Topic]) -> Result<Vec<Answer>, Failure> {
+    // Once, rather than the same failure for each topic.
+    org.tokens.session().await.map_err(anyhow::Error::from)?;
+    let mut answers = Vec::with_capacity(topics.len());
+    for topic in topics {
+        answers.push(ask(org, topic).await);
+    }
+    Ok(answers)
 }
 
 async fn ask(org: &Org, topic: &Topic) -> Answer {

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::document::{self, Entries};
 use super::env::Env;
-use super::error::{ConfigError, Place, Problem};
+use super::error::{ConfigError, Problem};
 use super::reader::Reader;
 use super::section::{Section, Var};
+use super::store::Credentials;
 use super::subscription::{self, TOPICS};
 use super::{AuthConfig, Checks, Config, SalesforceConfig, StoreConfig};
 
@@ -107,7 +108,21 @@ pub fn load_salesforce(
 /// [`ConfigError`], with all problems at once.
 pub fn load_store(path: Option<&Path>, env: &dyn Env) -> Result<StoreConfig, ConfigError> {
     let document = Document::find(Path::new(""), path, env)?;
-    document.read_section(env, |root| super::store::read(root.table("store")))
+    document.read_section(env, |root| {
+        super::store::read(root.table("store"), Credentials::Elsewhere)
+    })
+}
+
+/// As [`load_store`], for commands that keep a refresh token there: the encryption key has to be given.
+///
+/// # Errors
+///
+/// [`ConfigError`], with all problems at once.
+pub fn load_vault(path: Option<&Path>, env: &dyn Env) -> Result<StoreConfig, ConfigError> {
+    let document = Document::find(Path::new(""), path, env)?;
+    document.read_section(env, |root| {
+        super::store::read(root.table("store"), Credentials::Kept)
+    })
 }
 
 /// [`load`], with the current directory given, so that tests have one each.
@@ -128,17 +143,11 @@ pub(super) fn load_in(
     let reader = Reader::new(env, document.source.clone());
     let root = Section::root(&reader, document.entries.as_ref());
     let salesforce = super::salesforce::read(root.table("salesforce"), checks);
-    let store = super::store::read(root.table("store"));
-    if let (Some(salesforce), Some(store)) = (&salesforce, &store)
-        && matches!(salesforce.auth, AuthConfig::RefreshToken { .. })
-        && store.encryption_key.is_none()
-    {
-        reader.warn(
-            Place::variable("ORGSTREAM_ENCRYPTION_KEY"),
-            "is not set: where the app rotates refresh tokens, the first sign-in uses the configured one up, and \
-             the new one is stored encrypted only; set it, for example to what `openssl rand -hex 32` prints",
-        );
-    }
+    let credentials = match salesforce.as_ref().map(|config| &config.auth) {
+        Some(AuthConfig::RefreshToken { .. }) => Credentials::Kept,
+        _ => Credentials::Elsewhere,
+    };
+    let store = super::store::read(root.table("store"), credentials);
     let sections = root.tables("subscription");
     let nothing_to_do = sections.is_empty() && env.var(TOPICS).is_none();
     if required && nothing_to_do && !reader.has_problem_at(&root.place("subscription")) {

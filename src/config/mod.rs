@@ -33,7 +33,7 @@ use crate::event::{ReplayId, Topic};
 pub use duration::{parse_bytes, parse_duration};
 pub use env::{Env, ProcessEnv};
 pub use error::{ConfigError, Place, Problem};
-pub use load::{Loaded, Origin, Subscriptions, load, load_salesforce, load_store};
+pub use load::{Loaded, Origin, Subscriptions, load, load_salesforce, load_store, load_vault};
 pub(crate) use show::masked_url;
 pub use show::show;
 

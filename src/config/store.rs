@@ -7,8 +7,17 @@ use super::section::{Section, Var};
 /// Shortest text accepted as an encryption key, in characters: what `openssl rand -hex 16` prints.
 const KEY_LENGTH: usize = 32;
 
+/// Whether this store keeps credentials.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Credentials {
+    /// A refresh token, encrypted.
+    Kept,
+    /// None that is known of.
+    Elsewhere,
+}
+
 /// Reads the section; `None` where the URL is no good, and then it has been noted.
-pub(super) fn read(section: Section<'_>) -> Option<StoreConfig> {
+pub(super) fn read(section: Section<'_>, credentials: Credentials) -> Option<StoreConfig> {
     let on_heroku = section.reader().env.var("DYNO").is_some();
     let url = match section.text("url", Var::Named("DATABASE_URL")) {
         Some(given) => check_url(&given.text, on_heroku)
@@ -21,7 +30,16 @@ pub(super) fn read(section: Section<'_>) -> Option<StoreConfig> {
     };
     let max_connections = section.number("max_connections", Var::None, 1..=100u32);
     let timeout = section.parsed("timeout", Var::None, positive_duration);
-    let encryption_key = section.text("encryption_key", Var::Named("ORGSTREAM_ENCRYPTION_KEY"));
+    let variable = Var::Named("ORGSTREAM_ENCRYPTION_KEY");
+    let encryption_key = match credentials {
+        Credentials::Elsewhere => section.text("encryption_key", variable),
+        Credentials::Kept => section.needed(
+            "encryption_key",
+            variable,
+            "auth = refresh_token needs it, because the org may replace the token with each use and the new one is \
+             kept encrypted only; make one with `openssl rand -hex 32`",
+        ),
+    };
     if let Some(key) = &encryption_key
         && key.text.chars().count() < KEY_LENGTH
     {

@@ -276,7 +276,7 @@ async fn clock(State(emulator): State<Handle>, bytes: Bytes) -> Answer {
         .offset_ms
         .unwrap_or_else(|| emulator.state().clock_offset_ms);
     let offset_ms = from.saturating_add(request.advance_ms.unwrap_or(0));
-    emulator.set_clock_offset_ms(offset_ms);
+    emulator.set_clock_offset_ms(offset_ms)?;
     Ok(Json(json!({"offset_ms": offset_ms})))
 }
 

@@ -12,6 +12,13 @@ use crate::event::SchemaId;
 /// How far the line jumps on a reset, so that no earlier replay ID is valid on the new line.
 const RESET_JUMP: u64 = 1_000_000;
 
+/// Most moves of the line without an event whose times are kept. Beyond, the oldest ages with the next.
+const MAX_MARKS: usize = 4096;
+
+/// The part of the retention window that the line stands still at most before a keepalive moves it on:
+/// an hour of 72.
+const STANDSTILL_PART: u32 = 72;
+
 /// One event as it lies on the bus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEvent {
@@ -114,14 +121,29 @@ pub(super) struct ReadLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct UnknownPosition;
 
+/// When the line came to a place without an event there.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    position: u64,
+    at: SystemTime,
+}
+
 /// The org-wide line of events.
 #[derive(Debug)]
 pub(super) struct Bus {
     entries: VecDeque<Entry>,
     /// The newest place; what a keepalive names.
     head: u64,
-    /// Just before the oldest event kept. Places before it are gone.
+    /// When the line came there.
+    head_at: SystemTime,
+    /// Where the line was without an event, oldest first; places age as events do.
+    marks: VecDeque<Mark>,
+    /// Just before the oldest event kept; where EARLIEST begins.
     horizon: u64,
+    /// The first place that has not aged; a replay ID before it is refused.
+    oldest: u64,
+    /// Counts resets: a place on one line means nothing on the next.
+    line: u64,
     retention: Duration,
     max_gap: u64,
     random: fastrand::Rng,
@@ -129,11 +151,21 @@ pub(super) struct Bus {
 
 impl Bus {
     /// An empty bus that begins at `base`. Positions grow by 1 to `max_gap + 1`.
-    pub(super) fn new(base: u64, retention: Duration, max_gap: u64, random: fastrand::Rng) -> Self {
+    pub(super) fn new(
+        base: u64,
+        at: SystemTime,
+        retention: Duration,
+        max_gap: u64,
+        random: fastrand::Rng,
+    ) -> Self {
         Self {
             entries: VecDeque::new(),
             head: base,
+            head_at: at,
+            marks: VecDeque::from([Mark { position: base, at }]),
             horizon: base,
+            oldest: base,
+            line: 0,
             retention,
             max_gap,
             random,
@@ -143,6 +175,11 @@ impl Bus {
     /// The newest place.
     pub(super) fn head(&self) -> u64 {
         self.head
+    }
+
+    /// Which line it is: another one after each reset.
+    pub(super) fn line(&self) -> u64 {
+        self.line
     }
 
     /// The place just before the oldest event kept; EARLIEST begins after it.
@@ -164,6 +201,7 @@ impl Bus {
             0
         };
         self.head = self.head.saturating_add(1).saturating_add(gap);
+        self.head_at = at;
         self.entries.push_back(Entry {
             position: self.head,
             at,
@@ -179,11 +217,32 @@ impl Bus {
     }
 
     /// Moves the line on without an event, as work of the org that no topic carries does.
-    pub(super) fn skip(&mut self, places: u64) {
+    pub(super) fn skip(&mut self, places: u64, at: SystemTime) {
+        if places == 0 {
+            return;
+        }
         self.head = self.head.saturating_add(places);
+        self.head_at = at;
+        self.marks.push_back(Mark {
+            position: self.head,
+            at,
+        });
+        if self.marks.len() > MAX_MARKS {
+            self.marks.pop_front();
+        }
     }
 
-    /// Drops what is older than the retention window.
+    /// Moves a line on that has stood still, as that of a real org never does for long. What a keepalive
+    /// names is then a place that a client can still resume from as long as it can from any other.
+    pub(super) fn keep_moving(&mut self, now: SystemTime) {
+        self.expire(now);
+        let still = now.duration_since(self.head_at).unwrap_or_default();
+        if still >= self.retention / STANDSTILL_PART || self.head < self.oldest {
+            self.skip(1, now);
+        }
+    }
+
+    /// Drops what is older than the retention window, and with it the places that the line passed then.
     pub(super) fn expire(&mut self, now: SystemTime) {
         let Some(oldest) = now.checked_sub(self.retention) else {
             return;
@@ -192,7 +251,14 @@ impl Bus {
             && entry.at < oldest
         {
             self.horizon = entry.position;
+            self.oldest = self.oldest.max(entry.position.saturating_add(1));
             self.entries.pop_front();
+        }
+        while let Some(mark) = self.marks.front()
+            && mark.at < oldest
+        {
+            self.oldest = self.oldest.max(mark.position.saturating_add(1));
+            self.marks.pop_front();
         }
     }
 
@@ -206,18 +272,27 @@ impl Bus {
         {
             self.entries.pop_front();
         }
+        self.marks.retain(|mark| mark.position > limit);
         self.horizon = self.horizon.max(limit);
+        self.oldest = self.oldest.max(limit.saturating_add(1));
     }
 
     /// Begins a new line, as a sandbox does after an update of its org: nothing is kept and no earlier
     /// replay ID is valid. `base` chooses where; the default is far beyond the old line.
-    pub(super) fn reset(&mut self, base: Option<u64>) {
+    pub(super) fn reset(&mut self, base: Option<u64>, at: SystemTime) {
         self.entries.clear();
         self.head = base.unwrap_or_else(|| self.head.saturating_add(RESET_JUMP));
+        self.head_at = at;
+        self.marks = VecDeque::from([Mark {
+            position: self.head,
+            at,
+        }]);
         self.horizon = self.head;
+        self.oldest = self.head;
+        self.line += 1;
     }
 
-    /// The place a replay ID names, where it is one that was issued or passed and is still kept.
+    /// The place a replay ID names, where it is one that was issued or passed and has not aged.
     /// Accepts the 10 bytes the platform sends and their first 8 alone (facts 3.5).
     pub(super) fn position_of(&self, replay_id: &[u8]) -> Result<u64, UnknownPosition> {
         let position = match replay_id {
@@ -228,7 +303,7 @@ impl Bus {
         let position = position
             .iter()
             .fold(0u64, |value, byte| value << 8 | u64::from(*byte));
-        if (self.horizon..=self.head).contains(&position) {
+        if (self.oldest..=self.head).contains(&position) {
             Ok(position)
         } else {
             Err(UnknownPosition)

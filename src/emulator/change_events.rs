@@ -104,7 +104,7 @@ fn complete_header(
         }
     }
     if change_type == "UPDATE" && !header.contains_key("changedFields") {
-        add_changes(&shape, &mut header, body, committed);
+        add_changes(schema, &mut header, body, committed);
     }
     for name in BITMAPS {
         let names = match header.remove(name) {
@@ -118,15 +118,16 @@ fn complete_header(
     Ok(header)
 }
 
-/// An update changes every field it names, and LastModifiedDate; those given as null are nulled too.
+/// An update changes every field it names, and LastModifiedDate; those given as null are nulled too. A
+/// compound field given as null has all its components named and not itself (facts 7.5).
 /// The publisher who names `changedFields` gets exactly those.
 fn add_changes(
-    shape: &Shape,
+    schema: &Schema,
     header: &mut Map<String, Value>,
     body: &mut Map<String, Value>,
     committed: i64,
 ) {
-    if shape.has("LastModifiedDate") && !body.contains_key("LastModifiedDate") {
+    if Shape::of(schema).has("LastModifiedDate") && !body.contains_key("LastModifiedDate") {
         body.insert("LastModifiedDate".to_owned(), json!(committed));
     }
     let mut changed = Vec::new();
@@ -141,12 +142,15 @@ fn add_changes(
                     }
                 }
             }
-            _ => {
-                changed.push(name.clone());
-                if value.is_null() {
-                    nulled.push(name.clone());
+            Value::Null => {
+                let mut names = schema.nulled_components(name);
+                if names.is_empty() {
+                    names.push(name);
                 }
+                changed.extend(names.iter().map(|name| (*name).to_owned()));
+                nulled.extend(names.into_iter().map(str::to_owned));
             }
+            _ => changed.push(name.clone()),
         }
     }
     header.insert("changedFields".to_owned(), json!(changed));
@@ -255,7 +259,7 @@ pub(super) fn enriched(
             body.remove("ChangeEventHeader");
             if !own.contains_key("changedFields") {
                 let committed = defaults.now_ms - defaults.now_ms.rem_euclid(1000);
-                add_changes(&Shape::of(schema), &mut own, body, committed);
+                add_changes(schema, &mut own, body, committed);
             }
         }
         own.insert("recordIds".to_owned(), json!([record_id]));

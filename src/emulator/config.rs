@@ -24,6 +24,9 @@ pub struct App {
     pub client_id: String,
     /// Consumer secret. Without one the client credentials flow is refused.
     pub client_secret: Option<SecretString>,
+    /// A refresh may leave the secret out, as where an app's option to require it is off; a wrong one is
+    /// refused all the same.
+    pub secret_not_required_for_refresh: bool,
     /// RSA public keys, or certificates that hold them, that a JWT may be signed for; PEM text.
     pub public_keys: Vec<String>,
     /// Users that are approved for this app; the first one is its run-as user.
@@ -38,6 +41,7 @@ impl App {
         Self {
             client_id: client_id.to_owned(),
             client_secret: Some(SecretString::from(client_secret)),
+            secret_not_required_for_refresh: false,
             public_keys: Vec::new(),
             usernames: vec![username.to_owned()],
             refresh_tokens: Vec::new(),

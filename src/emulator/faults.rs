@@ -35,7 +35,7 @@ pub enum FaultKind {
     CorruptPayload,
     /// An event's payload is 20 MB, more than a client will take in one message.
     Oversize,
-    /// An event is delivered twice.
+    /// An event is delivered twice, where there is a credit for the repeat.
     Duplicate,
     /// An event carries a lower replay ID than the one before it.
     LowerReplayId,
@@ -250,11 +250,18 @@ impl Faults {
         .map(|fault| fault.delay())
     }
 
-    /// The fault that one outgoing event meets, its stream having delivered so many before.
-    pub(super) fn on_event(&mut self, topic: &str, delivered: u64) -> Option<FaultKind> {
+    /// The fault that one outgoing event meets, its stream having delivered so many before. Only where
+    /// it may be repeated does it meet a `duplicate`, which otherwise waits for the next event.
+    pub(super) fn on_event(
+        &mut self,
+        topic: &str,
+        delivered: u64,
+        may_repeat: bool,
+    ) -> Option<FaultKind> {
         self.take(|fault| {
             fault.is_for(Call::Subscribe, Some(topic))
                 && fault.kind.touches_events()
+                && (may_repeat || fault.kind != FaultKind::Duplicate)
                 && fault.after_events.unwrap_or(0) <= delivered
         })
         .map(|fault| fault.kind)
@@ -321,8 +328,9 @@ mod tests {
         faults.add(Fault::once(Call::Subscribe, FaultKind::Duplicate));
         assert!(faults.at_call(Call::Subscribe, Some("/a")).is_none());
         assert!(faults.in_stream("/a", 0).is_some());
-        assert_eq!(faults.on_event("/a", 0), Some(FaultKind::Duplicate));
-        assert_eq!(faults.on_event("/a", 0), None);
+        assert_eq!(faults.on_event("/a", 0, false), None);
+        assert_eq!(faults.on_event("/a", 0, true), Some(FaultKind::Duplicate));
+        assert_eq!(faults.on_event("/a", 0, true), None);
     }
 
     #[test]

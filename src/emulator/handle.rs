@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::bus::StoredEvent;
+use super::clock::ClockOutOfRange;
 use super::errors::Call;
 use super::faults::Fault;
 use super::oauth;
@@ -200,9 +201,11 @@ impl Handle {
         self.org.change(|state| state.tokens.revoke_all());
     }
 
-    /// Begins a new line of positions: nothing is kept and every earlier replay ID is invalid.
+    /// Begins a new line of positions: nothing is kept, every earlier replay ID is invalid, and every
+    /// open stream ends.
     pub fn reset_bus(&self, position: Option<u64>) {
-        self.org.change(|state| state.bus.reset(position));
+        let now = self.org.clock.now();
+        self.org.change(|state| state.bus.reset(position, now));
     }
 
     /// Ends the retention of every event, or of those up to a replay ID in hexadecimal.
@@ -223,13 +226,15 @@ impl Handle {
 
     /// Moves the line on without an event that any topic carries.
     pub fn skip_places(&self, places: u64) {
-        self.org.change(|state| state.bus.skip(places));
+        let now = self.org.clock.now();
+        self.org.change(|state| state.bus.skip(places, now));
     }
 
-    /// Puts the org's clock ahead of the system's, or behind.
-    pub fn set_clock_offset_ms(&self, offset_ms: i64) {
-        self.org.clock.set_offset_ms(offset_ms);
+    /// Puts the org's clock ahead of the system's, or behind, by at most 50 years.
+    pub fn set_clock_offset_ms(&self, offset_ms: i64) -> Result<(), ClockOutOfRange> {
+        self.org.clock.set_offset_ms(offset_ms)?;
         self.org.change(|_| ());
+        Ok(())
     }
 
     /// Drops every connection to the Pub/Sub API.

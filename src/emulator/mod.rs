@@ -18,6 +18,7 @@ mod keys;
 mod line;
 mod oauth;
 mod org;
+mod outgoing;
 mod publishing;
 mod pubsub;
 mod reset;
@@ -42,6 +43,7 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 use crate::salesforce::pubsub::proto::pub_sub_server::PubSubServer;
 
 pub use bus::StoredEvent;
+pub use clock::ClockOutOfRange;
 pub use config::{App, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_USERNAME, EmulatorConfig};
 pub use errors::{CODES, Call};
 pub use faults::{Fault, FaultKind};

@@ -292,8 +292,8 @@ fn refresh_token(
 ) -> Result<Grant, Refusal> {
     let (client_id, secret) = client(headers, form);
     let app = find_app(org, &client_id)?;
-    // The secret may be left out, as by an app that does not require it, but not be wrong.
-    if secret.is_some() {
+    let may_be_left_out = app.client_secret.is_none() || app.secret_not_required_for_refresh;
+    if secret.is_some() || !may_be_left_out {
         check_secret(app, secret.as_ref())?;
     }
     let token = form
@@ -399,7 +399,7 @@ async fn userinfo(State(org): State<SharedOrg>, headers: HeaderMap) -> Response 
     let Some(token) = bearer(&headers) else {
         return (StatusCode::FORBIDDEN, "Missing_OAuth_Token").into_response();
     };
-    if org.token_state(token) != TokenState::Live {
+    if org.use_token(token) != TokenState::Live {
         return (StatusCode::FORBIDDEN, "Bad_OAuth_Token").into_response();
     }
     let username = org

@@ -119,16 +119,19 @@ impl Org {
                 tokens.admit_refresh(token, &app.client_id, username);
             }
         }
+        let clock = Clock::default();
+        let now = clock.now();
         Self {
             id: config.org_id,
             apps: config.apps,
             login_url,
             instance_url,
-            clock: Clock::default(),
+            clock,
             lines: Lines::default(),
             state: Mutex::new(State {
                 bus: Bus::new(
                     config.first_position,
+                    now,
                     config.retention,
                     config.max_gap,
                     random,
@@ -196,7 +199,7 @@ impl Org {
         let tenant = header("tenantid")?;
         // Only opaque tokens are accepted, which begin with the org's ID (facts 8.4).
         let accepted = token.contains('!')
-            && self.token_state(token) == TokenState::Live
+            && self.use_token(token) == TokenState::Live
             && instance_url == self.instance_url
             && OrgId::parse(tenant).is_ok_and(|tenant| tenant == self.id);
         if accepted {
@@ -212,6 +215,14 @@ impl Org {
             "service.auth.error",
             "An authentication exception occurred. Provide valid authentication credentials.",
         )
+    }
+
+    /// How an access token stands that a call came with; being accepted extends its life.
+    pub(super) fn use_token(&self, token: &str) -> TokenState {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let lifetime = state.settings.token_lifetime_ms.map(Duration::from_millis);
+        state.tokens.take(token, lifetime, now)
     }
 
     /// How an access token stands now.

@@ -38,7 +38,7 @@ pub struct PublishJson {
     /// Event IDs, in order; random UUIDs by default.
     #[serde(default)]
     pub ids: Vec<String>,
-    /// By record ID, the values that channels add as enriched fields.
+    /// By record ID, the values that channels add as enriched fields; null where left out.
     #[serde(default)]
     pub enriched: Map<String, Value>,
 }
@@ -69,7 +69,7 @@ pub struct TransactionEvent {
     /// Event ID; a random UUID by default.
     #[serde(default)]
     pub id: Option<String>,
-    /// By record ID, the values that channels add as enriched fields.
+    /// By record ID, the values that channels add as enriched fields; null where left out.
     #[serde(default)]
     pub enriched: Map<String, Value>,
 }
@@ -244,16 +244,16 @@ fn prepare(
         index,
         reason: error.to_string(),
     };
-    let store = |payload: Vec<u8>, id: Option<&String>| StoredEvent {
-        id: id
-            .cloned()
-            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+    let new_id = || uuid::Uuid::new_v4().to_string();
+    let id = outline.id.cloned().unwrap_or_else(new_id);
+    let store = |payload: Vec<u8>, id: String| StoredEvent {
+        id,
         schema_id: served.id.clone(),
         payload: payload.into(),
     };
     let payload = change_events::encode(schema, outline.fields, &defaults).map_err(refuse)?;
     let mut siblings = Vec::new();
-    if is_change_event(schema) && !outline.enriched.is_empty() {
+    if is_change_event(schema) {
         for (channel, enriched_fields) in state.topics.enriching(outline.topic) {
             let payloads = change_events::enriched(
                 schema,
@@ -264,14 +264,17 @@ fn prepare(
             )
             .map_err(refuse)?;
             if !payloads.is_empty() {
-                let events = payloads.into_iter().map(|payload| store(payload, None));
+                // The first one is the event itself; what is split off from it has an ID of its own.
+                let ids = std::iter::once(id.clone()).chain(std::iter::repeat_with(new_id));
+                let events = payloads.into_iter().zip(ids);
+                let events = events.map(|(payload, id)| store(payload, id));
                 siblings.push((channel, events.collect()));
             }
         }
     }
     Ok(NewEntry {
         topic: outline.topic.into(),
-        event: store(payload, outline.id),
+        event: store(payload, id),
         siblings,
     })
 }

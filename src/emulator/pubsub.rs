@@ -160,7 +160,7 @@ impl PubSub for PubSubService {
         request: Request<TopicRequest>,
     ) -> Result<Response<TopicInfo>, Status> {
         let name = request.get_ref().topic_name.clone();
-        let (ticket, _) = self.enter(Call::GetTopic, &request, Some(&name)).await?;
+        let (ticket, fault) = self.enter(Call::GetTopic, &request, Some(&name)).await?;
         if name.trim().is_empty() {
             return Err(ticket.refuse("topic.validation.empty", "The topic name can't be blank."));
         }
@@ -168,6 +168,9 @@ impl PubSub for PubSubService {
         let Some(facts) = state.topics.facts(&name) else {
             return Err(unknown_topic(state.settings.unknown_topic, &ticket));
         };
+        if let Some(fault) = fault.filter(|fault| fault.kind == FaultKind::AcceptThenFail) {
+            return Err(fault_status(&fault, &ticket));
+        }
         let denied = state.settings.denied_topics.contains(&name);
         let schema_id = facts.schema_id.map(|id| id.as_str().to_owned());
         Ok(Response::new(TopicInfo {
@@ -330,9 +333,10 @@ fn accept(
                 } else {
                     check(state, topic, event)
                 };
+                // The publisher's own, also where it is blank and the event gets an ID on the bus.
+                let correlation_key = event.id.clone();
                 match checked {
                     Ok(event) => {
-                        let correlation_key = event.id.clone();
                         let entry = NewEntry {
                             topic: topic.into(),
                             event,
@@ -350,7 +354,7 @@ fn accept(
                             code: ErrorCode::Publish.into(),
                             msg,
                         }),
-                        correlation_key: event.id.clone(),
+                        correlation_key,
                     },
                 }
             })

@@ -52,7 +52,8 @@ pub struct Settings {
     /// Silence after which a stream with credits gets an empty response: 120 s, as observed; the
     /// contract allows 270 s.
     pub keepalive_ms: u64,
-    /// How long a stream without credits stays open after its last response: 60 s.
+    /// How long a stream without credits stays open after its last response, or after its start where
+    /// the first FetchRequest never comes: 60 s.
     pub idle_close_ms: u64,
     /// How it then ends.
     pub idle_close: IdleClose,
@@ -77,7 +78,7 @@ pub struct Settings {
     pub revoke_ends_streams: bool,
     /// A used refresh token is replaced; using it again revokes its successors.
     pub rotate_refresh_tokens: bool,
-    /// How long an access token lives; none means until it is expired by hand.
+    /// How long an access token lives without being used; none means until it is expired by hand.
     pub token_lifetime_ms: Option<u64>,
     /// The form of access tokens.
     pub token_format: TokenFormat,

@@ -3,24 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
-use super::bus::{Cursor, Delivery, ReadLimits, replay_id};
+use super::bus::{Cursor, ReadLimits, replay_id};
 use super::credits::Credits;
 use super::errors::{Call, Ticket};
 use super::faults::{Fault, FaultKind};
-use super::org::{Org, SharedOrg, StreamReport};
+use super::org::{Org, SharedOrg, State, StreamReport};
+use super::outgoing;
 use super::settings::{IdleClose, UnknownTopic};
 use super::tokens::TokenState;
-use crate::salesforce::pubsub::proto::{
-    ConsumerEvent, FetchRequest, FetchResponse, ProducerEvent, ReplayPreset,
-};
-
-/// Bytes of a payload that no client takes in one message.
-const OVERSIZE: usize = 20 * 1024 * 1024;
+use crate::salesforce::pubsub::proto::{FetchRequest, FetchResponse, ReplayPreset};
 
 /// What a stream's responses go into; the generated server reads the other end.
 pub(super) type Responses = mpsc::Sender<Result<FetchResponse, Status>>;
@@ -53,10 +48,9 @@ pub(super) async fn serve(
     let gone = responses.clone();
     let serving = async {
         let mut requests = requests;
-        let first = match requests.message().await {
-            Ok(Some(first)) => first,
-            Ok(None) => return End::Clean,
-            Err(status) => return status.into(),
+        let first = match first_request(&org, &ticket, &mut requests).await {
+            Ok(first) => first,
+            Err(end) => return end,
         };
         let mut stream = match SubscribeStream::open(org, ticket, token, &registration, first).await
         {
@@ -77,6 +71,38 @@ pub(super) async fn serve(
             }
         }
         () = gone.closed() => {}
+    }
+}
+
+/// Waits for the first FetchRequest as long as for any other.
+async fn first_request(
+    org: &Org,
+    ticket: &Ticket,
+    requests: &mut Streaming<FetchRequest>,
+) -> Result<FetchRequest, End> {
+    let begun = Instant::now();
+    let mut changes = org.changes();
+    loop {
+        let limit = Duration::from_millis(org.state().settings.idle_close_ms.max(1));
+        tokio::select! {
+            request = requests.message() => return request?.ok_or(End::Clean),
+            _ = changes.changed() => {}
+            () = tokio::time::sleep_until(begun + limit) => return Err(idle_close(org, ticket)),
+        }
+    }
+}
+
+/// How a stream ends whose client asks for nothing.
+fn idle_close(org: &Org, ticket: &Ticket) -> End {
+    match org.state().settings.idle_close {
+        IdleClose::End => End::Clean,
+        IdleClose::Status(status) => ticket
+            .refuse_as(
+                Code::from(status),
+                None,
+                "The stream was idle: no events were requested in time.",
+            )
+            .into(),
     }
 }
 
@@ -122,6 +148,8 @@ struct SubscribeStream {
     id: u64,
     topic: String,
     cursor: Cursor,
+    /// The line that the cursor is a place on.
+    line: u64,
     /// Place named by the last response; what a keepalive may not fall behind.
     last_position: u64,
     credits: Credits,
@@ -162,7 +190,7 @@ impl SubscribeStream {
         }
         check_topic(&org, &ticket, &topic)?;
         let changes = org.changes();
-        let cursor = begin(&org, &ticket, &first)?;
+        let (cursor, line) = begin(&org, &ticket, &first)?;
         let position = cursor.position();
         let mut stream = Self {
             org,
@@ -171,6 +199,7 @@ impl SubscribeStream {
             id: registration.id,
             topic,
             cursor,
+            line,
             last_position: position,
             credits: Credits::default(),
             quiet_since: Instant::now(),
@@ -192,6 +221,7 @@ impl SubscribeStream {
         }
         loop {
             self.check_token()?;
+            self.check_line(&self.org.state())?;
             self.meet_faults().await?;
             if self.deliver(responses).await? {
                 // Stopped short for a fault that is now due.
@@ -253,6 +283,15 @@ impl SubscribeStream {
         Ok(())
     }
 
+    /// Ends the stream where the line was reset: its place is on a line that is gone.
+    fn check_line(&self, state: &State) -> Result<(), End> {
+        if state.bus.line() == self.line {
+            Ok(())
+        } else {
+            Err(End::Clean)
+        }
+    }
+
     async fn meet_faults(&mut self) -> Result<(), End> {
         loop {
             let delivered = self.credits.delivered();
@@ -284,14 +323,15 @@ impl SubscribeStream {
     }
 
     /// The next events as a response; `None` where there are none now.
-    fn next_response(&mut self) -> Result<Option<FetchResponse>, Status> {
+    fn next_response(&mut self) -> Result<Option<FetchResponse>, End> {
         let now = self.org.clock.now();
         let org = Arc::clone(&self.org);
         let mut state = org.state();
         let state = &mut *state;
+        self.check_line(state)?;
         state.bus.expire(now);
         let Some(feed) = state.topics.feed(&self.topic) else {
-            return Err(unknown_topic(state.settings.unknown_topic, &self.ticket));
+            return Err(unknown_topic(state.settings.unknown_topic, &self.ticket).into());
         };
         let until_fault = state
             .faults
@@ -318,10 +358,11 @@ impl SubscribeStream {
         };
         let (deliveries, behind) = state.bus.read(self.cursor, &feed, limits);
         if !deliveries.is_empty() && allowance == 0 {
-            return Err(self.ticket.refuse(
-                "subscription.limit.exceeded",
-                "The subscription exceeded the event delivery limit.",
-            ));
+            let detail = "The subscription exceeded the event delivery limit.";
+            return Err(self
+                .ticket
+                .refuse("subscription.limit.exceeded", detail)
+                .into());
         }
         self.cursor = behind;
         let Some(last) = deliveries.last() else {
@@ -330,10 +371,13 @@ impl SubscribeStream {
         };
         let latest = last.position;
         let mut events = Vec::with_capacity(deliveries.len());
-        for delivery in &deliveries {
+        for (index, delivery) in deliveries.iter().enumerate() {
             let before = self.credits.delivered() + events.len() as u64;
-            let fault = state.faults.on_event(&self.topic, before);
-            outgoing(delivery, fault, self.last_position, &mut events);
+            // A repeat needs a credit of its own, beside those of the events still to come.
+            let spoken_for = events.len() + deliveries.len() - index;
+            let may_repeat = spoken_for < self.credits.pending() as usize;
+            let fault = state.faults.on_event(&self.topic, before, may_repeat);
+            outgoing::put(delivery, fault, self.last_position, &mut events);
             self.last_position = delivery.position;
         }
         self.credits.take(events.len());
@@ -376,18 +420,17 @@ impl SubscribeStream {
     /// A keepalive with the newest place of the whole bus, or the end of a stream without credits.
     async fn on_quiet(&mut self, responses: &Responses) -> Result<(), End> {
         if self.credits.pending() == 0 {
-            let how = self.org.state().settings.idle_close.clone();
-            return Err(match how {
-                IdleClose::End => End::Clean,
-                IdleClose::Status(status) => self
-                    .ticket
-                    .refuse_as(
-                        Code::from(status),
-                        None,
-                        "The stream was idle: no events were requested in time.",
-                    )
-                    .into(),
-            });
+            return Err(idle_close(&self.org, &self.ticket));
+        }
+        {
+            let now = self.org.clock.now();
+            let mut state = self.org.state();
+            self.check_line(&state)?;
+            if self.cursor == Cursor::after(state.bus.head()) {
+                state.bus.keep_moving(now);
+                self.last_position = state.bus.head();
+                self.cursor = Cursor::after(self.last_position);
+            }
         }
         let keepalive = FetchResponse {
             events: Vec::new(),
@@ -435,66 +478,28 @@ fn check_topic(org: &Org, ticket: &Ticket, topic: &str) -> Result<(), Status> {
     Ok(())
 }
 
-/// Where a stream begins, by the first FetchRequest.
-fn begin(org: &Org, ticket: &Ticket, first: &FetchRequest) -> Result<Cursor, Status> {
+/// Where a stream begins, by the first FetchRequest, and on which line.
+fn begin(org: &Org, ticket: &Ticket, first: &FetchRequest) -> Result<(Cursor, u64), Status> {
     let now = org.clock.now();
     let mut state = org.state();
     state.bus.expire(now);
-    match ReplayPreset::try_from(first.replay_preset) {
-        Ok(ReplayPreset::Latest) => Ok(Cursor::after(state.bus.head())),
-        Ok(ReplayPreset::Earliest) => Ok(Cursor::after(state.bus.horizon())),
+    let position = match ReplayPreset::try_from(first.replay_preset) {
+        Ok(ReplayPreset::Latest) => Ok(state.bus.head()),
+        Ok(ReplayPreset::Earliest) => Ok(state.bus.horizon()),
         Ok(ReplayPreset::Custom) if first.replay_id.is_empty() => Err(ticket.refuse(
             "subscription.fetch.replayid.validation.failed",
             "The replay preset CUSTOM needs a replay ID.",
         )),
-        Ok(ReplayPreset::Custom) => match state.bus.position_of(&first.replay_id) {
-            Ok(position) => Ok(Cursor::after(position)),
-            Err(_) => Err(ticket.refuse(
+        Ok(ReplayPreset::Custom) => state.bus.position_of(&first.replay_id).map_err(|_| {
+            ticket.refuse(
                 "subscription.fetch.replayid.corrupted",
                 "The replay ID is corrupted, unknown, or outside the retention window.",
-            )),
-        },
+            )
+        }),
         Err(_) => Err(ticket.refuse(
             "subscription.fetch.request.invalid",
             "The replay preset is unknown.",
         )),
-    }
-}
-
-/// An event as it goes out, and what a fault makes of it.
-fn outgoing(
-    delivery: &Delivery,
-    fault: Option<FaultKind>,
-    previous: u64,
-    events: &mut Vec<ConsumerEvent>,
-) {
-    let event = &delivery.event;
-    let mut sent = ConsumerEvent {
-        event: Some(ProducerEvent {
-            id: event.id.clone(),
-            schema_id: event.schema_id.as_str().to_owned(),
-            payload: event.payload.clone(),
-            headers: Vec::new(),
-        }),
-        replay_id: replay_id(delivery.position),
     };
-    let payload = match fault {
-        Some(FaultKind::CorruptPayload) => {
-            Some((0..40).map(|_| fastrand::u8(..)).collect::<Bytes>())
-        }
-        Some(FaultKind::Oversize) => Some(Bytes::from(vec![0; OVERSIZE])),
-        _ => None,
-    };
-    if let (Some(payload), Some(event)) = (payload, &mut sent.event) {
-        event.payload = payload;
-    }
-    match fault {
-        Some(FaultKind::Duplicate) => events.push(sent.clone()),
-        Some(FaultKind::LowerReplayId) => {
-            sent.replay_id = replay_id(previous.saturating_sub(1));
-        }
-        Some(FaultKind::MissingReplayId) => sent.replay_id = Bytes::new(),
-        _ => {}
-    }
-    events.push(sent);
+    Ok((Cursor::after(position?), state.bus.line()))
 }

@@ -18,7 +18,8 @@ pub(super) enum TokenState {
 
 #[derive(Debug, Clone)]
 struct AccessToken {
-    issued_at: SystemTime,
+    /// The last call that it was accepted at, or its issue.
+    used_at: SystemTime,
     state: TokenState,
     /// Ties together what came from one consent: a refresh token, its successors, their access tokens.
     family: u64,
@@ -66,7 +67,7 @@ impl Tokens {
         self.access.insert(
             token.to_owned(),
             AccessToken {
-                issued_at: now,
+                used_at: now,
                 state: TokenState::Live,
                 family,
                 username: username.to_owned(),
@@ -88,6 +89,23 @@ impl Tokens {
         );
     }
 
+    /// How an access token stands as a call arrives with it. Being accepted extends its life, which is
+    /// a time without use (facts 8.4).
+    pub(super) fn take(
+        &mut self,
+        token: &str,
+        lifetime: Option<Duration>,
+        now: SystemTime,
+    ) -> TokenState {
+        let state = self.state(token, lifetime, now);
+        if state == TokenState::Live
+            && let Some(access) = self.access.get_mut(token)
+        {
+            access.used_at = access.used_at.max(now);
+        }
+        state
+    }
+
     /// How an access token stands.
     pub(super) fn state(
         &self,
@@ -98,8 +116,8 @@ impl Tokens {
         let Some(access) = self.access.get(token) else {
             return TokenState::Unknown;
         };
-        let age = now.duration_since(access.issued_at).unwrap_or_default();
-        if access.state == TokenState::Live && lifetime.is_some_and(|lifetime| age > lifetime) {
+        let unused = now.duration_since(access.used_at).unwrap_or_default();
+        if access.state == TokenState::Live && lifetime.is_some_and(|lifetime| unused > lifetime) {
             return TokenState::Expired;
         }
         access.state
@@ -230,6 +248,21 @@ mod tests {
         assert!(tokens.revoke("a"));
         assert_eq!(tokens.state("a", None, now), TokenState::Revoked);
         assert_eq!(tokens.state("b", None, now), TokenState::Unknown);
+    }
+
+    #[test]
+    fn only_use_extends_a_tokens_life() {
+        let now = SystemTime::now();
+        let minutes = |minutes: u64| now + Duration::from_secs(60 * minutes);
+        let mut tokens = Tokens::default();
+        tokens.admit("a", "u", 1, now);
+        let hour = Some(Duration::from_secs(3600));
+        assert_eq!(tokens.take("a", hour, minutes(50)), TokenState::Live);
+        assert_eq!(tokens.state("a", hour, minutes(100)), TokenState::Live);
+        // Looking at it is no use.
+        assert_eq!(tokens.state("a", hour, minutes(111)), TokenState::Expired);
+        assert_eq!(tokens.take("a", hour, minutes(111)), TokenState::Expired);
+        assert_eq!(tokens.take("a", hour, minutes(112)), TokenState::Expired);
     }
 
     #[test]

@@ -10,18 +10,28 @@ use crate::salesforce::auth::{StoredCredential, VaultError};
 pub(super) struct Sealer(pub(super) Option<Cipher>);
 
 impl Sealer {
-    /// For the column `ciphertext`.
-    pub(super) fn seal(&self, key: &str, token: &SecretString) -> Result<Vec<u8>, VaultError> {
-        let cipher = self.0.as_ref().ok_or_else(|| {
-            VaultError(
-                "the org has rotated the refresh token, and the new one is stored encrypted only: set \
-                 ORGSTREAM_ENCRYPTION_KEY to a long random text"
+    /// Fails where there is no key. To be asked before the right to refresh is given: whoever refreshes a
+    /// token must be able to keep the one that replaces it.
+    pub(super) fn ready(&self) -> Result<(), VaultError> {
+        self.cipher().map(|_| ())
+    }
+
+    fn cipher(&self) -> Result<&Cipher, VaultError> {
+        self.0.as_ref().ok_or_else(|| {
+            VaultError::Failed(
+                "refresh tokens are kept encrypted only: set ORGSTREAM_ENCRYPTION_KEY, to the text it had where \
+                 one is stored already, else to a long random text such as `openssl rand -hex 32` prints"
                     .to_owned(),
             )
-        })?;
+        })
+    }
+
+    /// For the column `ciphertext`.
+    pub(super) fn seal(&self, key: &str, token: &SecretString) -> Result<Vec<u8>, VaultError> {
+        let cipher = self.cipher()?;
         cipher
             .seal(&context(key), token.expose_secret().as_bytes())
-            .map_err(|error| VaultError(error.to_string()))
+            .map_err(|error| VaultError::Failed(error.to_string()))
     }
 
     /// From the column `ciphertext`.
@@ -36,15 +46,13 @@ impl Sealer {
             });
         };
         let unreadable = |why: String| {
-            VaultError(format!(
+            VaultError::Failed(format!(
                 "a refresh token is stored under the key `{key}`, but cannot be read: {why}. Or delete \
                  that row of the table `credential` and configure a new refresh token"
             ))
         };
-        let cipher = self.0.as_ref().ok_or_else(|| {
-            unreadable("set ORGSTREAM_ENCRYPTION_KEY to the text it had when it was stored".into())
-        })?;
-        let token = cipher
+        let token = self
+            .cipher()?
             .open(&context(key), ciphertext)
             .map_err(|error| unreadable(error.to_string()))?;
         let token =
@@ -60,17 +68,8 @@ fn context(key: &str) -> String {
     format!("orgstream refresh token of {key}")
 }
 
-/// For a holder whose time was up.
-pub(super) fn lost_right() -> VaultError {
-    VaultError(
-        "the right to refresh was lost before the rotated refresh token could be stored: another \
-         process refreshes now"
-            .to_owned(),
-    )
-}
-
 impl From<StoreError> for VaultError {
     fn from(error: StoreError) -> Self {
-        Self(error.to_string())
+        Self::Failed(error.to_string())
     }
 }

@@ -35,7 +35,6 @@ use crate::avro::SchemaCache;
 use crate::config::{BackoffConfig, SalesforceConfig, Start, SubscriptionConfig};
 use crate::event::{OrgId, ReplayId, Source};
 use crate::handler::Handler;
-use crate::salesforce::auth::TokenSource;
 use crate::salesforce::pubsub::PubSub;
 use crate::store::{Hole, HoleKind, Lease, Store, StoreError, SubscriptionKey, TakenOver};
 
@@ -63,8 +62,6 @@ const STORE_RETRY: BackoffConfig = BackoffConfig {
 pub struct Shared {
     /// The org's event bus.
     pub bus: PubSub,
-    /// The session that every call carries.
-    pub tokens: Arc<dyn TokenSource>,
     /// Where positions are kept.
     pub store: Arc<dyn Store>,
     /// Compiled schemas.
@@ -132,7 +129,6 @@ pub async fn run(
         topic: config.topic.clone(),
         lease: taken.lease.clone(),
         bus: shared.bus.clone(),
-        tokens: shared.tokens.clone(),
         store: shared.store.clone(),
         salesforce: shared.salesforce.clone(),
         on_expired: config.on_expired_replay_id,

@@ -17,7 +17,6 @@ use super::resume::Resume;
 use super::state::State;
 use crate::config::{BackoffConfig, OnExpiredReplayId, SalesforceConfig};
 use crate::event::{RawEvent, ReplayId, Topic};
-use crate::salesforce::auth::TokenSource;
 use crate::salesforce::pubsub::{
     FetchBatch, FetchStream, PubSub, PubSubError, Recovery, ReplayFrom,
 };
@@ -83,6 +82,15 @@ impl Break {
             _ => None,
         }
     }
+
+    /// What happened and what to change, each said once: some errors' own text holds their cure.
+    fn with_cure(&self, cure: Option<&str>) -> String {
+        let text = self.to_string();
+        match cure {
+            Some(cure) => format!("{}. {cure}", text.trim_end_matches('.')),
+            None => text,
+        }
+    }
 }
 
 fn humantime(duration: &Duration) -> String {
@@ -94,7 +102,6 @@ pub(super) struct Reader {
     pub(super) topic: Topic,
     pub(super) lease: Lease,
     pub(super) bus: PubSub,
-    pub(super) tokens: Arc<dyn TokenSource>,
     pub(super) store: Arc<dyn Store>,
     pub(super) salesforce: SalesforceConfig,
     pub(super) on_expired: OnExpiredReplayId,
@@ -181,7 +188,7 @@ impl Reader {
             stream.opened(),
         );
         match opening.await {
-            Ok(opened) => opened.inspect_err(|error| self.drop_session(error, &stream))?,
+            Ok(opened) => opened?,
             Err(_) => return Err(Break::Silent(self.salesforce.silence_limit)),
         }
         info!(
@@ -242,10 +249,7 @@ impl Reader {
                 {
                     return Ok(Step::Disconnected);
                 }
-                Ok(Err(error)) => {
-                    self.drop_session(&error, &streaming.stream);
-                    return Err(error.into());
-                }
+                Ok(Err(error)) => return Err(error.into()),
                 Ok(Ok(None)) => return Err(Break::Ended),
                 Ok(Ok(Some(batch))) => Some(batch),
             },
@@ -344,12 +348,12 @@ impl Reader {
             }
             Recovery::SignInAgain | Recovery::SignInAgainOnce | Recovery::Block => {
                 let pause = slowly(backoff, &self.salesforce.blocked_retry);
-                self.blocked(&broken, broken.cure().unwrap_or_default(), pause);
+                self.blocked(&broken, broken.cure(), pause);
                 pause
             }
             Recovery::WaitForAllocation => {
                 let pause = slowly(backoff, &self.salesforce.allocation_retry);
-                self.blocked(&broken, broken.cure().unwrap_or_default(), pause);
+                self.blocked(&broken, broken.cure(), pause);
                 pause
             }
             Recovery::ApplyExpiredReplayPolicy => self.reposition(&broken, backoff).await,
@@ -368,7 +372,7 @@ impl Reader {
             OnExpiredReplayId::Latest => ReplayFrom::Latest,
             OnExpiredReplayId::Stop => {
                 let pause = slowly(backoff, &self.salesforce.blocked_retry);
-                self.blocked(broken, EXPIRED_CURE, pause);
+                self.blocked(broken, Some(EXPIRED_CURE), pause);
                 self.record_expiry().await;
                 return pause;
             }
@@ -401,16 +405,6 @@ impl Reader {
         .await;
     }
 
-    /// The session was refused: nobody shall use it again.
-    fn drop_session(&self, error: &PubSubError, stream: &FetchStream) {
-        if matches!(
-            error.recovery(),
-            Recovery::SignInAgain | Recovery::SignInAgainOnce
-        ) {
-            self.tokens.invalidate(stream.session());
-        }
-    }
-
     fn reconnecting(&self, broken: &Break, pause: Duration) {
         info!(
             subscription = self.lease.key.name,
@@ -425,7 +419,7 @@ impl Reader {
         });
     }
 
-    fn blocked(&self, broken: &Break, cure: &str, pause: Duration) {
+    fn blocked(&self, broken: &Break, cure: Option<&'static str>, pause: Duration) {
         warn!(
             subscription = self.lease.key.name,
             topic = %self.topic,
@@ -434,13 +428,9 @@ impl Reader {
             error = %broken,
             "subscription blocked: a person has to change something"
         );
-        let detail = if cure.is_empty() {
-            broken.to_string()
-        } else {
-            // The platform ends some of its sentences, and not others.
-            format!("{}. {cure}", broken.to_string().trim_end_matches('.'))
-        };
-        self.set_state(State::Blocked { detail });
+        self.set_state(State::Blocked {
+            detail: broken.with_cure(cure),
+        });
     }
 
     fn set_state(&self, state: State) {
@@ -535,5 +525,26 @@ fn describe(from: &ReplayFrom) -> String {
         ReplayFrom::Latest => "latest".to_owned(),
         ReplayFrom::Earliest => "earliest".to_owned(),
         ReplayFrom::After(id) => id.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::salesforce::auth::AuthError;
+
+    #[test]
+    fn what_blocks_names_its_cure_once() {
+        let refused = Break::from(PubSubError::from(AuthError::Refused {
+            reason: "invalid_client".to_owned(),
+            cure: "Copy the consumer key".to_owned(),
+        }));
+        assert_eq!(
+            refused.with_cure(refused.cure()),
+            "sign-in refused: invalid_client. Copy the consumer key"
+        );
+        let forbidden = Break::CannotSubscribe("/event/Order__e".parse().unwrap());
+        let said = forbidden.with_cure(forbidden.cure());
+        assert!(said.contains("/event/Order__e. Give the user"), "{said}");
     }
 }

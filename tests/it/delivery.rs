@@ -344,6 +344,46 @@ async fn a_parked_event_is_parked_once_however_often_the_daemon_is_killed() {
     assert!(parked.iter().all(|p| p.state == "open"));
 }
 
+#[tokio::test]
+async fn events_without_content_and_of_whole_entities_are_handed_over_in_their_place() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let hook = Hook::start(|_, attempt| Reply::from(if attempt == 0 { 503 } else { 200 })).await;
+    let gap = |kind: &str, records: &[&str]| json!({"ChangeEventHeader": {"changeType": kind, "recordIds": records}});
+    publish(&org, 1, "before").await;
+    org.publish(ACCOUNTS, &[gap("GAP_UPDATE", &[&record(1)])])
+        .await;
+    publish(&org, 1, "between").await;
+    org.publish(ACCOUNTS, &[gap("GAP_OVERFLOW", &["000000000000000AAA"])])
+        .await;
+    publish(&org, 1, "after").await;
+    let daemon = Daemon::run(&accounts(&org, &store, "", &webhook(&hook.url(), "")));
+    let accepted = hook.accepts(5).await;
+    let kinds: Vec<String> = accepted
+        .iter()
+        .map(|event| {
+            let kind = &event["data"]["ChangeEventHeader"]["changeType"];
+            format!(
+                "{} {}",
+                kind.as_str().unwrap(),
+                event["data"]["Name"].as_str().unwrap_or("")
+            )
+        })
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "UPDATE before",
+            "GAP_UPDATE ",
+            "UPDATE between",
+            "GAP_OVERFLOW ",
+            "UPDATE after"
+        ]
+    );
+    assert_eq!(daemon.stop().await.1, 0);
+    assert_eq!(store.parked().await, []);
+}
+
 // ---- order ----
 
 /// The order of a record's accepted events is that of publishing, and each is accepted once.

@@ -667,6 +667,66 @@ async fn a_schema_is_fetched_with_a_new_token_without_ending_the_stream() {
 }
 
 #[tokio::test]
+async fn a_revoked_token_that_ends_the_stream_is_replaced() {
+    let org = Emulator::start().await;
+    org.settings(json!({"revoke_ends_streams": true})).await;
+    let store = Store::sqlite();
+    let mut daemon = Daemon::run(&accounts(&org, &store, "", "start = \"latest\""));
+    daemon.logged(&["stream open"]).await;
+    publish(&org, "one").await;
+    daemon.handled(1).await;
+    org.post("/tokens/revoke", &json!({})).await;
+    publish(&org, "two").await;
+    daemon.handled(2).await;
+    assert_eq!(calls(&org, "Token").await, 2);
+    let (events, code) = daemon.stop().await;
+    assert_eq!((names(&events).join(" "), code), ("one two".to_owned(), 0));
+    assert_eq!(store.holes().await, []);
+}
+
+#[tokio::test]
+async fn a_subscribe_call_that_is_never_answered_is_given_up() {
+    let org = Emulator::start().await;
+    org.settings(json!({"keepalive_ms": 100})).await;
+    let store = Store::sqlite();
+    org.fault(json!({"rpc": "Subscribe", "kind": "hang", "times": 1}))
+        .await;
+    publish(&org, "one").await;
+    let silence = "silence_limit = \"500ms\"";
+    let mut daemon = Daemon::run(&accounts(&org, &store, silence, "start = \"earliest\""));
+    daemon.handled(1).await;
+    let (events, code) = daemon.stop().await;
+    assert_eq!((names(&events).join(" "), code), ("one".to_owned(), 0));
+}
+
+#[tokio::test]
+async fn a_permission_that_is_taken_away_blocks_and_the_stream_goes_on_when_it_is_back() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let mut daemon = Daemon::run(&accounts(&org, &store, "", "start = \"earliest\""));
+    publish(&org, "one").await;
+    daemon.handled(1).await;
+    org.settings(json!({"denied_topics": [ACCOUNTS]})).await;
+    org.fault(json!({"rpc": "Subscribe", "kind": "end", "times": 1}))
+        .await;
+    let blocked = store
+        .until("accounts", "state blocked", |s| s.state == "blocked")
+        .await;
+    assert!(
+        blocked.detail.as_ref().unwrap().contains("permission"),
+        "{blocked:?}"
+    );
+    publish(&org, "two").await;
+    org.settings(json!({"denied_topics": []})).await;
+    daemon.handled(2).await;
+    store
+        .until("accounts", "state live", |s| s.state == "live")
+        .await;
+    let (events, code) = daemon.stop().await;
+    assert_eq!((names(&events).join(" "), code), ("one two".to_owned(), 0));
+}
+
+#[tokio::test]
 async fn streams_refused_for_their_token_share_one_new_sign_in() {
     let org = Emulator::start().await;
     let store = Store::sqlite();

@@ -180,6 +180,24 @@ fn a_diff_is_never_passed_off_as_the_value() {
 }
 
 #[test]
+fn a_field_of_which_only_a_diff_came_is_not_null() {
+    for bitmaps in [
+        // All that changed is the component that came as a diff, and the parent is named too.
+        [&[][..], &["3-0x01"], &["0x08", "3-0x01"]],
+        [&["0x08"][..], &["3-0x01"], &["3-0x01"]],
+    ] {
+        let event = json!({"BillingAddress": {"Street": "@@"}});
+        let data = whole("UPDATE", bitmaps, event);
+        assert_eq!(data.get("BillingAddress"), None);
+        let diffs = &data["ChangeEventHeader"]["diffs"];
+        assert_eq!(*diffs, json!({"BillingAddress.Street": "@@"}));
+    }
+    // Another field's diff says nothing about it.
+    let data = body("UPDATE", [&[], &["4-0x01"], &["0x08"]], json!({}));
+    assert_eq!(data["BillingAddress"], Json::Null);
+}
+
+#[test]
 fn a_header_of_eleven_fields_and_unknown_symbols_are_read() {
     let schema = schema_with("");
     let mut event = json!({"Phone": "1"});
@@ -352,6 +370,48 @@ fn hostile_datums_are_refused_in_bounded_time() {
     let mut payload = vec![0x80, 0x80, 0x7a];
     payload.resize(1_000_000, 0);
     assert_eq!(reason(&array(&long), &payload), DecodeReason::TooLarge);
+}
+
+#[test]
+fn a_header_of_millions_of_items_is_refused_before_they_take_memory() {
+    const ITEMS: usize = 16 << 20;
+    for list in ["recordIds", "nulledFields", "diffFields", "changedFields"] {
+        let mut event = json!({});
+        event["ChangeEventHeader"] = header("UPDATE", [&[], &[], &[]]);
+        event["ChangeEventHeader"][list] = json!(["HERE"]);
+        let mut payload = schema().encode_json(&event).unwrap();
+        let item = payload.windows(5).position(|five| five == b"\x08HERE");
+        // The block's count is the byte before its only item.
+        let count = item.unwrap() - 1;
+        // 16 Mi in a varint, then as many empty strings.
+        let many = [0x80, 0x80, 0x80, 0x10]
+            .into_iter()
+            .chain(std::iter::repeat_n(0, ITEMS));
+        payload.splice(count..count + 6, many);
+        let failure = schema().decode(&payload).unwrap_err();
+        assert_eq!(failure.error.reason, DecodeReason::TooLarge, "{list}");
+        assert_eq!(failure.error.field.as_deref(), Some(list));
+        assert!(failure.error.offset < 1 << 18, "stopped at once");
+        if list == "recordIds" {
+            assert_eq!(peek_header(&payload), None);
+        }
+    }
+}
+
+#[test]
+fn the_longest_list_of_record_ids_an_event_has_room_for_is_read() {
+    let mut event = json!({});
+    event["ChangeEventHeader"] = header("UPDATE", [&[], &[], &[]]);
+    event["ChangeEventHeader"]["recordIds"] = json!(vec!["001Dp00000JJkkH"; 62_500]);
+    let payload = schema().encode_json(&event).unwrap();
+    assert!(payload.len() > 1_000_000);
+    let ids = schema()
+        .decode(&payload)
+        .unwrap()
+        .header
+        .unwrap()
+        .record_ids;
+    assert_eq!(ids.len(), 62_500);
 }
 
 #[test]

@@ -375,7 +375,10 @@ impl Change {
         let update = CHANGE_TYPES[self.change_type] == "UPDATE";
         let shown = |name: &str| {
             let parent = name.split('.').next().unwrap_or(name);
-            let diff = diffs.contains(name) || diffs.contains(parent);
+            let mut components = diffs.iter().filter_map(|diff| diff.split_once('.'));
+            let diff = diffs.contains(name)
+                || diffs.contains(parent)
+                || components.any(|(parent, _)| parent == name);
             update && !diff && (nulled.contains(name) || changed.contains(name))
         };
         let Value::Record(values) = &self.values else {

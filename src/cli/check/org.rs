@@ -14,7 +14,9 @@ use crate::cli::schema::field_names;
 use crate::config::{AuthConfig, SalesforceConfig, SubscriptionConfig};
 use crate::event::{SchemaId, Topic, TopicKind};
 use crate::salesforce::Origin;
-use crate::salesforce::auth::{AuthError, Authenticator, CredentialVault, Session};
+use crate::salesforce::auth::{
+    AuthError, Authenticator, CredentialVault, Session, TokenSource as _,
+};
 use crate::salesforce::pubsub::{PubSub, PubSubError, TopicInfo};
 
 /// A clock that is off by more is worth a word; the platform's tolerance of a signed assertion's times is
@@ -39,16 +41,36 @@ pub(super) async fn check(
         (AuthConfig::RefreshToken { .. }, Some(opened)) => {
             Some(opened.store.clone() as Arc<dyn CredentialVault>)
         }
+        // To try the configured token could use it up, or revoke the one that replaced it long ago.
+        (AuthConfig::RefreshToken { .. }, None) => {
+            let why = "not tried, the store that holds the refresh token does not answer";
+            report.warning(LOGIN, why, None)?;
+            return endpoint(config, report).await.map(|_| ());
+        }
         _ => None,
     };
     let authenticator = match Authenticator::new(config, vault) {
         Ok(authenticator) => Arc::new(authenticator),
         Err(error) => return refused(LOGIN, &error, report),
     };
-    clock(&authenticator, config, report).await?;
+    let result = calls(config, &authenticator, subscriptions, opened, report).await;
+    // A call of the last topics may have begun a second sign-in.
+    authenticator.close().await;
+    result
+}
+
+/// Signs in, and checks what can be seen then.
+async fn calls(
+    config: &SalesforceConfig,
+    authenticator: &Arc<Authenticator>,
+    subscriptions: &[SubscriptionConfig],
+    opened: Option<&Opened>,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    clock(authenticator, config, report).await?;
     let session = match authenticator.sign_in_now().await {
         Ok(session) => {
-            report.ok(LOGIN, &signed_in(&authenticator, config, &session))?;
+            report.ok(LOGIN, &signed_in(authenticator, config, &session))?;
             Some(session)
         }
         Err(error) => {
@@ -63,7 +85,7 @@ pub(super) async fn check(
     if session.is_none() || !reachable {
         return Ok(());
     }
-    match PubSub::connect(config, authenticator) {
+    match PubSub::connect(config, authenticator.clone()) {
         Ok(bus) => topics(&bus, subscriptions, report).await,
         Err(error) => report.failed(ENDPOINT, &error.to_string(), error.cure()),
     }

@@ -83,6 +83,12 @@ fn each_mistake_is_named_with_its_line_its_key_and_a_cure() {
             &[(1, "salesforce.auth", "refresh_token or access_token")],
         ),
         (
+            with(
+                "[salesforce]\nauth = \"refresh_token\"\nclient_id = \"i\"\nrefresh_token = \"r\"",
+            ),
+            &[(0, "store.encryption_key", "openssl rand -hex 32")],
+        ),
+        (
             with("[salesforce]\nca_file = \"/no/ca.pem\""),
             &[(2, "salesforce.ca_file", "cannot be read")],
         ),

@@ -6,9 +6,11 @@ const LIMITS: ReadLimits = ReadLimits {
     split_siblings: false,
 };
 
+const DAYS: Duration = Duration::from_secs(72 * 3600);
+
 fn bus() -> Bus {
     let random = fastrand::Rng::with_seed(7);
-    Bus::new(1000, Duration::from_secs(72 * 3600), 5, random)
+    Bus::new(1000, seconds(0), DAYS, 5, random)
 }
 
 fn stored(id: &str) -> StoredEvent {
@@ -63,7 +65,7 @@ fn a_replay_id_is_eight_bytes_and_two_zeros_and_both_forms_are_accepted() {
 fn places_passed_but_never_issued_are_valid_and_places_beyond_either_end_are_not() {
     let mut bus = bus();
     bus.append(entry("/a", "1"), seconds(0));
-    bus.skip(10);
+    bus.skip(10, seconds(0));
     let head = bus.head();
     assert!(bus.position_of(&replay_id(head)).is_ok());
     assert!(bus.position_of(&replay_id(head - 1)).is_ok());
@@ -73,27 +75,82 @@ fn places_passed_but_never_issued_are_valid_and_places_beyond_either_end_are_not
 }
 
 #[test]
-fn retention_drops_the_oldest_and_keeps_the_place_just_before_the_rest() {
+fn retention_drops_the_oldest_events_and_their_places() {
     let mut bus = bus();
     let first = bus.append(entry("/a", "1"), seconds(0));
     let second = bus.append(entry("/a", "2"), seconds(100));
     let third = bus.append(entry("/a", "3"), seconds(200));
-    bus.expire(seconds(72 * 3600 + 150));
-    assert_eq!(bus.len(), 1);
+    bus.expire(seconds(150) + DAYS);
+    assert_eq!((bus.len(), bus.horizon()), (1, second));
     assert!(bus.position_of(&replay_id(first)).is_err());
-    assert_eq!(bus.position_of(&replay_id(second)), Ok(second));
+    assert!(bus.position_of(&replay_id(second)).is_err());
     assert_eq!(bus.position_of(&replay_id(third)), Ok(third));
     bus.expire_up_to(None);
-    assert_eq!(bus.len(), 0);
-    assert_eq!(bus.position_of(&replay_id(bus.head())), Ok(third));
-    assert!(bus.position_of(&replay_id(second)).is_err());
+    assert_eq!((bus.len(), bus.horizon()), (0, third));
+    assert!(bus.position_of(&replay_id(third)).is_err());
+}
+
+#[test]
+fn places_age_on_a_bus_where_nothing_happens() {
+    let mut bus = bus();
+    let start = replay_id(bus.head());
+    bus.skip(10, seconds(100));
+    let skipped = [bus.head() - 9, bus.head()].map(replay_id);
+    bus.expire(seconds(50) + DAYS);
+    assert!(bus.position_of(&start).is_err());
+    assert!(skipped.iter().all(|id| bus.position_of(id).is_ok()));
+    bus.expire(seconds(150) + DAYS);
+    assert!(skipped.iter().all(|id| bus.position_of(id).is_err()));
+    let next = bus.append(entry("/a", "1"), seconds(150) + DAYS);
+    assert_eq!(bus.position_of(&replay_id(next)), Ok(next));
+}
+
+#[test]
+fn the_place_before_the_oldest_event_ages_like_any_other() {
+    let mut bus = bus();
+    let start = replay_id(bus.head());
+    bus.append(entry("/a", "1"), seconds(100));
+    bus.expire(seconds(50) + DAYS);
+    assert_eq!(bus.len(), 1);
+    assert!(bus.position_of(&start).is_err());
+}
+
+#[test]
+fn a_keepalive_moves_a_line_on_that_stood_still_so_that_its_place_is_young() {
+    let mut bus = bus();
+    let stored = bus.append(entry("/a", "1"), seconds(0));
+    bus.keep_moving(seconds(60));
+    assert_eq!(bus.head(), stored);
+    let later = seconds(0) + DAYS / 2;
+    bus.keep_moving(later);
+    assert_eq!(bus.head(), stored + 1);
+    bus.expire(seconds(1) + DAYS);
+    assert!(bus.position_of(&replay_id(stored)).is_err());
+    assert!(bus.position_of(&replay_id(stored + 1)).is_ok());
+    bus.expire_up_to(None);
+    bus.keep_moving(later);
+    assert!(bus.position_of(&replay_id(bus.head())).is_ok());
+}
+
+#[test]
+fn however_often_the_line_moves_little_is_remembered_of_it() {
+    let mut bus = bus();
+    for second in 0..10_000 {
+        bus.skip(1, seconds(second));
+    }
+    assert_eq!(bus.marks.len(), MAX_MARKS);
+    // What was forgotten ages with what was not, and no earlier.
+    assert!(bus.position_of(&replay_id(1001)).is_ok());
+    bus.expire(seconds(10_000 - 10) + DAYS);
+    assert!(bus.position_of(&replay_id(bus.head() - 11)).is_err());
+    assert!(bus.position_of(&replay_id(bus.head())).is_ok());
 }
 
 #[test]
 fn a_reset_invalidates_every_earlier_replay_id() {
     let mut bus = bus();
     let before = bus.append(entry("/a", "1"), seconds(0));
-    bus.reset(None);
+    bus.reset(None, seconds(0));
     assert!(bus.position_of(&replay_id(before)).is_err());
     let after = bus.append(entry("/a", "2"), seconds(0));
     assert!(bus.position_of(&replay_id(after)).is_ok());

@@ -114,6 +114,8 @@ async fn what_cannot_be_done_is_answered_with_the_reason() {
         ),
         ("/settings", json!({"keepalive": 1}), "keepalive"),
         ("/bus/expire", json!({"replay_id": "zz"}), "replay ID"),
+        ("/clock", json!({"offset_ms": i64::MAX}), "50 years"),
+        ("/clock", json!({"advance_ms": i64::MIN}), "50 years"),
     ] {
         let (status, answer) = post(&org, path, body).await;
         let error = answer["error"].as_str().unwrap();

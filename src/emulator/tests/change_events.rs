@@ -54,6 +54,41 @@ async fn a_name_is_text_or_the_record_of_a_person() {
 }
 
 #[tokio::test]
+async fn a_compound_given_as_null_has_the_bits_of_its_components_and_not_its_own() {
+    let fields = json!({"ChangeEventHeader": {}, "BillingAddress": null, "Phone": null});
+    let (event, bitmaps) = round_trip(ACCOUNTS, &account_schema(), fields).await;
+    // LastModifiedDate and Phone, nulled Phone, and both components of the address each time.
+    assert_eq!(bitmaps, ["0x10", "2-0x03", "0x30", "2-0x03"]);
+    let header = &event["ChangeEventHeader"];
+    assert_eq!(
+        header["nulledFields"],
+        json!(["Phone", "BillingAddress.Street", "BillingAddress.City"])
+    );
+    assert_eq!(
+        event["BillingAddress"],
+        json!({"Street": null, "City": null})
+    );
+}
+
+#[tokio::test]
+async fn a_name_that_may_be_text_has_a_bit_of_its_own_as_text_and_as_null() {
+    let mut schema: Value = serde_json::from_str(&account_schema()).unwrap();
+    let person = json!({"type": "record", "name": "Switchable_PersonName", "fields": [
+        {"name": "LastName", "type": ["null", "string"]}]});
+    schema["fields"][1]["type"] = json!(["null", "string", person]);
+    for (name, expected) in [
+        (json!("Alder & Finch"), &["0x22"][..]),
+        (Value::Null, &["0x02", "0x22"]),
+        (json!({"LastName": "Albers"}), &["0x20", "1-0x01"]),
+    ] {
+        let fields = json!({"Name": name});
+        let (event, bitmaps) = round_trip(ACCOUNTS, &schema.to_string(), fields).await;
+        assert_eq!(bitmaps, expected);
+        assert_eq!(event["Name"], name);
+    }
+}
+
+#[tokio::test]
 async fn gap_overflow_and_wildcard_events_come_without_fields() {
     for (change_type, record_id) in [
         ("GAP_UPDATE", "0015g0000000001AAA"),

@@ -153,6 +153,45 @@ async fn events_can_come_corrupted_repeated_out_of_order_or_without_a_replay_id(
 }
 
 #[tokio::test]
+async fn a_repeated_event_never_comes_without_a_credit_of_its_own() {
+    let org = Org::start().await;
+    org.publish_orders(0..6);
+    org.emulator
+        .fault(Fault::once(Call::Subscribe, FaultKind::Duplicate).until_cleared());
+    for credits in 1..6 {
+        let request = fetch(ORDERS, ReplayPreset::Earliest, credits);
+        let mut stream = org.subscribe(request).await.unwrap();
+        let responses = stream.events(credits as usize).await;
+        assert_eq!(responses.last().unwrap().pending_num_requested, 0);
+        let ids = ids(&responses);
+        assert_eq!(credits > 1, ids.windows(2).any(|two| two[0] == two[1]));
+    }
+}
+
+#[tokio::test]
+async fn lookups_of_a_topic_or_a_schema_can_be_accepted_and_then_fail() {
+    let org = Org::start().await;
+    for call in [Call::GetTopic, Call::GetSchema] {
+        org.emulator.fault(Fault {
+            kind: FaultKind::AcceptThenFail,
+            ..Fault::error(call, "service.unavailable")
+        });
+    }
+    let mut client = org.client.clone();
+    let topic = org.signed(TopicRequest {
+        topic_name: ORDERS.to_owned(),
+    });
+    let refused = client.get_topic(topic).await.unwrap_err();
+    assert_eq!(code(&refused), "service.unavailable");
+    let schema = crate::avro::Schema::parse(&order_schema()).unwrap();
+    let schema = org.signed(SchemaRequest {
+        schema_id: schema.fingerprint().as_str().to_owned(),
+    });
+    let refused = client.get_schema(schema).await.unwrap_err();
+    assert_eq!(code(&refused), "service.unavailable");
+}
+
+#[tokio::test]
 async fn get_schema_can_fail_be_late_hang_or_answer_what_is_not_json() {
     let org = Org::start().await;
     let id = crate::avro::Schema::parse(&order_schema())

@@ -11,6 +11,18 @@ struct Login {
 }
 
 impl Login {
+    async fn start_with(apps: Vec<App>) -> Self {
+        let login = Self::start(false).await;
+        let config = EmulatorConfig {
+            apps,
+            ..EmulatorConfig::default()
+        };
+        Self {
+            emulator: Emulator::start(config).await.unwrap(),
+            ..login
+        }
+    }
+
     async fn start(tls: bool) -> Self {
         let key = SigningKey::generate().unwrap();
         let mut config = EmulatorConfig {
@@ -140,7 +152,7 @@ async fn jwts_are_refused_for_audience_expiry_user_app_and_signature() {
         assert_eq!(error(&answer).2, "invalid assertion");
     }
     // A clock that is an hour off makes a good assertion expired.
-    login.emulator.set_clock_offset_ms(3_600_000);
+    login.emulator.set_clock_offset_ms(3_600_000).unwrap();
     assert_eq!(error(&login.jwt(login.claims(180)).await).2, expired);
 }
 
@@ -175,6 +187,7 @@ async fn refresh_tokens_rotate_where_set_and_reuse_revokes() {
         let form = [
             ("grant_type", "refresh_token"),
             ("client_id", DEFAULT_CLIENT_ID),
+            ("client_secret", DEFAULT_CLIENT_SECRET),
             ("refresh_token", token),
         ];
         login.token(&form).await
@@ -189,6 +202,76 @@ async fn refresh_tokens_rotate_where_set_and_reuse_revokes() {
     let reused = refresh("granted").await;
     assert_eq!(error(&reused).2, "expired access/refresh token");
     assert_eq!(refresh(next).await.0, 400);
+}
+
+#[tokio::test]
+async fn a_refresh_needs_the_apps_secret_unless_the_app_has_none_or_says_otherwise() {
+    let app = |id: &str| App {
+        refresh_tokens: vec![SecretString::from("granted")],
+        ..App::new(id, "secret", DEFAULT_USERNAME)
+    };
+    for (app, without, right, wrong) in [
+        (app("strict"), 400, 200, 400),
+        (
+            App {
+                secret_not_required_for_refresh: true,
+                ..app("lenient")
+            },
+            200,
+            200,
+            400,
+        ),
+        (
+            App {
+                client_secret: None,
+                ..app("public")
+            },
+            200,
+            400,
+            400,
+        ),
+    ] {
+        let login = Login::start_with(vec![app.clone()]).await;
+        for (secret, expected) in [
+            (None, without),
+            (Some("secret"), right),
+            (Some("wrong"), wrong),
+        ] {
+            let mut form = vec![
+                ("grant_type", "refresh_token"),
+                ("client_id", app.client_id.as_str()),
+                ("refresh_token", "granted"),
+            ];
+            form.extend(secret.map(|secret| ("client_secret", secret)));
+            let answer = login.token(&form).await;
+            assert_eq!(answer.0, expected, "{}, {secret:?}", app.client_id);
+            if expected == 400 {
+                assert_eq!(error(&answer).1, "invalid_client");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_ends_after_a_time_without_use() {
+    let login = Login::start(false).await;
+    let lifetime_ms = 600_000;
+    login
+        .emulator
+        .change_settings(|settings| settings.token_lifetime_ms = Some(lifetime_ms));
+    let token = login.emulator.issue_token();
+    let url = format!("{}/services/oauth2/userinfo", login.emulator.login_url());
+    let use_at = async |minute: i64| {
+        let clock = login.emulator.set_clock_offset_ms(minute * 60_000);
+        clock.unwrap();
+        let answer = login.http.get(&url).bearer_auth(&token).send().await;
+        answer.unwrap().status().as_u16()
+    };
+    for minute in [9, 18, 27] {
+        assert_eq!(use_at(minute).await, 200, "each use extends it");
+    }
+    assert_eq!(use_at(38).await, 403);
+    assert_eq!(use_at(39).await, 403, "a refusal does not");
 }
 
 #[tokio::test]

@@ -68,6 +68,17 @@ async fn each_published_event_has_its_own_result_and_good_ones_are_on_the_bus() 
 }
 
 #[tokio::test]
+async fn a_blank_id_is_echoed_as_it_came_and_the_event_gets_one_of_its_own() {
+    let org = Org::start().await;
+    let response = publish(&org, ORDERS, vec![order("", "a")]).await.unwrap();
+    assert_eq!(response.results[0].error, None);
+    assert_eq!(response.results[0].correlation_key, "");
+    let earliest = fetch(ORDERS, ReplayPreset::Earliest, 5);
+    let received = org.subscribe(earliest).await.unwrap().events(1).await;
+    assert_eq!(ids(&received)[0].len(), 36);
+}
+
+#[tokio::test]
 async fn requests_that_break_a_rule_are_refused_whole() {
     let org = Org::start().await;
     let one = || vec![order("1", "a")];

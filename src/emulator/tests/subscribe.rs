@@ -111,10 +111,8 @@ async fn replay_ids_that_name_no_place_are_refused_as_corrupted() {
         .expire_events(Some(&published[1].replay_id))
         .unwrap();
     refused(old).await;
-    let mut stream = org
-        .subscribe(after(ORDERS, &published[1].replay_id, 10))
-        .await
-        .unwrap();
+    refused(&published[1].replay_id).await;
+    let mut stream = org.subscribe(fetch(ORDERS, EARLIEST, 10)).await.unwrap();
     assert_eq!(ids(&stream.events(1).await), published_ids(&published[2..]));
     org.emulator.reset_bus(None);
     refused(&published[2].replay_id).await;
@@ -124,7 +122,7 @@ async fn replay_ids_that_name_no_place_are_refused_as_corrupted() {
 async fn events_older_than_the_retention_window_are_gone_when_the_clock_says_so() {
     let org = Org::start().await;
     let old = org.publish_orders(0..2);
-    org.emulator.set_clock_offset_ms(73 * 3600 * 1000);
+    org.emulator.set_clock_offset_ms(73 * 3600 * 1000).unwrap();
     let new = org.publish_orders(2..3);
     let mut stream = org.subscribe(fetch(ORDERS, EARLIEST, 10)).await.unwrap();
     assert_eq!(ids(&stream.events(1).await), published_ids(&new));
@@ -136,6 +134,59 @@ async fn events_older_than_the_retention_window_are_gone_when_the_clock_says_so(
         code(&stream.failure().await),
         "subscription.fetch.replayid.corrupted"
     );
+}
+
+#[tokio::test]
+async fn a_replay_id_ages_though_nothing_happens_and_a_keepalive_names_a_young_one() {
+    let org = Org::start().await;
+    org.set(|settings| settings.keepalive_ms = 20);
+    let stored = org.emulator.state().latest_replay_id;
+    org.emulator.set_clock_offset_ms(80 * 3600 * 1000).unwrap();
+    let mut stream = org.subscribe(after(ORDERS, &stored, 1)).await.unwrap();
+    assert_eq!(
+        code(&stream.failure().await),
+        "subscription.fetch.replayid.corrupted"
+    );
+    let mut stream = org.subscribe(fetch(ORDERS, LATEST, 5)).await.unwrap();
+    let keepalive = stream.next().await.unwrap().unwrap();
+    let place = hex::encode(&keepalive.latest_replay_id);
+    assert!(place > stored);
+    let mut resumed = org.subscribe(after(ORDERS, &place, 5)).await.unwrap();
+    assert_eq!(resumed.next().await.unwrap().unwrap().events, []);
+    // Nothing is passed over on the way.
+    let published = org.publish_orders(0..1);
+    for stream in [&mut stream, &mut resumed] {
+        while stream.next().await.unwrap().unwrap().events.is_empty() {}
+    }
+    let mut again = org.subscribe(after(ORDERS, &place, 5)).await.unwrap();
+    assert_eq!(ids(&again.events(1).await), published_ids(&published));
+}
+
+#[tokio::test]
+async fn a_reset_of_the_bus_ends_open_streams_whose_places_mean_nothing_any_more() {
+    let org = Org::start().await;
+    org.set(|settings| settings.keepalive_ms = 20);
+    org.publish_orders(0..1);
+    for position in [Some(10), None] {
+        let before = org.emulator.state().fetch_requests;
+        // With credits left and without.
+        let mut streams = Vec::new();
+        for preset in [EARLIEST, LATEST] {
+            streams.push(org.subscribe(fetch(ORDERS, preset, 1)).await.unwrap());
+            streams.push(org.subscribe(fetch(ORDERS, preset, 9)).await.unwrap());
+        }
+        let accepted = before + streams.len() as u64;
+        while org.emulator.state().fetch_requests < accepted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        org.emulator.reset_bus(position);
+        for stream in &mut streams {
+            while stream.next().await.unwrap().is_some() {}
+        }
+        let published = org.publish_orders(1..2);
+        let mut stream = org.subscribe(fetch(ORDERS, EARLIEST, 1)).await.unwrap();
+        assert_eq!(ids(&stream.events(1).await), published_ids(&published));
+    }
 }
 
 #[tokio::test]
@@ -220,6 +271,36 @@ async fn a_stream_without_credits_gets_no_keepalive_and_is_closed() {
     let mut stream = org.subscribe(fetch(ORDERS, EARLIEST, 1)).await.unwrap();
     stream.events(1).await;
     assert_eq!(stream.next().await.unwrap_err().code(), Code::Internal);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_never_asked_for_anything_is_closed_like_an_idle_one() {
+    let org = Org::start().await;
+    let open = async || {
+        let (requests, queue) = mpsc::channel::<FetchRequest>(1);
+        let call = org.signed(ReceiverStream::new(queue));
+        let responses = org.client.clone().subscribe(call).await.unwrap();
+        Subscription {
+            requests,
+            responses: responses.into_inner(),
+        }
+    };
+    let mut stream = open().await;
+    // Streams already open follow the settings, also before their first request.
+    org.set(|settings| settings.idle_close_ms = 100);
+    assert_eq!(stream.next().await.unwrap(), None);
+    org.set(|settings| settings.idle_close = IdleClose::Status(13));
+    let mut stream = open().await;
+    assert_eq!(stream.next().await.unwrap_err().code(), Code::Internal);
+    org.set(|settings| settings.idle_close_ms = 60_000);
+    let mut stream = open().await;
+    org.publish_orders(0..1);
+    stream
+        .requests
+        .send(fetch(ORDERS, EARLIEST, 1))
+        .await
+        .unwrap();
+    assert!(stream.next().await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -213,3 +213,52 @@ async fn enriched_siblings_share_a_replay_id_and_can_be_split_over_responses() {
         assert_eq!(event["Industry"], industry);
     }
 }
+
+#[tokio::test]
+async fn a_channel_that_enriches_unmerges_whatever_the_publisher_says_and_keeps_the_events_id() {
+    let org = Org::start().await;
+    let sales = "/data/Sales__chn";
+    let member = Member {
+        topic: ACCOUNTS.to_owned(),
+        enriched_fields: vec!["Industry".to_owned()],
+    };
+    org.emulator.set_channel(sales, vec![member]).unwrap();
+    let (one, two) = ("0015g0000000001AAA", "0015g0000000002AAA");
+    let event =
+        |records: &[&str]| json!({"ChangeEventHeader": {"recordIds": records}, "Phone": "1"});
+    let mut request = PublishJson {
+        topic: ACCOUNTS.to_owned(),
+        events: vec![event(&[one, two])],
+        ids: vec!["first".to_owned()],
+        ..PublishJson::default()
+    };
+    org.emulator.publish_json(&request).unwrap();
+    // Enriched for one of its records only, and an event of one record.
+    let industry = json!({two: {"Industry": "Energy"}});
+    request.enriched = industry.as_object().unwrap().clone();
+    request.events = vec![event(&[one, two]), event(&[two])];
+    request.ids = vec!["second".to_owned(), "third".to_owned()];
+    org.emulator.publish_json(&request).unwrap();
+    let latest = org.emulator.publish(ACCOUNTS, event(&[one])).unwrap();
+
+    let mut stream = org
+        .subscribe(fetch(sales, ReplayPreset::Earliest, 10))
+        .await
+        .unwrap();
+    let responses = stream.events(6).await;
+    let ids = ids(&responses);
+    assert_eq!([&ids[0], &ids[2], &ids[4]], ["first", "second", "third"]);
+    assert_eq!(ids[5], latest.id);
+    assert!(![&ids[0], &ids[2]].contains(&&ids[1]) && ids[1] != ids[3]);
+    let events = responses.iter().flat_map(|response| &response.events);
+    let events: Vec<_> = events.map(|event| decoded(&org.emulator, event)).collect();
+    let industries: Vec<_> = events.iter().map(|event| event.get("Industry")).collect();
+    let energy = json!("Energy");
+    assert_eq!(
+        industries,
+        [None, None, None, Some(&energy), Some(&energy), None]
+    );
+    for (event, record) in events.iter().zip([one, two, one, two, two, one]) {
+        assert_eq!(event["ChangeEventHeader"]["recordIds"], json!([record]));
+    }
+}

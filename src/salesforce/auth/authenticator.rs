@@ -35,7 +35,7 @@ const LONGEST_PASSING_PAUSE: Duration = Duration::from_secs(30);
 /// own, so a caller that goes away interrupts nothing. After a failure the next sign-in waits, one second
 /// at first, growing to the configured `blocked_retry` where a person has to act; until then callers are
 /// given the same failure, so that nothing knocks at the login host in a hot loop. A session older than
-/// `token_max_age` is renewed; where that fails for now, the old one serves on.
+/// `token_max_age` is renewed; where that fails, the old one serves on until the org itself refuses it.
 #[derive(Clone)]
 pub struct Authenticator {
     inner: Arc<Inner>,
@@ -78,9 +78,17 @@ struct State {
     failures: u32,
     /// Sessions in a row that the org refused while they were young.
     refused_young: u32,
+    /// When the current session, or one before it, was last doubted.
+    doubted_at: Option<Instant>,
+    /// The current session is doubted: renew it, however young it is.
+    renew: bool,
 }
 
 impl State {
+    fn is_current(&self, session: &Arc<Session>) -> bool {
+        matches!(&self.current, Some(current) if Arc::ptr_eq(current, session))
+    }
+
     fn failure_in_force(&self) -> Option<AuthError> {
         self.failure
             .as_ref()
@@ -91,7 +99,8 @@ impl State {
 
 impl Authenticator {
     /// Prepares the configured flow; sends nothing. A configuration that can never sign in (an unusable
-    /// private key, a login URL without TLS) is [`AuthError::Refused`].
+    /// private key, a login URL without TLS, the refresh token flow without a vault) is
+    /// [`AuthError::Refused`].
     pub fn new(
         config: &SalesforceConfig,
         vault: Option<Arc<dyn CredentialVault>>,
@@ -158,6 +167,7 @@ impl TokenSource for Authenticator {
             let mut state = self.inner.state();
             let old = state.current.clone();
             if let Some(session) = &old
+                && !state.renew
                 && session.obtained_at.elapsed() < self.inner.max_age
             {
                 return Ok(session.clone());
@@ -170,15 +180,18 @@ impl TokenSource for Authenticator {
         let Some(old) = old else {
             return sign_in.await;
         };
-        match tokio::time::timeout(RENEWAL_PATIENCE, sign_in).await {
-            Ok(Err(AuthError::Unavailable { .. })) | Err(_) => Ok(old),
-            Ok(outcome) => outcome,
+        match tokio::time::timeout(RENEWAL_PATIENCE, sign_in.clone()).await {
+            Ok(Ok(session)) => Ok(session),
+            // Whatever the login host says of a new one, the org decides when this one is over.
+            _ if self.inner.state().is_current(&old) => Ok(old),
+            Ok(Err(error)) => Err(error),
+            Err(_) => sign_in.await,
         }
     }
 
     fn invalidate(&self, refused: &Arc<Session>) {
         let mut state = self.inner.state();
-        if !matches!(&state.current, Some(current) if Arc::ptr_eq(current, refused)) {
+        if !state.is_current(refused) {
             return;
         }
         state.current = None;
@@ -190,6 +203,38 @@ impl TokenSource for Authenticator {
         let times = state.refused_young;
         if let Some((error, pause)) = self.inner.refused_session(times) {
             state.failure = Some((error, Instant::now() + pause));
+        }
+    }
+
+    /// At most one session a minute is renewed for it: several topics may be forbidden at once, and the
+    /// answer to that is no storm of sign-ins.
+    fn doubt(&self, session: &Arc<Session>) {
+        let mut state = self.inner.state();
+        let lately = state.doubted_at.is_some_and(|at| at.elapsed() < YOUNG);
+        let renewable = !matches!(self.inner.flow, Flow::AccessToken(_));
+        if renewable && !lately && state.is_current(session) {
+            state.doubted_at = Some(Instant::now());
+            state.renew = true;
+        }
+    }
+
+    fn accepted(&self, session: &Arc<Session>) {
+        let mut state = self.inner.state();
+        if state.is_current(session) {
+            state.refused_young = 0;
+        }
+    }
+
+    async fn close(&self) {
+        // Other flows leave nothing behind that a next process would miss.
+        let Flow::RefreshToken(flow) = &self.inner.flow else {
+            return;
+        };
+        flow.close();
+        let under_way = self.inner.state().under_way.clone();
+        if let Some(sign_in) = under_way {
+            // However it ends, it has been told where it was begun.
+            let _ = sign_in.await;
         }
     }
 }
@@ -245,6 +290,7 @@ impl Inner {
                 );
                 let session = Arc::new(session);
                 state.current = Some(session.clone());
+                state.renew = false;
                 state.failure = None;
                 state.failures = 0;
                 Ok(session)
@@ -252,8 +298,12 @@ impl Inner {
             Err(Failure { error, kind }) => {
                 state.failures = state.failures.saturating_add(1);
                 let pause = self.pause(kind, state.failures);
-                if matches!(kind, Kind::Refused | Kind::DeadToken) {
-                    state.current = None;
+                if state.current.is_some() {
+                    tracing::warn!(
+                        flow = self.flow.name(),
+                        %error,
+                        "the session could not be renewed; it serves on until the org refuses it"
+                    );
                 }
                 state.failure = Some((error.clone(), Instant::now() + pause));
                 Err(error)

@@ -10,6 +10,8 @@ mod key;
 mod org;
 mod refresh_token;
 #[cfg(test)]
+mod refresh_token_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
@@ -69,6 +71,20 @@ pub trait TokenSource: Send + Sync {
     /// Says that the org refused this session. The next [`TokenSource::session`] signs in anew, unless
     /// somebody else already did.
     fn invalidate(&self, refused: &Arc<Session>);
+
+    /// Says that the org refused a call for what may be this session's fault, or the call's own. The session
+    /// is renewed where that can be done; it serves on where it cannot.
+    fn doubt(&self, session: &Arc<Session>) {
+        self.invalidate(session);
+    }
+
+    /// Says that the org took this session for a call.
+    fn accepted(&self, _session: &Arc<Session>) {}
+
+    /// Begins no sign-in any more whose outcome could be lost with the process, and ends once none is under
+    /// way: a rotated refresh token is the only one of its kind until it is stored. To be bounded in time by
+    /// the caller, before the store is closed.
+    async fn close(&self) {}
 }
 
 /// Why signing in failed.
@@ -119,5 +135,15 @@ pub struct StoredCredential {
 
 /// The vault failed.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("credential store: {0}")]
-pub struct VaultError(pub String);
+pub enum VaultError {
+    /// It cannot be reached, or cannot do what it should; the text says what to change where something has
+    /// to be.
+    #[error("credential store: {0}")]
+    Failed(String),
+    /// The holder's time was up, and nothing is stored.
+    #[error(
+        "credential store: the right to refresh was lost before the rotated refresh token could be stored: \
+         another process may refresh now"
+    )]
+    LostRight,
+}

@@ -175,6 +175,16 @@ impl MemoryVault {
         self.token.lock().unwrap().clone()
     }
 
+    /// The right goes to another process.
+    pub(crate) fn give_to_another(&self) {
+        *self.held_by.lock().unwrap() = Some("another".to_owned());
+    }
+
+    /// Nobody has the right.
+    pub(crate) fn free(&self) {
+        *self.held_by.lock().unwrap() = None;
+    }
+
     pub(crate) fn store(&self, token: &str) {
         *self.token.lock().unwrap() = Some(token.to_owned());
     }
@@ -200,7 +210,10 @@ impl CredentialVault for MemoryVault {
     }
 
     async fn save(&self, _key: &str, holder: &str, token: &SecretString) -> Result<(), VaultError> {
-        assert_eq!(self.held_by.lock().unwrap().as_deref(), Some(holder));
+        if self.held_by.lock().unwrap().as_deref() != Some(holder) {
+            self.note("save refused");
+            return Err(VaultError::LostRight);
+        }
         let failing = |left: u32| left.checked_sub(1);
         if self
             .failing_saves
@@ -208,7 +221,7 @@ impl CredentialVault for MemoryVault {
             .is_ok()
         {
             self.note("save failed");
-            return Err(VaultError("connection refused".to_owned()));
+            return Err(VaultError::Failed("connection refused".to_owned()));
         }
         self.note(format!("save {}", token.expose_secret()));
         self.store(token.expose_secret());

@@ -1,7 +1,5 @@
 //! Signing in, against a token endpoint of our own.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -12,17 +10,16 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
 use super::testing::{
-    LoginHost, MemoryVault, ORG, client_credentials, config, granted, jwt, key_pair, ok,
-    refresh_token, refused,
+    LoginHost, ORG, client_credentials, config, granted, jwt, key_pair, ok, refused,
 };
 use super::{AuthError, Authenticator, TokenSource};
 use crate::config::{AuthConfig, BackoffConfig};
 
-fn token(session: &super::Session) -> &str {
+pub(super) fn token(session: &super::Session) -> &str {
     session.access_token.expose_secret()
 }
 
-fn refusal(error: AuthError) -> (String, String) {
+pub(super) fn refusal(error: AuthError) -> (String, String) {
     match error {
         AuthError::Refused { reason, cure } => (reason, cure),
         AuthError::Unavailable { reason } => panic!("not refused: {reason}"),
@@ -302,98 +299,60 @@ fn a_configuration_that_can_never_sign_in_is_refused_before_anything_is_sent() {
     assert!(error.to_string().contains("https://"), "{error}");
 }
 
-/// A login host that rotates: each refresh token is good once, and yields the next.
-async fn rotating_host(vault: Arc<MemoryVault>) -> LoginHost {
-    LoginHost::start(move |call, form| {
-        vault.note(format!("refresh {}", form["refresh_token"]));
-        if form["refresh_token"] != format!("r{}", call - 1) {
-            return refused("invalid_grant", "expired access/refresh token");
-        }
-        let mut answer = granted(&format!("00D!{call}"));
-        answer["refresh_token"] = json!(format!("r{call}"));
-        ok(answer)
-    })
-    .await
-}
-
 #[tokio::test]
-async fn a_rotated_refresh_token_is_stored_before_its_session_is_used() {
-    let vault = Arc::new(MemoryVault::default());
-    let host = rotating_host(vault.clone()).await;
-    let auth =
-        Authenticator::new(&config(&host.url, refresh_token("r0")), Some(vault.clone())).unwrap();
-    auth.session().await.unwrap();
-    vault.note("session");
-    auth.sign_in_now().await.unwrap();
-    assert_eq!(
-        *vault.log.lock().unwrap(),
-        [
-            "lock",
-            "refresh r0",
-            "save r1",
-            "unlock",
-            "session",
-            "lock",
-            "refresh r1",
-            "save r2",
-            "unlock"
-        ]
-    );
-}
-
-#[tokio::test]
-async fn a_caller_that_goes_away_loses_no_rotated_token() {
-    let vault = Arc::new(MemoryVault::default());
-    let host = rotating_host(vault.clone()).await;
-    let auth =
-        Authenticator::new(&config(&host.url, refresh_token("r0")), Some(vault.clone())).unwrap();
-    vault.failing_saves.store(2, Ordering::SeqCst);
-    let gone = tokio::time::timeout(Duration::from_millis(50), auth.session()).await;
-    assert!(gone.is_err());
-    drop(auth);
-    let stored = async {
-        while vault.stored().as_deref() != Some("r1") {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), stored)
-        .await
-        .unwrap();
-}
-
-#[tokio::test]
-async fn two_processes_refresh_one_after_the_other() {
-    let vault = Arc::new(MemoryVault::default());
-    let host = rotating_host(vault.clone()).await;
-    let config = config(&host.url, refresh_token("r0"));
-    let one = Authenticator::new(&config, Some(vault.clone())).unwrap();
-    let other = Authenticator::new(&config, Some(vault.clone())).unwrap();
-    let (one, other) = tokio::join!(one.session(), other.session());
-    assert_ne!(token(&one.unwrap()), token(&other.unwrap()));
-    assert_eq!(vault.stored().as_deref(), Some("r2"));
-}
-
-#[tokio::test]
-async fn a_new_token_in_the_configuration_is_used_once_the_stored_one_is_dead() {
-    let vault = Arc::new(MemoryVault::default());
-    vault.store("dead");
-    let host = LoginHost::start(|_, form| match form["refresh_token"].as_str() {
-        "new" => ok(granted("00D!1")),
-        _ => refused("invalid_grant", "expired access/refresh token"),
+async fn a_refused_renewal_leaves_the_session_until_the_org_refuses_it() {
+    let host = LoginHost::start(|call, _| match call {
+        1 => ok(granted("00D!1")),
+        _ => refused("invalid_client", "no such app"),
     })
     .await;
-    let config = config(&host.url, refresh_token("new"));
-    let auth = Authenticator::new(&config, Some(vault.clone())).unwrap();
-    auth.session().await.unwrap();
-    assert_eq!(vault.stored().as_deref(), Some("new"));
+    let mut config = config(&host.url, client_credentials());
+    config.token_max_age = Duration::ZERO;
+    let auth = Authenticator::new(&config, None).unwrap();
+    let session = auth.session().await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(token(&auth.session().await.unwrap()), "00D!1");
+    }
+    assert_eq!(host.calls(), 2);
+    auth.invalidate(&session);
+    let (reason, _) = refusal(auth.session().await.unwrap_err());
+    assert!(reason.contains("invalid_client"), "{reason}");
 }
 
 #[tokio::test]
-async fn without_a_vault_a_rotated_token_lives_on_in_memory() {
-    let noted = Arc::new(MemoryVault::default());
-    let host = rotating_host(noted.clone()).await;
-    let auth = Authenticator::new(&config(&host.url, refresh_token("r0")), None).unwrap();
-    auth.sign_in_now().await.unwrap();
-    auth.sign_in_now().await.unwrap();
-    assert_eq!(*noted.log.lock().unwrap(), ["refresh r0", "refresh r1"]);
+async fn a_doubted_session_is_renewed_once_and_locks_nobody_out() {
+    let host = LoginHost::start(|call, _| ok(granted(&format!("00D!{call}")))).await;
+    let auth = Authenticator::new(&config(&host.url, client_credentials()), None).unwrap();
+    for _ in 0..20 {
+        let session = auth.session().await.unwrap();
+        auth.doubt(&session);
+    }
+    assert_eq!(token(&auth.session().await.unwrap()), "00D!2");
+    assert_eq!(host.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_doubted_session_serves_on_where_it_cannot_be_renewed() {
+    let host = LoginHost::start(|call, _| match call {
+        1 => ok(granted("00D!1")),
+        _ => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    })
+    .await;
+    let auth = Authenticator::new(&config(&host.url, client_credentials()), None).unwrap();
+    let session = auth.session().await.unwrap();
+    auth.doubt(&session);
+    assert_eq!(token(&auth.session().await.unwrap()), "00D!1");
+    assert_eq!(host.calls(), 2);
+}
+
+#[tokio::test]
+async fn sessions_that_the_org_took_for_a_call_do_not_count_as_refused() {
+    let host = LoginHost::start(|call, _| ok(granted(&format!("00D!{call}")))).await;
+    let auth = Authenticator::new(&config(&host.url, client_credentials()), None).unwrap();
+    for _ in 0..10 {
+        let session = auth.session().await.unwrap();
+        auth.accepted(&session);
+        auth.invalidate(&session);
+    }
+    assert_eq!(host.calls(), 10);
 }

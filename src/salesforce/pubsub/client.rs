@@ -13,10 +13,10 @@ use uuid::Uuid;
 
 use super::proto::pub_sub_client::PubSubClient;
 use super::proto::{self, FetchRequest, ReplayPreset};
+use super::sessions::Sessions;
 use super::stream::FetchStream;
 use super::{
-    MAX_OUTSTANDING, OutgoingEvent, PubSubError, PublishOutcome, Recovery, ReplayFrom, Rpc,
-    TopicInfo,
+    MAX_OUTSTANDING, OutgoingEvent, PubSubError, PublishOutcome, ReplayFrom, Rpc, TopicInfo,
 };
 use crate::config::SalesforceConfig;
 use crate::event::{ReplayId, SchemaId, Topic};
@@ -42,7 +42,7 @@ pub(super) type Client = PubSubClient<Channel>;
 #[derive(Clone)]
 pub struct PubSub {
     client: Client,
-    tokens: Arc<dyn TokenSource>,
+    sessions: Sessions,
     /// `host:port`, for messages.
     endpoint: Arc<str>,
 }
@@ -62,14 +62,14 @@ impl PubSub {
         let channel = endpoint(config, &origin)?.connect_lazy();
         Ok(Self {
             client: Client::new(channel).max_decoding_message_size(MAX_MESSAGE),
-            tokens,
+            sessions: Sessions::new(tokens),
             endpoint: origin.authority().into(),
         })
     }
 
-    /// Where sessions come from; what a failed stream's session is reported to.
+    /// Where sessions come from. Calls and streams report to it by themselves what the org says to them.
     pub fn tokens(&self) -> &Arc<dyn TokenSource> {
-        &self.tokens
+        self.sessions.tokens()
     }
 
     /// GetTopic: what a topic is, and what this user may do with it.
@@ -78,9 +78,12 @@ impl PubSub {
             topic_name: topic.as_str().to_owned(),
         };
         let info = self
-            .unary(Rpc::GetTopic, message, |mut client, request| {
-                Box::pin(async move { client.get_topic(request).await })
-            })
+            .unary(
+                Rpc::GetTopic,
+                topic.as_str(),
+                message,
+                |mut client, request| Box::pin(async move { client.get_topic(request).await }),
+            )
             .await?;
         Ok(TopicInfo {
             topic: info.topic_name,
@@ -99,9 +102,12 @@ impl PubSub {
             schema_id: id.as_str().to_owned(),
         };
         let info = self
-            .unary(Rpc::GetSchema, message, |mut client, request| {
-                Box::pin(async move { client.get_schema(request).await })
-            })
+            .unary(
+                Rpc::GetSchema,
+                id.as_str(),
+                message,
+                |mut client, request| Box::pin(async move { client.get_schema(request).await }),
+            )
             .await?;
         Ok(info.schema_json)
     }
@@ -128,9 +134,12 @@ impl PubSub {
             )));
         }
         let response = self
-            .unary(Rpc::Publish, message, |mut client, request| {
-                Box::pin(async move { client.publish(request).await })
-            })
+            .unary(
+                Rpc::Publish,
+                topic.as_str(),
+                message,
+                |mut client, request| Box::pin(async move { client.publish(request).await }),
+            )
             .await?;
         let mut outcomes: Vec<_> = response.results.into_iter().map(outcome).collect();
         let unanswered = "the answer holds no result for this event".to_owned();
@@ -146,7 +155,7 @@ impl PubSub {
         from: &ReplayFrom,
         num_requested: u32,
     ) -> Result<FetchStream, PubSubError> {
-        let session = self.tokens.session().await?;
+        let session = self.sessions.current().await?;
         let first = first_request(topic, from, num_requested);
         // Built before the stream, so that a session that cannot be sent is an error here.
         let shell = request(&session, ())?;
@@ -155,34 +164,45 @@ impl PubSub {
             shell,
             first,
             session,
+            self.sessions.clone(),
             self.endpoint.clone(),
         ))
     }
 
-    /// One call with one answer, bounded in time. A refused session is replaced, once.
+    /// One call with one answer, bounded in time. A refused session is replaced, once. `about` is the topic
+    /// or schema that the call names.
     async fn unary<M, R>(
         &self,
         rpc: Rpc,
+        about: &str,
         message: M,
         call: impl Fn(Client, Request<M>) -> BoxFuture<'static, Result<Response<R>, Status>>,
     ) -> Result<R, PubSubError>
     where
         M: Clone,
     {
-        let session = self.tokens.session().await?;
-        let error = match self.attempt(rpc, &session, message.clone(), &call).await {
-            Ok(answer) => return Ok(answer),
+        let refused = self.sessions.current().await?;
+        let answer = self.attempt(rpc, &refused, message.clone(), &call).await;
+        let error = match answer {
+            Ok(answer) => {
+                self.sessions.accepted(rpc, about, &refused);
+                return Ok(answer);
+            }
             Err(error) => error,
         };
-        match error.recovery() {
-            Recovery::SignInAgain | Recovery::SignInAgainOnce => {
-                tracing::debug!(%rpc, %error, "signing in again");
-                self.tokens.invalidate(&session);
-                let session = self.tokens.session().await?;
-                self.attempt(rpc, &session, message, &call).await
-            }
-            _ => Err(error),
+        if !self.sessions.failed(rpc, about, &refused, &error) {
+            return Err(error);
         }
+        let session = self.sessions.current().await?;
+        if Arc::ptr_eq(&session, &refused) {
+            return Err(error);
+        }
+        tracing::debug!(%rpc, %error, "trying again with a new session");
+        let answer = self.attempt(rpc, &session, message, &call).await;
+        if answer.is_ok() {
+            self.sessions.accepted(rpc, about, &session);
+        }
+        answer
     }
 
     async fn attempt<M, R>(

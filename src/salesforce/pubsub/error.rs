@@ -118,7 +118,7 @@ impl PubSubError {
     }
 
     /// What a person can change, and where, as one sentence; on every error whose recovery is
-    /// [`Recovery::Block`] or may become it, except those whose own text says it (signing in, and what was
+    /// [`Recovery::Block`] or may become it (a new sign-in that does not help), except those whose own text says it (signing in, and what was
     /// never sent).
     pub fn cure(&self) -> Option<&'static str> {
         match self {

@@ -4,6 +4,7 @@
 mod client;
 mod error;
 mod recovery;
+mod sessions;
 mod stream;
 #[cfg(test)]
 mod tests;

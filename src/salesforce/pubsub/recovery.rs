@@ -65,7 +65,15 @@ use Recovery::{
 
 const UNAVAILABLE: Row = retry(Reconnect, "unavailable");
 const UNKNOWN: Row = retry(Reconnect, "unknown");
-const AUTH: Row = retry(SignInAgain, "auth");
+/// Cured by a new sign-in; the words are for a session that the org refuses however often it is new.
+const AUTH: Row = cured(
+    SignInAgain,
+    "auth",
+    "Signing in works, but the Pub/Sub API refuses the session: check that the app does not issue JSON Web Token \
+     (JWT)-based access tokens, that `salesforce.instance_url` and `salesforce.org_id` (where given) are those of the \
+     org signed in to, that Setup > Session Settings does not lock sessions to the IP address they came from where \
+     this machine's changes, and that the user has the permission \"API Enabled\"",
+);
 const PROTECTION: Row = retry(ReconnectSlowly, "protection");
 /// A request that orgstream should not have sent. It stands still and says so, rather than guess.
 const OURS: Row = cured(

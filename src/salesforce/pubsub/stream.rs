@@ -10,6 +10,7 @@ use tonic::{Code, Request, Status, Streaming};
 
 use super::client::{Client, credits};
 use super::proto::{ConsumerEvent, FetchRequest, FetchResponse};
+use super::sessions::Sessions;
 use super::{FetchBatch, PubSubError, Rpc};
 use crate::event::{RawEvent, ReplayId, SchemaId};
 use crate::salesforce::auth::Session;
@@ -29,6 +30,9 @@ pub struct FetchStream {
     requests: mpsc::UnboundedSender<FetchRequest>,
     call: Call,
     session: Arc<Session>,
+    sessions: Sessions,
+    /// The org has answered, so it takes the session.
+    answered: bool,
     endpoint: Arc<str>,
 }
 
@@ -44,6 +48,7 @@ impl FetchStream {
         shell: Request<()>,
         first: FetchRequest,
         session: Arc<Session>,
+        sessions: Sessions,
         endpoint: Arc<str>,
     ) -> Self {
         // Unbounded, so that asking never waits; its only writer asks at most once a batch.
@@ -58,6 +63,8 @@ impl FetchStream {
             requests,
             call: Call::Opening(Box::pin(opening)),
             session,
+            sessions,
+            answered: false,
             endpoint,
         }
     }
@@ -86,7 +93,14 @@ impl FetchStream {
     pub async fn next(&mut self) -> Result<Option<FetchBatch>, PubSubError> {
         self.opened().await?;
         match self.message().await {
-            Ok(Some(response)) => Ok(Some(batch(response))),
+            Ok(Some(response)) => {
+                if !self.answered {
+                    self.answered = true;
+                    self.sessions
+                        .accepted(Rpc::Subscribe, &self.topic_name, &self.session);
+                }
+                Ok(Some(batch(response)))
+            }
             Ok(None) => {
                 self.call = Call::Ended;
                 Ok(None)
@@ -98,8 +112,12 @@ impl FetchStream {
         }
     }
 
+    /// What ended the call. A session that it refuses is reported, so that nobody uses it again.
     fn error(&self, status: &Status) -> PubSubError {
-        PubSubError::from_status(Rpc::Subscribe, status, &self.endpoint)
+        let error = PubSubError::from_status(Rpc::Subscribe, status, &self.endpoint);
+        self.sessions
+            .failed(Rpc::Subscribe, &self.topic_name, &self.session, &error);
+        error
     }
 
     async fn message(&mut self) -> Result<Option<FetchResponse>, Status> {
@@ -130,7 +148,7 @@ impl FetchStream {
         })
     }
 
-    /// The session that the stream was opened with: what to invalidate where the org refuses it.
+    /// The session that the stream was opened with.
     pub fn session(&self) -> &Arc<Session> {
         &self.session
     }

@@ -22,7 +22,7 @@ use secrecy::{ExposeSecret, SecretString};
 use self::connection::Database;
 use super::common::to_ms;
 use super::crypto::Cipher;
-use super::vault::{Sealer, lost_right};
+use super::vault::Sealer;
 use super::{
     DeadLetter, DeadLetterFilter, Hole, Lease, Progress, StateReport, Store, StoreError,
     StoredDeadLetter, StoredHole, SubscriptionKey, SubscriptionStatus, TakenOver,
@@ -216,6 +216,7 @@ impl CredentialVault for SqliteStore {
         holder: &str,
         ttl: Duration,
     ) -> Result<Option<StoredCredential>, VaultError> {
+        self.sealer.ready()?;
         // A token that cannot be read would leave the right taken: it is read before the commit.
         bounded(self.timeout, async {
             let mut guard = self.database.connection().await?;
@@ -240,7 +241,11 @@ impl CredentialVault for SqliteStore {
             holder,
             &ciphertext
         ))?;
-        if saved { Ok(()) } else { Err(lost_right()) }
+        if saved {
+            Ok(())
+        } else {
+            Err(VaultError::LostRight)
+        }
     }
 
     async fn unlock(&self, key: &str, holder: &str) -> Result<(), VaultError> {

@@ -71,11 +71,12 @@ pub(super) async fn a_token_that_cannot_be_read_or_kept_names_the_variable(bed: 
         ..bed.config()
     };
     let keyless = open(&keyless).await.unwrap();
-    keyless.lock("app", "a", HOUR).await.unwrap().unwrap();
+    // Before anything is sent: a rotated token that cannot be kept is lost.
+    let refused = keyless.lock("app", "z", HOUR).await.unwrap_err();
+    assert!(refused.to_string().contains("ORGSTREAM_ENCRYPTION_KEY"));
     let refused = keyless.save("app", "a", &TOKEN.into()).await.unwrap_err();
     assert!(refused.to_string().contains("ORGSTREAM_ENCRYPTION_KEY"));
     assert!(!refused.to_string().contains(TOKEN));
-    keyless.unlock("app", "a").await.unwrap();
 
     store.lock("app", "a", HOUR).await.unwrap().unwrap();
     store.save("app", "a", &TOKEN.into()).await.unwrap();

@@ -40,6 +40,28 @@ async fn a_refused_token_is_replaced_and_the_call_repeated_once() {
 }
 
 #[tokio::test]
+async fn a_forbidden_topic_costs_one_sign_in_until_it_is_allowed() {
+    let rig = rig().await;
+    let forbid = |times: usize| {
+        for _ in 0..times {
+            rig.bus.refuse(Status::permission_denied("no"));
+        }
+    };
+    forbid(4);
+    for _ in 0..3 {
+        rig.client.topic(&topic()).await.unwrap_err();
+    }
+    let sent = rig.bus.sent("accesstoken");
+    assert_eq!(sent, ["token-1", "token-2", "token-2", "token-2"]);
+
+    // Another call is another matter, and so is this one after it was allowed.
+    rig.client.topic(&topic()).await.unwrap();
+    forbid(1);
+    rig.client.topic(&topic()).await.unwrap();
+    assert_eq!(rig.bus.sent("accesstoken").last().unwrap(), "token-3");
+}
+
+#[tokio::test]
 async fn other_errors_are_not_repeated() {
     let rig = rig().await;
     rig.bus

@@ -5,6 +5,7 @@ use tonic::{Code, Status};
 use super::super::error::CODE_PREFIX;
 use super::super::recovery::CODES;
 use super::super::{PubSubError, Recovery, Rpc};
+use crate::salesforce::auth::AuthError;
 use Recovery::{
     ApplyExpiredReplayPolicy, Block, Reconnect, ReconnectSlowly, SignInAgain, SignInAgainOnce,
     WaitForAllocation,
@@ -259,10 +260,21 @@ fn whatever_may_need_a_person_says_what_to_change() {
                 .map(|&(_, status, _)| error(None, status)),
         );
     for error in expectations {
-        let acts = matches!(error.recovery(), Block | SignInAgainOnce);
+        let acts = matches!(error.recovery(), Block | SignInAgain | SignInAgainOnce);
         assert!(!acts || error.cure().is_some(), "{error}");
         assert!(!error.reason().is_empty());
     }
+}
+
+#[test]
+fn a_refused_sign_in_says_its_cure_in_its_text_and_nowhere_twice() {
+    let error = PubSubError::from(AuthError::Refused {
+        reason: "invalid_client".to_owned(),
+        cure: "Copy the consumer key".to_owned(),
+    });
+    assert_eq!(error.recovery(), Block);
+    assert_eq!(error.to_string().matches("Copy the").count(), 1);
+    assert_eq!(error.cure(), None);
 }
 
 #[test]

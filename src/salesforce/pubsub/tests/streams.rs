@@ -93,7 +93,7 @@ async fn errors_in_mid_stream_come_with_their_trailers_after_what_was_sent_befor
 }
 
 #[tokio::test]
-async fn a_refused_stream_names_the_session_to_invalidate() {
+async fn a_refused_stream_gives_its_session_up() {
     let rig = rig().await;
     rig.bus
         .refuse(with_code(Code::Unauthenticated, "service.auth.error"));
@@ -102,7 +102,6 @@ async fn a_refused_stream_names_the_session_to_invalidate() {
     let mut stream = subscribe().await.unwrap();
     let error = soon(stream.next()).await.unwrap_err();
     assert_eq!(error.recovery(), Recovery::SignInAgain);
-    rig.client.tokens().invalidate(stream.session());
     let _answers = rig.bus.answers();
     let mut stream = subscribe().await.unwrap();
     assert!(stream.next().now_or_never().is_none());
@@ -113,6 +112,19 @@ async fn a_refused_stream_names_the_session_to_invalidate() {
     };
     soon(second).await;
     assert_eq!(rig.bus.sent("accesstoken"), ["token-1", "token-2"]);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_forbidden_again_and_again_costs_one_sign_in() {
+    let rig = rig().await;
+    for _ in 0..4 {
+        rig.bus.refuse(Status::permission_denied("no"));
+        let opened = rig.client.subscribe(&topic(), &ReplayFrom::Latest, 1).await;
+        let error = soon(opened.unwrap().next()).await.unwrap_err();
+        assert_eq!(error.recovery(), Recovery::SignInAgainOnce);
+    }
+    let sent = rig.bus.sent("accesstoken");
+    assert_eq!(sent, ["token-1", "token-2", "token-2", "token-2"]);
 }
 
 #[tokio::test]
