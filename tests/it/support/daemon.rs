@@ -136,11 +136,6 @@ impl Daemon {
             .collect()
     }
 
-    /// Lines on standard output.
-    pub(crate) fn out(&self) -> Vec<String> {
-        self.out.all()
-    }
-
     /// Lines on standard error.
     pub(crate) fn log(&self) -> Vec<String> {
         self.err.all()
