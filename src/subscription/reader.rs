@@ -423,7 +423,7 @@ impl Reader {
         warn!(
             subscription = self.lease.key.name,
             topic = %self.topic,
-            cure = (!cure.is_empty()).then_some(cure),
+            cure,
             pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
             error = %broken,
             "subscription blocked: a person has to change something"
