@@ -122,11 +122,6 @@ impl Daemon {
         )
     }
 
-    /// Process ID.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Events that the `log` handler has written, in order.
     pub(crate) fn events(&self) -> Vec<Value> {
         self.out
