@@ -210,6 +210,21 @@ async fn sqlite_is_refused_on_a_dyno() {
 }
 
 #[tokio::test]
+async fn a_refresh_token_needs_a_key_to_keep_its_successor_with() {
+    let text = GOOD
+        .replace("\"client_credentials\"", "\"refresh_token\"")
+        .replace(
+            "client_secret =",
+            "refresh_token = \"planted-refresh-token\"\nclient_secret =",
+        );
+    let said = refused(&text, &[]).await;
+    holds(
+        &said,
+        &["encryption_key", "ORGSTREAM_ENCRYPTION_KEY", "openssl rand"],
+    );
+}
+
+#[tokio::test]
 async fn a_configuration_file_that_is_not_there_is_named() {
     let (code, _, err) = Daemon::output(
         &["run", "--config", "/no/such/orgstream.toml"],

@@ -122,11 +122,6 @@ impl Daemon {
         )
     }
 
-    /// Process ID.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Events that the `log` handler has written, in order.
     pub(crate) fn events(&self) -> Vec<Value> {
         self.out
@@ -134,11 +129,6 @@ impl Daemon {
             .iter()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
-    }
-
-    /// Lines on standard output.
-    pub(crate) fn out(&self) -> Vec<String> {
-        self.out.all()
     }
 
     /// Lines on standard error.

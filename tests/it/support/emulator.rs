@@ -3,13 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use orgstream::emulator::EmulatorConfig;
 use serde_json::{Value, json};
 
 /// An org in memory, in a process of its own; killed when dropped.
 pub(crate) struct Emulator {
-    child: Option<Child>,
-    _inside: Option<orgstream::emulator::Emulator>,
+    child: Child,
     http: reqwest::Client,
     admin: String,
     pub(crate) info: Value,
@@ -43,32 +41,9 @@ impl Emulator {
         .await
         .unwrap();
         Self {
-            child: Some(child),
-            _inside: None,
+            child,
             http: reqwest::Client::new(),
             admin: info["admin_url"].as_str().unwrap().to_owned(),
-            info,
-        }
-    }
-
-    /// In the test's own process, with what the command cannot be told.
-    pub(crate) async fn inside(config: EmulatorConfig) -> Self {
-        let emulator = orgstream::emulator::Emulator::start(config).await.unwrap();
-        orgstream::emulator::sample::add_topics(&emulator).unwrap();
-        let info = json!({
-            "pubsub_endpoint": emulator.pubsub_url(),
-            "login_url": emulator.login_url(),
-            "admin_url": emulator.admin_url(),
-            "org_id": emulator.org_id().as_str(),
-            "client_id": orgstream::emulator::DEFAULT_CLIENT_ID,
-            "client_secret": orgstream::emulator::DEFAULT_CLIENT_SECRET,
-            "ca_pem": emulator.ca_pem(),
-        });
-        Self {
-            child: None,
-            http: reqwest::Client::new(),
-            admin: emulator.admin_url().to_owned(),
-            _inside: Some(emulator),
             info,
         }
     }
@@ -158,9 +133,7 @@ allocation_retry = {{ initial = "200ms", max = "1s" }}
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
