@@ -1,7 +1,7 @@
 //! The delivery: hands events to the handlers, tracks what is finished, parks what cannot be, and lets
 //! the position follow. One task owns all of it, so nothing here is locked.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -17,6 +17,7 @@ use super::handler_run::{HandlerRun, Health, Verdict};
 use super::in_flight::InFlight;
 use super::lanes::{CallId, Waiting};
 use super::observe::{Observer, Outcome};
+use super::parking::{Parking, dead_letter};
 use super::position::{FinishedBefore, Position, Written};
 use super::state::State;
 use super::tracker::{HandlerSet, Seq, Tracked, Tracker};
@@ -69,23 +70,8 @@ struct Called {
     took: Duration,
 }
 
-/// An event to park.
-struct ToPark {
-    seq: Seq,
-    handlers: Option<HandlerSet>,
-    letter: DeadLetter,
-}
-
-/// A finished attempt to park.
-struct Parked {
-    seq: Seq,
-    handlers: Option<HandlerSet>,
-    done: bool,
-}
-
 pub(super) struct Delivery {
     lease: Lease,
-    store: Arc<dyn Store>,
     ordering: Ordering,
     runs: Vec<HandlerRun>,
     handlers: Vec<Arc<dyn Handler>>,
@@ -97,9 +83,7 @@ pub(super) struct Delivery {
     /// Batches with a handler.
     with_handlers: HashMap<(usize, CallId), Vec<Waiting>>,
     calls: JoinSet<Called>,
-    /// At most one attempt at a time: dead letters are numbered in the order in which events were given up.
-    parking: JoinSet<Parked>,
-    to_park: VecDeque<ToPark>,
+    parking: Parking,
     position: Position,
     stream_state: watch::Receiver<State>,
     shown_state: watch::Sender<State>,
@@ -108,8 +92,6 @@ pub(super) struct Delivery {
     behind_since: SystemTime,
     observer: Observer,
     stop: CancellationToken,
-    /// Ends parking when the subscription must end.
-    abandon: CancellationToken,
 }
 
 impl Delivery {
@@ -126,8 +108,6 @@ impl Delivery {
         Self {
             tracker: Tracker::new(setup.lease.key.topic.is_channel(), runs.len()),
             position: Position::new(setup.lease.clone(), setup.store.clone(), names),
-            lease: setup.lease,
-            store: setup.store,
             ordering: setup.ordering,
             runs,
             handlers,
@@ -136,15 +116,14 @@ impl Delivery {
             repeats: HashMap::new(),
             with_handlers: HashMap::new(),
             calls: JoinSet::new(),
-            parking: JoinSet::new(),
-            to_park: VecDeque::new(),
+            parking: Parking::new(setup.lease.clone(), setup.store),
+            lease: setup.lease,
             stream_state: setup.stream_state,
             shown_state: setup.shown_state,
             caught_up_at: None,
             behind_since: setup.behind_since,
             observer: setup.observer,
             stop: setup.stop,
-            abandon: CancellationToken::new(),
         }
     }
 
@@ -167,12 +146,12 @@ impl Delivery {
                     None => open = false,
                 },
                 Some(called) = self.calls.join_next() => self.called(called),
-                Some(parked) = self.parking.join_next() => {
-                    self.parked(parked);
-                    if self.abandon.is_cancelled() {
-                        return self.fenced();
+                parked = self.parking.done() => match parked {
+                    Some(parked) => {
+                        self.finished(parked.seq, parked.handlers, Outcome::Parked);
                     }
-                }
+                    None => return self.fenced(),
+                },
                 written = self.position.written() => {
                     if written == Written::Fenced {
                         return self.fenced();
@@ -369,57 +348,7 @@ impl Delivery {
     fn park(&mut self, seq: Seq, handlers: Option<HandlerSet>, letter: DeadLetter) {
         self.observer
             .parked(letter.handler.as_deref(), &letter.reason);
-        warn!(
-            subscription = self.lease.key.name,
-            handler = letter.handler,
-            identity = %letter.identity,
-            replay_id = letter.replay_id.as_ref().map(tracing::field::display),
-            reason = letter.reason,
-            error = letter.error,
-            "event parked"
-        );
-        self.to_park.push_back(ToPark {
-            seq,
-            handlers,
-            letter,
-        });
-        self.park_next();
-    }
-
-    fn park_next(&mut self) {
-        if !self.parking.is_empty() {
-            return;
-        }
-        let Some(ToPark {
-            seq,
-            handlers,
-            letter,
-        }) = self.to_park.pop_front()
-        else {
-            return;
-        };
-        let (store, lease, abandon) =
-            (self.store.clone(), self.lease.clone(), self.abandon.clone());
-        self.parking.spawn(async move {
-            let done = super::persist(&store, &lease, &abandon, "park an event", |store, lease| {
-                let letter = letter.clone();
-                async move { store.park(&lease, &letter).await.map(|_| ()) }
-            })
-            .await;
-            Parked {
-                seq,
-                handlers,
-                done,
-            }
-        });
-    }
-
-    fn parked(&mut self, parked: Result<Parked, JoinError>) {
-        let parked = parked.unwrap_or_else(|error| end_of_task(error));
-        if parked.done {
-            self.finished(parked.seq, parked.handlers, Outcome::Parked);
-        }
-        self.park_next();
+        self.parking.park(seq, handlers, letter);
     }
 
     // ---- position ----
@@ -449,7 +378,7 @@ impl Delivery {
 
     /// Nothing under way, and nothing that could be begun before the handlers' next attempt.
     fn is_drained(&self) -> bool {
-        self.calls.is_empty() && self.parking.is_empty()
+        self.calls.is_empty() && self.parking.is_idle()
     }
 
     fn fenced(self) -> Ended {
@@ -458,12 +387,12 @@ impl Delivery {
             epoch = self.lease.epoch,
             "another worker has taken this subscription over: this one lets it go"
         );
-        self.abandon.cancel();
+        self.parking.abandon();
         Ended::Fenced
     }
 
     async fn finish(mut self) -> Ended {
-        self.abandon.cancel();
+        self.parking.abandon();
         self.calls.abort_all();
         self.follow();
         let stopped = State::Stopped;
@@ -545,27 +474,9 @@ impl Delivery {
     }
 }
 
-fn dead_letter(waiting: &Waiting, handler: &str, reason: &str, error: String) -> DeadLetter {
-    let event = &waiting.event;
-    DeadLetter {
-        identity: event.identity(),
-        handler: Some(handler.to_owned()),
-        reason: reason.to_owned(),
-        error,
-        attempts: waiting.attempts,
-        event_uuid: event.raw.id.clone(),
-        replay_id: event.raw.replay_id.clone(),
-        schema_id: event.raw.schema_id.clone(),
-        payload: event.raw.payload.clone(),
-        record_ids: event.record_ids().to_vec(),
-        record_name: Some(event.decoded.record_name.to_string()),
-        received_at: event.received_at,
-    }
-}
-
 /// A task of ours ended without a result. Calls and parking catch what they can and are aborted only at the
 /// end, so this is a bug: it must end the subscription, and with it the process, not stall it in silence.
-fn end_of_task(error: JoinError) -> ! {
+pub(super) fn end_of_task(error: JoinError) -> ! {
     match error.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),
         Err(error) => std::panic::resume_unwind(Box::new(error.to_string())),

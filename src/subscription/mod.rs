@@ -18,6 +18,7 @@ mod handler_run;
 mod in_flight;
 mod lanes;
 mod observe;
+mod parking;
 mod position;
 mod reader;
 mod resume;

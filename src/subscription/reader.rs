@@ -18,9 +18,7 @@ use super::resume::Resume;
 use super::state::State;
 use crate::config::{BackoffConfig, OnExpiredReplayId, SalesforceConfig};
 use crate::event::{RawEvent, ReplayId, Topic};
-use crate::salesforce::pubsub::{
-    FetchBatch, FetchStream, PubSub, Recovery, ReplayFrom,
-};
+use crate::salesforce::pubsub::{FetchBatch, FetchStream, PubSub, Recovery, ReplayFrom};
 use crate::store::{Hole, HoleKind, Lease, Store};
 
 /// Refused sessions in a row after which a person is called.
