@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +13,7 @@ use super::delivery::end_of_task;
 use super::lanes::Waiting;
 use super::tracker::{HandlerSet, Seq};
 use crate::store::{DeadLetter, Lease, Store};
+use crate::telemetry::metrics;
 
 /// An event that is parked, or to be.
 #[derive(Debug)]
@@ -91,7 +93,12 @@ impl Parking {
         self.writing.spawn(async move {
             super::persist(&store, &lease, &abandon, "park an event", |store, lease| {
                 let letter = letter.clone();
-                async move { store.park(&lease, &letter).await.map(|_| ()) }
+                async move {
+                    let began = Instant::now();
+                    let parked = store.park(&lease, &letter).await;
+                    metrics::store_called("park", began.elapsed());
+                    parked.map(|_| ())
+                }
             })
             .await
             .then_some(parked)

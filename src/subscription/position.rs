@@ -206,7 +206,10 @@ impl Position {
                 store.report_state(&lease, &report).await?;
             }
             if let Some(progress) = progress {
-                store.save_progress(&lease, &progress).await?;
+                let began = Instant::now();
+                let saved = store.save_progress(&lease, &progress).await;
+                metrics::store_called("save_progress", began.elapsed());
+                saved?;
             }
             Ok(())
         }));
