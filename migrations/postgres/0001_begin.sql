@@ -31,7 +31,7 @@ create table orgstream.subscription (
     primary key (org_id, name)
 );
 comment on table orgstream.subscription is 'One row for each subscription: where it stands, who runs it, how it is.';
-comment on column orgstream.subscription.position is 'Replay ID up to which every event is finished; null until the first. Opaque: never compute with it. To move it use orgstream replay, not update.';
+comment on column orgstream.subscription.position is 'Replay ID up to which every event is finished; null until the first. Opaque: never compute with it.';
 comment on column orgstream.subscription.position_at is 'When the position was last written.';
 comment on column orgstream.subscription.epoch is 'Grows each time a worker takes the subscription over; a write under an older epoch is refused.';
 comment on column orgstream.subscription.write_number is 'Grows with each write under one epoch, so that a late write never overtakes a newer one.';
@@ -90,7 +90,7 @@ create index dead_letter_open
 comment on table orgstream.dead_letter is 'Parked events: kept as received until a person retries or discards them.';
 comment on column orgstream.dead_letter.handler is 'The handler that could not handle it; null where it could not be decoded for anyone.';
 comment on column orgstream.dead_letter.identity is 'Names the event; the id of its CloudEvent.';
-comment on column orgstream.dead_letter.reason is 'rejected, exhausted, undecodable, schema_refused, parked_behind.';
+comment on column orgstream.dead_letter.reason is 'rejected, exhausted, undecodable, schema_refused, schema_unavailable.';
 comment on column orgstream.dead_letter.error is 'What went wrong, for a person.';
 comment on column orgstream.dead_letter.attempts is 'How often it was handed over.';
 comment on column orgstream.dead_letter.payload is 'The Avro datum as received; schema_id names the schema that wrote it.';

@@ -50,8 +50,8 @@ struct ListArgs {
     /// Only what this handler could not handle
     #[arg(long, value_name = "NAME")]
     handler: Option<String>,
-    /// Only for this reason: rejected, exhausted, undecodable, schema_refused, schema_unavailable or
-    /// parked_behind
+    /// Only for this reason: rejected, exhausted, undecodable, schema_refused or
+    /// schema_unavailable
     #[arg(long)]
     reason: Option<String>,
     /// Only in this state: open, handled, discarded or any

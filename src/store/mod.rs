@@ -108,7 +108,7 @@ pub struct DeadLetter {
     pub identity: EventIdentity,
     /// The handler that could not handle it; `None` where it could not be decoded for anyone.
     pub handler: Option<String>,
-    /// `rejected`, `exhausted`, `undecodable`, `schema_refused`, `parked_behind`.
+    /// `rejected`, `exhausted`, `undecodable`, `schema_refused`, `schema_unavailable`.
     pub reason: String,
     /// What went wrong, for a person; without payload or secrets.
     pub error: String,
@@ -279,7 +279,7 @@ pub enum StoreError {
     /// A name that is gone had this topic: probably a rename.
     #[error(
         "subscription `{name}` is new, and {topic} was streamed as `{old}`, which is not configured any \
-         more: run `orgstream rename {old} {name}` to keep its position, or set `start` to begin anew"
+         more: call it `{old}` again to keep its position, or set `start` to begin anew under the new name"
     )]
     RenameSuspected {
         /// New name.
@@ -312,6 +312,9 @@ pub trait Store: CredentialVault + Send + Sync {
 
     /// Binds the store to an org at first use; refuses another one ever after.
     async fn bind_org(&self, org_id: &OrgId) -> Result<(), StoreError>;
+
+    /// The org that the store is bound to; `None` before its first use.
+    async fn bound_org(&self) -> Result<Option<OrgId>, StoreError>;
 
     /// Takes a subscription over under a new epoch, creating its row at first. `configured` names every
     /// subscription of the configuration, and `start_is_explicit` says that the configuration names

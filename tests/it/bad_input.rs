@@ -295,6 +295,10 @@ async fn another_org_s_store_is_refused_with_the_way_out(store: Store) {
         last.contains("database") && !last.contains("planted"),
         "does not say how to go on: {last}"
     );
+    let (code, out, _) =
+        Daemon::output(&["check"], &config(&second, &store), &BTreeMap::new()).await;
+    assert_eq!(code, 1, "{out}");
+    holds(&out, &[&first.text("org_id"), &second.text("org_id")]);
     // Nothing lost: the first org goes on with its store.
     let daemon = Daemon::run(&config(&first, &store));
     daemon.logged(&["stream open"]).await;

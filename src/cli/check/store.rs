@@ -64,11 +64,22 @@ pub(super) async fn positions(
         return Ok(());
     }
     const WHAT: &str = "positions";
-    let stored = match opened.store.subscriptions().await {
-        Ok(stored) => stored,
+    let found = async {
+        let bound = opened.store.bound_org().await?;
+        Ok::<_, StoreError>((bound, opened.store.subscriptions().await?))
+    };
+    let (bound, stored) = match found.await {
+        Ok(found) => found,
         Err(error) => return report.failed(WHAT, &error.to_string(), None),
     };
-    let faults = faults(&stored, org_id, configured);
+    if let Some(stored) = bound.filter(|bound| bound != org_id) {
+        let other = StoreError::OtherOrg {
+            stored,
+            given: org_id.clone(),
+        };
+        return report.failed(WHAT, &other.to_string(), None);
+    }
+    let faults = faults(&stored, configured);
     for fault in &faults {
         report.failed(WHAT, &fault.to_string(), None)?;
     }
@@ -88,17 +99,7 @@ pub(super) async fn positions(
 }
 
 /// What `run` would refuse (design 3.1, rule 4).
-fn faults(
-    stored: &[SubscriptionStatus],
-    org_id: &OrgId,
-    configured: &[SubscriptionConfig],
-) -> Vec<StoreError> {
-    if let Some(other) = stored.iter().find(|one| one.key.org_id != *org_id) {
-        return vec![StoreError::OtherOrg {
-            stored: other.key.org_id.clone(),
-            given: org_id.clone(),
-        }];
-    }
+fn faults(stored: &[SubscriptionStatus], configured: &[SubscriptionConfig]) -> Vec<StoreError> {
     let is_configured = |name: &str| configured.iter().any(|wanted| wanted.name == name);
     let fault = |wanted: &SubscriptionConfig| {
         let named = stored.iter().find(|one| one.key.name == wanted.name);
@@ -151,26 +152,22 @@ mod tests {
         }
     }
 
-    fn found(stored: &[SubscriptionStatus], org: &str, name: &str, topic: &str) -> Vec<StoreError> {
+    fn found(stored: &[SubscriptionStatus], name: &str, topic: &str) -> Vec<StoreError> {
         let wanted = SubscriptionConfig::new(name, topic.parse().unwrap());
-        faults(stored, &OrgId::parse(org).unwrap(), &[wanted])
+        faults(stored, &[wanted])
     }
 
     #[test]
     fn what_run_would_refuse_is_found() {
         let rows = [stored("orders", "Order__e")];
-        assert!(found(&rows, ORG, "orders", "Order__e").is_empty());
-        assert!(found(&rows, ORG, "accounts", "Account").is_empty());
+        assert!(found(&rows, "orders", "Order__e").is_empty());
+        assert!(found(&rows, "accounts", "Account").is_empty());
         assert!(matches!(
-            found(&rows, "00D58000000arpqEAA", "orders", "Order__e")[..],
-            [StoreError::OtherOrg { .. }]
-        ));
-        assert!(matches!(
-            found(&rows, ORG, "orders", "Account")[..],
+            found(&rows, "orders", "Account")[..],
             [StoreError::TopicChanged { .. }]
         ));
         assert!(matches!(
-            found(&rows, ORG, "sales", "Order__e")[..],
+            found(&rows, "sales", "Order__e")[..],
             [StoreError::RenameSuspected { .. }]
         ));
     }
@@ -179,7 +176,6 @@ mod tests {
     fn a_new_name_that_says_where_to_begin_is_no_rename() {
         let mut wanted = SubscriptionConfig::new("sales", "Order__e".parse().unwrap());
         wanted.start_is_explicit = true;
-        let org = OrgId::parse(ORG).unwrap();
-        assert!(faults(&[stored("orders", "Order__e")], &org, &[wanted]).is_empty());
+        assert!(faults(&[stored("orders", "Order__e")], &[wanted]).is_empty());
     }
 }

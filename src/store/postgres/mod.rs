@@ -115,6 +115,10 @@ impl Store for PostgresStore {
         transaction!(self, |conn| subscription::bind_org(conn, org_id))
     }
 
+    async fn bound_org(&self) -> Result<Option<OrgId>, StoreError> {
+        transaction!(self, |conn| subscription::bound_org(conn))
+    }
+
     async fn take_over(
         &self,
         key: &SubscriptionKey,

@@ -31,6 +31,14 @@ pub(super) async fn bind_org(conn: &mut PgConnection, org_id: &OrgId) -> Result<
     same_org(&stored, org_id)
 }
 
+/// The org that the store is bound to.
+pub(super) async fn bound_org(conn: &mut PgConnection) -> Result<Option<OrgId>, StoreError> {
+    let stored: Option<String> = sql::query_scalar("select org_id from orgstream.org")
+        .fetch_optional(conn)
+        .await?;
+    stored.as_deref().map(org_from).transpose()
+}
+
 /// Raises the epoch and gives what the last holder left.
 pub(super) async fn take_over(
     conn: &mut PgConnection,

@@ -124,6 +124,10 @@ impl Store for SqliteStore {
         transaction!(self, WRITE, |conn| subscription::bind_org(conn, org_id))
     }
 
+    async fn bound_org(&self) -> Result<Option<OrgId>, StoreError> {
+        transaction!(self, READ, |conn| subscription::bound_org(conn))
+    }
+
     async fn take_over(
         &self,
         key: &SubscriptionKey,

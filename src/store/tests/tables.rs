@@ -46,8 +46,10 @@ pub(super) async fn a_closed_store_refuses_calls_and_gives_no_panic(bed: &Bed) {
 
 pub(super) async fn a_store_belongs_to_the_first_org_it_sees(bed: &Bed) {
     let store = bed.ready().await;
+    assert_eq!(store.bound_org().await.unwrap(), None);
     store.bind_org(&org()).await.unwrap();
     store.bind_org(&org()).await.unwrap();
+    assert_eq!(store.bound_org().await.unwrap(), Some(org()));
     let other = OrgId::parse("00D580000000002").unwrap();
     match store.bind_org(&other).await {
         Err(StoreError::OtherOrg { stored, given }) => {
