@@ -101,6 +101,7 @@ impl Position {
     /// So many more events were received.
     pub(super) fn received(&mut self, events: u64) {
         self.received += events;
+        self.moved = true;
     }
 
     /// So many more events were finished.
@@ -171,7 +172,6 @@ impl Position {
             return Written::Fenced;
         }
         self.show(state);
-        self.moved |= self.received > 0 || self.finished > 0;
         self.moved |= tracker.position() != self.begun.as_ref();
         self.begin(tracker, caught_up_at, finished_before);
         self.written().await

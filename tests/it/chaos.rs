@@ -9,13 +9,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Daemon, Emulator, Hook, LOG, Line, Proxy, Reply, Store, account_update, configured, eventually,
-    record, webhook,
+    Daemon, Emulator, Hook, LOG, Line, Proxy, Reply, Store, account_update, configured, record,
+    webhook, within,
 };
 
 const ACCOUNTS: &str = "/data/AccountChangeEvent";
 const SALES: &str = "/data/Sales__chn";
 const RECORDS: usize = 12;
+/// Updates published at most: a stop waits long for a database that hangs, and the load does not.
+const MOST: usize = 1_000;
 
 fn random() -> fastrand::Rng {
     let seed = std::env::var("ORGSTREAM_TEST_SEED")
@@ -46,6 +48,10 @@ async fn load(org: Arc<Emulator>, stop: Arc<AtomicBool>, seed: u64) -> BTreeSet<
     let mut published = BTreeSet::new();
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
+        if number == MOST {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        }
         let first = random.usize(..RECORDS - 3);
         let several = if random.u8(..3) == 0 { 3 } else { 1 };
         let records: Vec<String> = (first..first + several).map(record).collect();
@@ -168,7 +174,8 @@ async fn everything_at_once(store: Store, url: Option<String>, database: Option<
     let daemon = Daemon::run(&config);
     let kept = |pair: &&(String, usize)| pair.1 % 100 != 77;
     let expected: BTreeSet<_> = published.iter().filter(kept).cloned().collect();
-    eventually("every event at both handlers", async || {
+    let limit = Duration::from_secs(120);
+    within(limit, "every event at both handlers", async || {
         let accepted: BTreeSet<_> = hook.accepted().iter().map(pair).collect();
         let written: BTreeSet<_> = logged.iter().chain(&daemon.events()).map(pair).collect();
         (expected.is_subset(&accepted) && published.is_subset(&written)).then_some(())
