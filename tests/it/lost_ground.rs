@@ -1,0 +1,190 @@
+//! Positions that are gone, starts at LATEST that die: what was not seen is a recorded hole.
+
+use serde_json::json;
+
+use crate::stream::{ACCOUNTS, accounts, called, calls, publish};
+use crate::support::{Daemon, Emulator, Hook, Store, configured, eventually, names, webhook};
+
+/// A stored position that the bus has forgotten, with an event lost and one kept after it. Gives the
+/// replay IDs of the position and of the kept event.
+async fn expired(org: &Emulator, store: &Store, policy: &str) -> (String, String) {
+    let position = publish(org, "before").await;
+    let mut daemon = Daemon::run(&accounts(org, store, "", policy));
+    daemon.handled(1).await;
+    assert_eq!(daemon.stop().await.1, 0);
+    publish(org, "lost").await;
+    org.post("/bus/expire", &json!({})).await;
+    let kept = publish(org, "kept").await;
+    (position, kept)
+}
+
+#[tokio::test]
+async fn an_expired_position_begins_again_at_the_earliest_event_with_a_hole() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let policy = "start = \"earliest\"\non_expired_replay_id = \"earliest\"";
+    let (position, kept) = expired(&org, &store, policy).await;
+    let mut daemon = Daemon::run(&accounts(&org, &store, "", policy));
+    daemon.handled(1).await;
+    let hole = eventually("the end of the hole", async || {
+        let holes = store.holes().await;
+        assert!(holes.len() <= 1, "{holes:?}");
+        holes.into_iter().find(|hole| hole.hole.to.is_some())
+    })
+    .await;
+    assert_eq!(hole.hole.reason, "expired_replay_id");
+    assert_eq!(hole.hole.from.unwrap().to_string(), position);
+    assert_eq!(hole.hole.to.unwrap().to_string(), kept);
+    let (events, code) = daemon.stop().await;
+    assert_eq!((names(&events).join(" "), code), ("kept".to_owned(), 0));
+    assert_eq!(store.subscription("accounts").await.unwrap().holes, 1);
+}
+
+#[tokio::test]
+async fn an_expired_position_begins_again_at_the_latest_event_with_a_hole() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let policy = "start = \"earliest\"\non_expired_replay_id = \"latest\"";
+    let (position, _) = expired(&org, &store, policy).await;
+    let mut daemon = Daemon::run(&accounts(&org, &store, "", policy));
+    daemon.logged(&["stream open", "from=latest"]).await;
+    let after = publish(&org, "after").await;
+    daemon.handled(1).await;
+    let hole = eventually("the end of the hole", async || {
+        store
+            .holes()
+            .await
+            .into_iter()
+            .find(|hole| hole.hole.to.is_some())
+    })
+    .await;
+    assert_eq!(hole.hole.from.unwrap().to_string(), position);
+    assert_eq!(hole.hole.to.unwrap().to_string(), after);
+    let (events, code) = daemon.stop().await;
+    assert_eq!((names(&events).join(" "), code), ("after".to_owned(), 0));
+}
+
+#[tokio::test]
+async fn an_expired_position_stops_a_subscription_that_is_told_to_and_it_recovers() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let policy = "start = \"earliest\"\non_expired_replay_id = \"stop\"";
+    publish(&org, "before").await;
+    let config = accounts(&org, &store, "", policy);
+    let mut daemon = Daemon::run(&config);
+    daemon.handled(1).await;
+    daemon.stop().await;
+    // Told that its position is gone, for as long as the fault is on.
+    org.fault(json!({"rpc": "Subscribe", "kind": "error",
+                     "code": "subscription.fetch.replayid.corrupted"}))
+        .await;
+    publish(&org, "after").await;
+    let mut daemon = Daemon::run(&config);
+    store
+        .until("accounts", "state blocked", |s| s.state == "blocked")
+        .await;
+    let before = calls(&org, "Subscribe").await;
+    called(&org, "Subscribe", before + 2).await;
+    assert_eq!(names(&daemon.events()), Vec::<String>::new());
+    let holes = store.holes().await;
+    assert_eq!(holes.len(), 1, "a hole is recorded in any case");
+    assert_eq!(holes[0].hole.reason, "expired_replay_id");
+    org.clear_faults().await;
+    daemon.handled(1).await;
+    let (events, code) = daemon.stop().await;
+    assert_eq!((names(&events).join(" "), code), ("after".to_owned(), 0));
+}
+
+#[tokio::test]
+async fn a_start_at_latest_that_dies_before_its_first_response_is_a_hole() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let config = accounts(&org, &store, "", "start = \"latest\"");
+    let daemon = Daemon::run(&config);
+    daemon.logged(&["stream open"]).await;
+    daemon.kill();
+    publish(&org, "lost").await;
+    let mut daemon = Daemon::run(&config);
+    daemon.logged(&["stream open"]).await;
+    let next = publish(&org, "next").await;
+    daemon.handled(1).await;
+    let hole = eventually("the end of the hole", async || {
+        store
+            .holes()
+            .await
+            .into_iter()
+            .find(|hole| hole.hole.to.is_some())
+    })
+    .await;
+    assert_eq!(hole.hole.reason, "latest_before_first_response");
+    assert_eq!(hole.hole.to.unwrap().to_string(), next);
+    let (events, code) = daemon.stop().await;
+    assert_eq!((names(&events).join(" "), code), ("next".to_owned(), 0));
+}
+
+#[tokio::test]
+async fn a_start_at_latest_whose_stream_breaks_before_its_first_response_is_a_hole() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let mut daemon = Daemon::run(&accounts(&org, &store, "", "start = \"latest\""));
+    daemon.logged(&["stream open"]).await;
+    org.fault(json!({"rpc": "Subscribe", "kind": "reset", "times": 1, "after_events": 0}))
+        .await;
+    called(&org, "Subscribe", 2).await;
+    daemon.logged(&["stream broke"]).await;
+    eventually("a stream", async || {
+        org.state().await["streams"][0]["pending"]
+            .as_u64()
+            .filter(|pending| *pending > 0)
+    })
+    .await;
+    let next = publish(&org, "next").await;
+    daemon.handled(1).await;
+    let hole = eventually("the end of the hole", async || {
+        store
+            .holes()
+            .await
+            .into_iter()
+            .find(|hole| hole.hole.to.is_some())
+    })
+    .await;
+    assert_eq!(hole.hole.reason, "latest_before_first_response");
+    assert_eq!(hole.hole.to.unwrap().to_string(), next);
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn a_start_at_latest_whose_first_event_is_never_finished_loses_no_other() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let hook = Hook::closed().await;
+    let subscription = ("accounts", ACCOUNTS, "start = \"latest\"");
+    let config = configured(&org, &store, "", subscription, &webhook(&hook.url(), ""));
+    let mut first = None;
+    for run in 0..3 {
+        let daemon = Daemon::run(&config);
+        daemon.logged(&["stream open"]).await;
+        let before = hook.came().len();
+        let published = publish(&org, &run.to_string()).await;
+        eventually("a call that hangs", async || {
+            (hook.came().len() > before).then_some(())
+        })
+        .await;
+        first.get_or_insert(published);
+        eventually("its place in the store", async || {
+            store.has_seen_the_first().await.then_some(())
+        })
+        .await;
+        daemon.kill();
+    }
+    let mended = Hook::start(|_, _| 200.into()).await;
+    let daemon = Daemon::run(&config.replace(&hook.url(), &mended.url()));
+    assert_eq!(names(&mended.accepts(2).await), ["1", "2"]);
+    let holes = store.holes().await;
+    assert_eq!(holes.len(), 1, "{holes:?}");
+    assert_eq!(
+        holes[0].hole.to.as_ref().unwrap().to_string(),
+        first.unwrap()
+    );
+    assert_eq!(daemon.stop().await.1, 0);
+}
