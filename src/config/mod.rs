@@ -1,8 +1,8 @@
 //! The configuration: plain values, and the loader that makes them from a file and the environment.
 //!
-//! Each part of the daemon is given the section it needs, not the whole. [`load`] finds and reads the
+//! Each part of the daemon is given the section it needs, not the whole. [`load()`] finds and reads the
 //! configuration and reports everything that is wrong with it at once, each problem with its place and its
-//! cure; [`show`] prints what came of it, secrets masked. `docs/CONFIGURATION.md` lists every key.
+//! cure; [`show()`] prints what came of it, secrets masked. `docs/CONFIGURATION.md` lists every key.
 
 mod address;
 mod auth;

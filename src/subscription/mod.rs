@@ -6,8 +6,8 @@
 //!                  +-----------------------------------------+
 //! ```
 //!
-//! Three tasks for each subscription. The [`reader`] never waits for a handler or the store, the
-//! [`decoder`] keeps stream order, and the [`delivery`] owns everything about what is finished.
+//! Three tasks for each subscription. The reader never waits for a handler or the store, the
+//! decoder keeps stream order, and the delivery owns everything about what is finished.
 
 mod backoff;
 mod breaks;

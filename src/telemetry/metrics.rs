@@ -1,6 +1,6 @@
 //! Every metric: its name, labels and meaning in one table, and one function to record it.
 //!
-//! Functions do nothing until [`serve`](super::serve) or a recorder of one's own is there. Values of
+//! Functions do nothing until [`serve()`](super::serve()) or a recorder of one's own is there. Values of
 //! labels come from small sets: names in the configuration, and words that the functions name.
 
 use std::time::Duration;
