@@ -41,6 +41,17 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon: every configured subscription
+    ///
+    /// Signs in, streams each topic from its stored position, and hands every event to its handlers. Brings the
+    /// store's tables up to date first.
+    ///
+    /// A database, an org or a handler that is away is waited for, and so is whatever a person has to mend: the
+    /// subscription then shows as blocked, here in the log, in `orgstream status` and in the metrics. It ends
+    /// only for a configuration that can never work (exit code 78), or a taken metrics port or another org's
+    /// store (1).
+    ///
+    /// SIGTERM or Ctrl-C finishes what is in flight, stores the position and exits with 0 within 25 seconds; a
+    /// second one stops at once.
     Run,
     Check(check::CheckArgs),
     Status(status::StatusArgs),
