@@ -430,7 +430,11 @@ async fn a_changed_topic_or_a_likely_rename_is_refused_until_told_and_loses_no_p
     let renamed = first.replace("name = \"it\"", "name = \"other\"");
     for (config, name, parts) in [
         (&topic, "it", [ACCOUNTS, "/event/Order__e", "another name"]),
-        (&renamed, "other", [ACCOUNTS, "call it `it` again", "`start`"]),
+        (
+            &renamed,
+            "other",
+            [ACCOUNTS, "call it `it` again", "`start`"],
+        ),
     ] {
         check_fails(config, &parts).await;
         let daemon = Daemon::run_with(config, &[METRICS]);
