@@ -93,7 +93,9 @@ async fn captured_events_come_out_of_the_log_handler_as_the_values_published_bes
         let decoded = read(&data.join(format!("payloads/decoded/{name}.decoded.json")));
         for event in decoded.as_array().unwrap() {
             if event["schema_file"].is_null() {
-                undecodable.push(event.clone());
+                let mut event = event.clone();
+                event["captured_payload"] = captured_payload(&read(&capture), &event["event_id"]);
+                undecodable.push(event);
             } else {
                 decodable.push(event.clone());
             }
@@ -124,6 +126,15 @@ async fn captured_events_come_out_of_the_log_handler_as_the_values_published_bes
     }
 }
 
+/// The base64 payload of an event in a captured response.
+fn captured_payload(response: &Value, id: &Value) -> Value {
+    let events = response["events"].as_array().unwrap();
+    let event = events.iter().find(|event| event["event"]["id"] == *id);
+    let payload = event.unwrap()["event"]["payload"].clone();
+    assert!(payload.is_string(), "{payload}");
+    payload
+}
+
 /// Events whose schema nobody has are parked with their bytes.
 async fn assert_parked(config: &str, undecodable: &[Value]) {
     assert!(!undecodable.is_empty());
@@ -145,5 +156,6 @@ async fn assert_parked(config: &str, undecodable: &[Value]) {
         assert_eq!(code, 0);
         let shown: Value = serde_json::from_str(&out).unwrap();
         assert_eq!(shown["payload_bytes"], event["payload_bytes"]);
+        assert_eq!(shown["payload"], event["captured_payload"], "byte for byte");
     }
 }
