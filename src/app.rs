@@ -21,7 +21,7 @@ use crate::handler::{Handler, HandlerConfigError, Registry};
 use crate::salesforce::auth::{
     Authenticator, CredentialVault, Session, TokenSource, check_private_key,
 };
-use crate::salesforce::pubsub::{PubSub, PubSubError, Recovery};
+use crate::salesforce::pubsub::{PubSub, PubSubError};
 use crate::store::{self, Store, StoreError};
 use crate::subscription::{self, Ended, Shared, State};
 use crate::telemetry::{self, metrics};
@@ -367,9 +367,4 @@ async fn run_subscriptions(
         stop.cancelled().await;
     }
     result
-}
-
-/// True where trying again without a change would fail again: what `check` reports as failed.
-pub fn needs_a_person(error: &PubSubError) -> bool {
-    error.recovery() == Recovery::Block
 }

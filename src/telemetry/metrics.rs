@@ -68,7 +68,7 @@ table! {
     EVENTS_RECEIVED = "events_received_total", Kind::Counter, Count, ["subscription"],
         "Events received from the bus.";
     EVENTS_FINISHED = "events_finished_total", Kind::Counter, Count, ["subscription", "outcome"],
-        "Events finished by all handlers of their subscription: handled, parked or filtered.";
+        "Events that are done with: handled by every handler, parked for at least one, or a repeat of one in flight after a reconnect.";
     EVENTS_PARKED = "events_parked_total", Kind::Counter, Count, ["subscription", "handler", "reason"],
         "Events parked as dead letters, by the handler that could not handle them (none where they could not be decoded).";
     LAG = "lag_seconds", Kind::Gauge, Seconds, ["subscription"],
@@ -139,27 +139,6 @@ pub fn describe_all() {
     }
 }
 
-/// How an event was finished.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finished {
-    /// Every handler has handled it.
-    Handled,
-    /// It is parked for at least one handler.
-    Parked,
-    /// No handler wanted it.
-    Filtered,
-}
-
-impl Finished {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Handled => "handled",
-            Self::Parked => "parked",
-            Self::Filtered => "filtered",
-        }
-    }
-}
-
 /// States of a subscription's stream, in the words of the store and of `orgstream status`.
 pub const STREAM_STATES: [&str; 6] = [
     "connecting",
@@ -170,42 +149,12 @@ pub const STREAM_STATES: [&str; 6] = [
     "stopped",
 ];
 
-/// Counts events received.
-pub fn events_received(subscription: &str, count: u64) {
-    EVENTS_RECEIVED.counter(&[subscription]).increment(count);
-}
-
-/// Counts events finished.
-pub fn events_finished(subscription: &str, outcome: Finished, count: u64) {
-    EVENTS_FINISHED
-        .counter(&[subscription, outcome.as_str()])
-        .increment(count);
-}
-
 /// Counts an event parked; `handler` is `None` where it could not be decoded for anyone, `reason` the
 /// dead letter's (`rejected`, `exhausted`, `undecodable`, …).
 pub fn event_parked(subscription: &str, handler: Option<&str>, reason: &str) {
     EVENTS_PARKED
         .counter(&[subscription, handler.unwrap_or_default(), reason])
         .increment(1);
-}
-
-/// Sets the lag.
-pub fn lag(subscription: &str, lag: Duration) {
-    LAG.gauge(&[subscription]).set(lag.as_secs_f64());
-}
-
-/// Sets what is in flight.
-pub fn in_flight(subscription: &str, events: usize, bytes: usize) {
-    IN_FLIGHT_EVENTS.gauge(&[subscription]).set(events as f64);
-    IN_FLIGHT_BYTES.gauge(&[subscription]).set(bytes as f64);
-}
-
-/// Sets the number of events asked for and not delivered yet.
-pub fn credits_outstanding(subscription: &str, credits: u32) {
-    CREDITS_OUTSTANDING
-        .gauge(&[subscription])
-        .set(f64::from(credits));
 }
 
 /// Sets the state of a stream, one of [`STREAM_STATES`].

@@ -145,7 +145,6 @@ fn router(handle: PrometheusHandle) -> Router {
 
 #[cfg(test)]
 mod tests {
-    use super::super::metrics::Finished;
     use super::*;
 
     const ANY_PORT: SocketAddr =
@@ -154,14 +153,17 @@ mod tests {
     /// Calls every function that records.
     fn record_everything() {
         let second = Duration::from_secs(1);
-        metrics::events_received("accounts", 3);
-        metrics::events_finished("accounts", Finished::Handled, 2);
-        metrics::events_finished("accounts", Finished::Parked, 1);
+        metrics::EVENTS_RECEIVED.counter(&["accounts"]).increment(3);
+        for (outcome, count) in [("handled", 2), ("parked", 1)] {
+            let finished = metrics::EVENTS_FINISHED.counter(&["accounts", outcome]);
+            finished.increment(count);
+        }
         metrics::event_parked("accounts", Some("log"), "rejected");
         metrics::event_parked("accounts", None, "undecodable");
-        metrics::lag("accounts", second);
-        metrics::in_flight("accounts", 3, 300);
-        metrics::credits_outstanding("accounts", 100);
+        metrics::LAG.gauge(&["accounts"]).set(1.0);
+        metrics::IN_FLIGHT_EVENTS.gauge(&["accounts"]).set(3.0);
+        metrics::IN_FLIGHT_BYTES.gauge(&["accounts"]).set(300.0);
+        metrics::CREDITS_OUTSTANDING.gauge(&["accounts"]).set(100.0);
         metrics::stream_state("accounts", "connecting");
         metrics::stream_state("accounts", "live");
         metrics::reconnected("accounts", "silence");
