@@ -1,9 +1,70 @@
-//! What a database's errors mean for the daemon.
+//! What can go wrong in a store, and what a database's errors mean for the daemon.
 
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgDatabaseError;
 
-use super::StoreError;
+use crate::event::OrgId;
+
+/// The store failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It could not be reached, was too slow, or refused for now: the same call may succeed later.
+    #[error("store unavailable: {0}")]
+    Unavailable(String),
+    /// Another worker holds the subscription under a newer epoch.
+    #[error(
+        "another worker has taken subscription `{subscription}` over (epoch {ours} has passed)"
+    )]
+    Fenced {
+        /// Which.
+        subscription: String,
+        /// The epoch that was refused.
+        ours: i64,
+    },
+    /// The store belongs to another org.
+    #[error(
+        "this store holds the positions of org {stored}, but the login is for org {given}: use another \
+         database, or drop the schema `orgstream` (SQLite: delete the file) to begin anew"
+    )]
+    OtherOrg {
+        /// Org found in the store.
+        stored: OrgId,
+        /// Org signed in to.
+        given: OrgId,
+    },
+    /// The name is bound to another topic.
+    #[error(
+        "subscription `{name}` has a position on {stored}, but the configuration says {given}: choose \
+         another name for the new topic, or change the topic back"
+    )]
+    TopicChanged {
+        /// Subscription.
+        name: String,
+        /// Topic in the store.
+        stored: String,
+        /// Topic in the configuration.
+        given: String,
+    },
+    /// A name that is gone had this topic: probably a rename.
+    #[error(
+        "subscription `{name}` is new, and {topic} was streamed as `{old}`, which is not configured any \
+         more: call it `{old}` again to keep its position, or set `start` to begin anew under the new name"
+    )]
+    RenameSuspected {
+        /// New name.
+        name: String,
+        /// Name in the store.
+        old: String,
+        /// Topic of both.
+        topic: String,
+    },
+    /// The tables are missing or of another version.
+    #[error("the store's schema is not ready: {0}")]
+    NotMigrated(String),
+    /// A configuration that can never work.
+    #[error("{0}")]
+    Config(String),
+}
 
 /// What to do where the tables are not there.
 pub(super) const RUN_MIGRATE: &str = "run `orgstream migrate`";

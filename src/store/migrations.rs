@@ -26,19 +26,33 @@ impl Migration {
 }
 
 /// For Postgres, in order.
-pub(super) const POSTGRES: &[Migration] = &[Migration {
-    version: 1,
-    name: "begin",
-    sql: include_str!("../../migrations/postgres/0001_begin.sql"),
-}];
+pub(super) const POSTGRES: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "begin",
+        sql: include_str!("../../migrations/postgres/0001_begin.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "lease",
+        sql: include_str!("../../migrations/postgres/0002_lease.sql"),
+    },
+];
 
 /// For SQLite, in order; the same numbers.
 #[cfg(feature = "sqlite")]
-pub(super) const SQLITE: &[Migration] = &[Migration {
-    version: 1,
-    name: "begin",
-    sql: include_str!("../../migrations/sqlite/0001_begin.sql"),
-}];
+pub(super) const SQLITE: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "begin",
+        sql: include_str!("../../migrations/sqlite/0001_begin.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "lease",
+        sql: include_str!("../../migrations/sqlite/0002_lease.sql"),
+    },
+];
 
 /// Which of `all` are due where `applied` (version and checksum) ran. Versions that only a newer release
 /// knows are none of our business: the previous release runs on while the next one migrates.

@@ -1,13 +1,34 @@
 //! Parked events.
 
+use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 
-use super::sql;
-use super::subscription::hold;
+use super::lease::hold;
+use super::{PostgresStore, sql};
 use crate::event::{EventIdentity, SchemaId};
 use crate::store::common::{from_ms, plain, plain_list, replay_id, to_ms};
-use crate::store::{DeadLetter, DeadLetterFilter, Lease, StoreError, StoredDeadLetter};
+use crate::store::{
+    DeadLetter, DeadLetterFilter, DeadLetters, Lease, StoreError, StoredDeadLetter,
+};
+
+#[async_trait]
+impl DeadLetters for PostgresStore {
+    async fn park(&self, lease: &Lease, letter: &DeadLetter) -> Result<i64, StoreError> {
+        transaction!(self, |conn| park(conn, lease, letter))
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+    ) -> Result<Vec<StoredDeadLetter>, StoreError> {
+        transaction!(self, |conn| list(conn, filter))
+    }
+
+    async fn dead_letter(&self, id: i64) -> Result<Option<StoredDeadLetter>, StoreError> {
+        transaction!(self, |conn| find(conn, id))
+    }
+}
 
 /// Parks an event. The same one again changes nothing while it is open; one that a person had resolved
 /// failed anew, and is open again.

@@ -3,18 +3,32 @@
 //! Safe behind PgBouncer in transaction mode: no session locks, no named prepared statements, every
 //! statement inside an explicit transaction.
 
+/// Runs `$work`, which is given the connection `$conn`, in one bounded transaction.
+macro_rules! transaction {
+    ($store:expr, |$conn:ident| $work:expr) => {
+        $crate::store::postgres::bounded($store.timeout, async {
+            let mut tx = $store.connections.begin($store.timeout).await?;
+            let $conn = tx.connection();
+            let done = $work.await?;
+            tx.commit().await?;
+            Ok(done)
+        })
+        .await
+    };
+}
+
 mod connections;
 mod credential;
 mod dead_letter;
 mod hole;
+mod lease;
 mod migrate;
+mod position;
 mod schema;
 mod sql;
-mod subscription;
 
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -24,12 +38,9 @@ use self::connections::Connections;
 use super::common::to_ms;
 use super::crypto::Cipher;
 use super::vault::Sealer;
-use super::{
-    DeadLetter, DeadLetterFilter, Hole, Lease, Progress, StateReport, Store, StoreError,
-    StoredDeadLetter, StoredHole, SubscriptionKey, SubscriptionStatus, TakenOver,
-};
+use super::{Store, StoreError};
 use crate::config::StoreConfig;
-use crate::event::{OrgId, ReplayId, SchemaId};
+use crate::event::OrgId;
 use crate::salesforce::auth::{CredentialVault, StoredCredential, VaultError};
 
 /// A change of a large table takes longer than a call may.
@@ -72,20 +83,6 @@ async fn bounded<T>(
     })
 }
 
-/// Runs `$work`, which is given the connection `$conn`, in one bounded transaction.
-macro_rules! transaction {
-    ($store:expr, |$conn:ident| $work:expr) => {
-        bounded($store.timeout, async {
-            let mut tx = $store.connections.begin($store.timeout).await?;
-            let $conn = tx.connection();
-            let done = $work.await?;
-            tx.commit().await?;
-            Ok(done)
-        })
-        .await
-    };
-}
-
 #[async_trait]
 impl Store for PostgresStore {
     async fn ping(&self) -> Result<(), StoreError> {
@@ -112,85 +109,11 @@ impl Store for PostgresStore {
     }
 
     async fn bind_org(&self, org_id: &OrgId) -> Result<(), StoreError> {
-        transaction!(self, |conn| subscription::bind_org(conn, org_id))
+        transaction!(self, |conn| lease::bind_org(conn, org_id))
     }
 
     async fn bound_org(&self) -> Result<Option<OrgId>, StoreError> {
-        transaction!(self, |conn| subscription::bound_org(conn))
-    }
-
-    async fn take_over(
-        &self,
-        key: &SubscriptionKey,
-        holder: &str,
-        configured: &[String],
-        start_is_explicit: bool,
-    ) -> Result<TakenOver, StoreError> {
-        transaction!(self, |conn| subscription::take_over(
-            conn,
-            key,
-            holder,
-            configured,
-            start_is_explicit
-        ))
-    }
-
-    async fn mark_begun(&self, lease: &Lease) -> Result<(), StoreError> {
-        transaction!(self, |conn| subscription::mark_begun(conn, lease))
-    }
-
-    async fn mark_first(&self, lease: &Lease, first: &ReplayId) -> Result<(), StoreError> {
-        transaction!(self, |conn| subscription::mark_first(conn, lease, first))
-    }
-
-    async fn save_progress(&self, lease: &Lease, progress: &Progress) -> Result<(), StoreError> {
-        let number = self.last_write.fetch_add(1, Ordering::Relaxed) + 1;
-        transaction!(self, |conn| subscription::save_progress(
-            conn, lease, number, progress
-        ))
-    }
-
-    async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError> {
-        transaction!(self, |conn| subscription::report_state(conn, lease, report))
-    }
-
-    async fn park(&self, lease: &Lease, letter: &DeadLetter) -> Result<i64, StoreError> {
-        transaction!(self, |conn| dead_letter::park(conn, lease, letter))
-    }
-
-    async fn record_hole(&self, lease: &Lease, hole: &Hole) -> Result<i64, StoreError> {
-        transaction!(self, |conn| hole::record(conn, lease, hole))
-    }
-
-    async fn close_holes(&self, lease: &Lease, to: &ReplayId) -> Result<(), StoreError> {
-        transaction!(self, |conn| hole::close(conn, lease, to))
-    }
-
-    async fn load_schema(&self, id: &SchemaId) -> Result<Option<Arc<str>>, StoreError> {
-        transaction!(self, |conn| schema::load(conn, id))
-    }
-
-    async fn save_schema(&self, id: &SchemaId, json: &str) -> Result<(), StoreError> {
-        transaction!(self, |conn| schema::save(conn, id, json))
-    }
-
-    async fn subscriptions(&self) -> Result<Vec<SubscriptionStatus>, StoreError> {
-        transaction!(self, |conn| subscription::all(conn))
-    }
-
-    async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-    ) -> Result<Vec<StoredDeadLetter>, StoreError> {
-        transaction!(self, |conn| dead_letter::list(conn, filter))
-    }
-
-    async fn dead_letter(&self, id: i64) -> Result<Option<StoredDeadLetter>, StoreError> {
-        transaction!(self, |conn| dead_letter::find(conn, id))
-    }
-
-    async fn holes(&self, open_only: bool) -> Result<Vec<StoredHole>, StoreError> {
-        transaction!(self, |conn| hole::list(conn, open_only))
+        transaction!(self, |conn| lease::bound_org(conn))
     }
 
     async fn close(&self) {

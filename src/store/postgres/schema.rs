@@ -2,12 +2,24 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 
-use super::sql;
+use super::{PostgresStore, sql};
 use crate::event::SchemaId;
-use crate::store::StoreError;
 use crate::store::common::plain;
+use crate::store::{Schemas, StoreError};
+
+#[async_trait]
+impl Schemas for PostgresStore {
+    async fn load_schema(&self, id: &SchemaId) -> Result<Option<Arc<str>>, StoreError> {
+        transaction!(self, |conn| load(conn, id))
+    }
+
+    async fn save_schema(&self, id: &SchemaId, json: &str) -> Result<(), StoreError> {
+        transaction!(self, |conn| save(conn, id, json))
+    }
+}
 
 /// A schema's JSON text, where it is known.
 pub(super) async fn load(

@@ -2,14 +2,35 @@
 
 use std::time::SystemTime;
 
+use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::subscription::hold;
-use super::{from_json, to_json};
+use super::lease::hold;
+use super::{READ, SqliteStore, WRITE, from_json, to_json};
 use crate::event::{EventIdentity, SchemaId};
 use crate::store::common::{from_ms, plain, replay_id, to_ms};
-use crate::store::{DeadLetter, DeadLetterFilter, Lease, StoreError, StoredDeadLetter};
+use crate::store::{
+    DeadLetter, DeadLetterFilter, DeadLetters, Lease, StoreError, StoredDeadLetter,
+};
+
+#[async_trait]
+impl DeadLetters for SqliteStore {
+    async fn park(&self, lease: &Lease, letter: &DeadLetter) -> Result<i64, StoreError> {
+        transaction!(self, WRITE, |conn| park(conn, lease, letter))
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+    ) -> Result<Vec<StoredDeadLetter>, StoreError> {
+        transaction!(self, READ, |conn| list(conn, filter))
+    }
+
+    async fn dead_letter(&self, id: i64) -> Result<Option<StoredDeadLetter>, StoreError> {
+        transaction!(self, READ, |conn| find(conn, id))
+    }
+}
 
 /// Parks an event. The same one again changes nothing while it is open; one that a person had resolved
 /// failed anew, and is open again.

@@ -2,16 +2,32 @@
 
 use std::time::SystemTime;
 
+use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
-use super::subscription::hold;
-use super::{from_json, to_json};
+use super::lease::hold;
+use super::{READ, SqliteStore, WRITE, from_json, to_json};
 use crate::event::ReplayId;
 use crate::store::common::{
     MAX_HOLE_RECORDS, from_ms, kind_from, kind_text, plain, replay_id, to_ms, to_sql_count,
 };
-use crate::store::{Hole, Lease, StoreError, StoredHole};
+use crate::store::{Hole, Holes, Lease, StoreError, StoredHole};
+
+#[async_trait]
+impl Holes for SqliteStore {
+    async fn record_hole(&self, lease: &Lease, hole: &Hole) -> Result<i64, StoreError> {
+        transaction!(self, WRITE, |conn| record(conn, lease, hole))
+    }
+
+    async fn close_holes(&self, lease: &Lease, to: &ReplayId) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| close(conn, lease, to))
+    }
+
+    async fn holes(&self, open_only: bool) -> Result<Vec<StoredHole>, StoreError> {
+        transaction!(self, READ, |conn| list(conn, open_only))
+    }
+}
 
 /// Records a hole. What a restart records again is the same hole: a `lost` one that begins at the same
 /// place and has no end yet or the same, a `gap` that the same event told of.

@@ -3,17 +3,32 @@
 //! One connection for a process; other processes may read beside it, but only one may run subscriptions,
 //! which a lock on `<file>.lock` sees to. Times are milliseconds since 1970, lists are JSON.
 
+/// Runs `$work`, which is given the connection `$conn`, in one bounded transaction of kind `$begin`.
+macro_rules! transaction {
+    ($store:expr, $begin:expr, |$conn:ident| $work:expr) => {
+        $crate::store::sqlite::bounded($store.timeout, async {
+            let mut guard = $store.database.connection().await?;
+            let mut tx = guard.begin($begin).await?;
+            let $conn = &mut *tx;
+            let done = $work.await?;
+            tx.commit().await?;
+            Ok(done)
+        })
+        .await
+    };
+}
+
 mod connection;
 mod credential;
 mod dead_letter;
 mod hole;
+mod lease;
 mod migrate;
+mod position;
 mod schema;
-mod subscription;
 
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -23,12 +38,9 @@ use self::connection::Database;
 use super::common::to_ms;
 use super::crypto::Cipher;
 use super::vault::Sealer;
-use super::{
-    DeadLetter, DeadLetterFilter, Hole, Lease, Progress, StateReport, Store, StoreError,
-    StoredDeadLetter, StoredHole, SubscriptionKey, SubscriptionStatus, TakenOver,
-};
+use super::{Store, StoreError};
 use crate::config::StoreConfig;
-use crate::event::{OrgId, ReplayId, SchemaId};
+use crate::event::OrgId;
 use crate::salesforce::auth::{CredentialVault, StoredCredential, VaultError};
 
 /// The store in a SQLite file.
@@ -80,21 +92,6 @@ async fn bounded<T>(
     })
 }
 
-/// Runs `$work`, which is given the connection `$conn`, in one bounded transaction of kind `$begin`.
-macro_rules! transaction {
-    ($store:expr, $begin:expr, |$conn:ident| $work:expr) => {
-        bounded($store.timeout, async {
-            let mut guard = $store.database.connection().await?;
-            let mut tx = guard.begin($begin).await?;
-            let $conn = &mut *tx;
-            let done = $work.await?;
-            tx.commit().await?;
-            Ok(done)
-        })
-        .await
-    };
-}
-
 /// A transaction that reads.
 const READ: &str = "begin";
 
@@ -121,90 +118,11 @@ impl Store for SqliteStore {
     }
 
     async fn bind_org(&self, org_id: &OrgId) -> Result<(), StoreError> {
-        transaction!(self, WRITE, |conn| subscription::bind_org(conn, org_id))
+        transaction!(self, WRITE, |conn| lease::bind_org(conn, org_id))
     }
 
     async fn bound_org(&self) -> Result<Option<OrgId>, StoreError> {
-        transaction!(self, READ, |conn| subscription::bound_org(conn))
-    }
-
-    async fn take_over(
-        &self,
-        key: &SubscriptionKey,
-        holder: &str,
-        configured: &[String],
-        start_is_explicit: bool,
-    ) -> Result<TakenOver, StoreError> {
-        self.database.claim()?;
-        transaction!(self, WRITE, |conn| subscription::take_over(
-            conn,
-            key,
-            holder,
-            configured,
-            start_is_explicit
-        ))
-    }
-
-    async fn mark_begun(&self, lease: &Lease) -> Result<(), StoreError> {
-        transaction!(self, WRITE, |conn| subscription::mark_begun(conn, lease))
-    }
-
-    async fn mark_first(&self, lease: &Lease, first: &ReplayId) -> Result<(), StoreError> {
-        transaction!(self, WRITE, |conn| subscription::mark_first(
-            conn, lease, first
-        ))
-    }
-
-    async fn save_progress(&self, lease: &Lease, progress: &Progress) -> Result<(), StoreError> {
-        let number = self.last_write.fetch_add(1, Ordering::Relaxed) + 1;
-        transaction!(self, WRITE, |conn| subscription::save_progress(
-            conn, lease, number, progress
-        ))
-    }
-
-    async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError> {
-        transaction!(self, WRITE, |conn| subscription::report_state(
-            conn, lease, report
-        ))
-    }
-
-    async fn park(&self, lease: &Lease, letter: &DeadLetter) -> Result<i64, StoreError> {
-        transaction!(self, WRITE, |conn| dead_letter::park(conn, lease, letter))
-    }
-
-    async fn record_hole(&self, lease: &Lease, hole: &Hole) -> Result<i64, StoreError> {
-        transaction!(self, WRITE, |conn| hole::record(conn, lease, hole))
-    }
-
-    async fn close_holes(&self, lease: &Lease, to: &ReplayId) -> Result<(), StoreError> {
-        transaction!(self, WRITE, |conn| hole::close(conn, lease, to))
-    }
-
-    async fn load_schema(&self, id: &SchemaId) -> Result<Option<Arc<str>>, StoreError> {
-        transaction!(self, READ, |conn| schema::load(conn, id))
-    }
-
-    async fn save_schema(&self, id: &SchemaId, json: &str) -> Result<(), StoreError> {
-        transaction!(self, WRITE, |conn| schema::save(conn, id, json))
-    }
-
-    async fn subscriptions(&self) -> Result<Vec<SubscriptionStatus>, StoreError> {
-        transaction!(self, READ, |conn| subscription::all(conn))
-    }
-
-    async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-    ) -> Result<Vec<StoredDeadLetter>, StoreError> {
-        transaction!(self, READ, |conn| dead_letter::list(conn, filter))
-    }
-
-    async fn dead_letter(&self, id: i64) -> Result<Option<StoredDeadLetter>, StoreError> {
-        transaction!(self, READ, |conn| dead_letter::find(conn, id))
-    }
-
-    async fn holes(&self, open_only: bool) -> Result<Vec<StoredHole>, StoreError> {
-        transaction!(self, READ, |conn| hole::list(conn, open_only))
+        transaction!(self, READ, |conn| lease::bound_org(conn))
     }
 
     async fn close(&self) {

@@ -3,11 +3,24 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 
+use super::{READ, SqliteStore, WRITE};
 use crate::event::SchemaId;
-use crate::store::StoreError;
 use crate::store::common::to_ms;
+use crate::store::{Schemas, StoreError};
+
+#[async_trait]
+impl Schemas for SqliteStore {
+    async fn load_schema(&self, id: &SchemaId) -> Result<Option<Arc<str>>, StoreError> {
+        transaction!(self, READ, |conn| load(conn, id))
+    }
+
+    async fn save_schema(&self, id: &SchemaId, json: &str) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| save(conn, id, json))
+    }
+}
 
 /// A schema's JSON text, where it is known.
 pub(super) async fn load(

@@ -1,96 +1,49 @@
 //! Taking over, progress, state.
 
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use async_trait::async_trait;
 use serde_json::json;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
-use crate::event::{EventIdentity, OrgId, ReplayId};
+use super::lease::{fenced, hold};
+use super::{READ, SqliteStore, WRITE};
+use crate::event::ReplayId;
 use crate::store::common::{
-    MARK_INTERVAL_MS, from_ms, from_sql_count, mark_ms, not_a_rename, org_from, plain, replay_id,
-    same_org, same_topic, to_ms, to_sql_count, topic_from,
+    MARK_INTERVAL_MS, from_ms, from_sql_count, mark_ms, org_from, plain, replay_id, to_ms,
+    to_sql_count, topic_from,
 };
 use crate::store::{
-    FinishedAhead, Lease, Progress, StateReport, StoreError, SubscriptionKey, SubscriptionStatus,
-    TakenOver,
+    FinishedAhead, Lease, Positions, Progress, StateReport, StoreError, SubscriptionKey,
+    SubscriptionStatus,
 };
 
-/// Binds the store to an org, or finds it bound to the same.
-pub(super) async fn bind_org(
-    conn: &mut SqliteConnection,
-    org_id: &OrgId,
-) -> Result<(), StoreError> {
-    const STORED: &str = "select org_id from org";
-    let stored: Option<String> = sqlx::query_scalar(STORED)
-        .fetch_optional(&mut *conn)
-        .await?;
-    let stored = match stored {
-        Some(stored) => stored,
-        None => {
-            sqlx::query("insert into org (org_id, bound_at) values ($1, $2)")
-                .bind(org_id.as_str())
-                .bind(to_ms(SystemTime::now()))
-                .execute(&mut *conn)
-                .await?;
-            sqlx::query_scalar(STORED).fetch_one(conn).await?
-        }
-    };
-    same_org(&stored, org_id)
-}
+#[async_trait]
+impl Positions for SqliteStore {
+    async fn mark_begun(&self, lease: &Lease) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| mark_begun(conn, lease))
+    }
 
-/// The org that the store is bound to.
-pub(super) async fn bound_org(conn: &mut SqliteConnection) -> Result<Option<OrgId>, StoreError> {
-    let stored: Option<String> = sqlx::query_scalar("select org_id from org")
-        .fetch_optional(conn)
-        .await?;
-    stored.as_deref().map(org_from).transpose()
-}
+    async fn mark_first(&self, lease: &Lease, first: &ReplayId) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| mark_first(conn, lease, first))
+    }
 
-/// Raises the epoch and gives what the last holder left.
-pub(super) async fn take_over(
-    conn: &mut SqliteConnection,
-    key: &SubscriptionKey,
-    holder: &str,
-    configured: &[String],
-    start_is_explicit: bool,
-) -> Result<TakenOver, StoreError> {
-    bind_org(conn, &key.org_id).await?;
-    create(conn, key, configured, start_is_explicit).await?;
-    let row = sqlx::query(
-        "select topic, position, position_at, \
-                begun_at is not null as begun, begun_with \
-         from subscription where org_id = $1 and name = $2",
-    )
-    .bind(key.org_id.as_str())
-    .bind(&key.name)
-    .fetch_one(&mut *conn)
-    .await?;
-    same_topic(row.try_get("topic")?, key)?;
-    let epoch: i64 = sqlx::query_scalar(
-        "update subscription \
-         set epoch = epoch + 1, write_number = 0, holder = $3, taken_at = $4 \
-         where org_id = $1 and name = $2 returning epoch",
-    )
-    .bind(key.org_id.as_str())
-    .bind(&key.name)
-    .bind(holder)
-    .bind(to_ms(SystemTime::now()))
-    .fetch_one(&mut *conn)
-    .await?;
-    let position = replay_id(row.try_get("position")?);
-    Ok(TakenOver {
-        lease: Lease {
-            key: key.clone(),
-            holder: holder.to_owned(),
-            epoch,
-        },
-        begun_without_position: row.try_get("begun")? && position.is_none(),
-        begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
-        position,
-        finished_ahead: finished_ahead(conn, key).await?,
-        position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
-    })
+    async fn save_progress(&self, lease: &Lease, progress: &Progress) -> Result<(), StoreError> {
+        let number = self.last_write.fetch_add(1, Ordering::Relaxed) + 1;
+        transaction!(self, WRITE, |conn| save_progress(
+            conn, lease, number, progress
+        ))
+    }
+
+    async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| report_state(conn, lease, report))
+    }
+
+    async fn subscriptions(&self) -> Result<Vec<SubscriptionStatus>, StoreError> {
+        transaction!(self, READ, |conn| all(conn))
+    }
 }
 
 /// Notes that a stream is about to begin at LATEST.
@@ -128,81 +81,6 @@ pub(super) async fn mark_first(
     .execute(conn)
     .await?;
     Ok(())
-}
-
-/// Creates the row of a new name, unless it looks like a rename.
-async fn create(
-    conn: &mut SqliteConnection,
-    key: &SubscriptionKey,
-    configured: &[String],
-    start_is_explicit: bool,
-) -> Result<(), StoreError> {
-    let names: Vec<String> = sqlx::query_scalar(
-        "select name from subscription \
-         where org_id = $1 and (name = $2 or topic = $3) order by created_at, name",
-    )
-    .bind(key.org_id.as_str())
-    .bind(&key.name)
-    .bind(key.topic.as_str())
-    .fetch_all(&mut *conn)
-    .await?;
-    if names.contains(&key.name) {
-        return Ok(());
-    }
-    not_a_rename(key, &names, configured, start_is_explicit)?;
-    sqlx::query(
-        "insert into subscription (org_id, name, topic, created_at) values ($1, $2, $3, $4)",
-    )
-    .bind(key.org_id.as_str())
-    .bind(&key.name)
-    .bind(key.topic.as_str())
-    .bind(to_ms(SystemTime::now()))
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-async fn finished_ahead(
-    conn: &mut SqliteConnection,
-    key: &SubscriptionKey,
-) -> Result<Vec<FinishedAhead>, StoreError> {
-    let rows: Vec<(String, String)> = sqlx::query_as(
-        "select handler, identity from finished_ahead \
-         where org_id = $1 and subscription = $2",
-    )
-    .bind(key.org_id.as_str())
-    .bind(&key.name)
-    .fetch_all(conn)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(handler, identity)| FinishedAhead {
-            handler,
-            identity: EventIdentity::from_stored(&identity),
-        })
-        .collect())
-}
-
-/// Refuses a writer whose epoch has passed.
-pub(super) async fn hold(conn: &mut SqliteConnection, lease: &Lease) -> Result<(), StoreError> {
-    let epoch: Option<i64> =
-        sqlx::query_scalar("select epoch from subscription where org_id = $1 and name = $2")
-            .bind(lease.key.org_id.as_str())
-            .bind(&lease.key.name)
-            .fetch_optional(conn)
-            .await?;
-    if epoch == Some(lease.epoch) {
-        Ok(())
-    } else {
-        Err(fenced(lease))
-    }
-}
-
-fn fenced(lease: &Lease) -> StoreError {
-    StoreError::Fenced {
-        subscription: lease.key.name.clone(),
-        ours: lease.epoch,
-    }
 }
 
 /// Writes progress. `number` orders this write among those of the same epoch: one that was given up but

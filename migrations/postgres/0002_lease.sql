@@ -1,0 +1,63 @@
+-- Several workers, dead letters that hold their records, and what people ask of a subscription's owner.
+-- Safe while the previous release runs: columns are added, none is taken away.
+
+alter table orgstream.subscription
+    add column lease_until timestamptz,
+    add column paused_at timestamptz,
+    add column begin_from text check (begin_from in ('earliest', 'latest')),
+    add column position_time timestamptz,
+    add column asked bigint not null default 0;
+comment on column orgstream.subscription.holder is 'The process that holds the lease, or held it last (worker.holder); random for each start.';
+comment on column orgstream.subscription.lease_until is 'Until when holder alone may run it, by this server''s clock; null where nobody holds it.';
+comment on column orgstream.subscription.paused_at is 'When a person paused it; null while it may run.';
+comment on column orgstream.subscription.begin_from is 'Where a rewind told it to begin; counts while there is no position.';
+comment on column orgstream.subscription.position_time is 'When the event at the position was committed, or the keepalive received: how near the position is to leaving the bus.';
+comment on column orgstream.subscription.asked is 'Grows whenever a person asks something of the owner: look at dead_letter and command anew.';
+
+create table orgstream.worker (
+    holder text primary key,
+    name text not null,
+    version text not null,
+    started_at timestamptz not null default now(),
+    seen_at timestamptz not null default now(),
+    lives_until timestamptz not null
+);
+comment on table orgstream.worker is 'Processes that run subscriptions. They share them out by the number of those that live.';
+comment on column orgstream.worker.holder is 'Random for each start of a process.';
+comment on column orgstream.worker.name is 'The dyno, or host and process ID.';
+comment on column orgstream.worker.lives_until is 'Counted as alive until then, by this server''s clock.';
+
+alter table orgstream.dead_letter
+    add column place bigint,
+    add column unit text,
+    add column retry_asked_at timestamptz;
+comment on column orgstream.dead_letter.place is 'Order among the dead letters of one handler, oldest first; null is its id.';
+comment on column orgstream.dead_letter.unit is 'Dead letters of one handler and unit are handed over together: a transaction.';
+comment on column orgstream.dead_letter.retry_asked_at is 'When a person asked for another attempt; null once that was made or withdrawn.';
+comment on column orgstream.dead_letter.reason is 'rejected, exhausted, undecodable, schema_refused, schema_unavailable, parked_behind.';
+comment on column orgstream.dead_letter.record_ids is 'Records it concerns, or the value of its key: later events of theirs wait behind it.';
+
+create table orgstream.command (
+    id bigint generated always as identity primary key,
+    org_id text not null,
+    subscription text not null,
+    kind text not null,
+    arguments jsonb not null default '{}',
+    state text not null default 'asked'
+        check (state in ('asked', 'running', 'done', 'failed', 'withdrawn')),
+    progress jsonb not null default '{}',
+    outcome text,
+    asked_at timestamptz not null default now(),
+    asked_by text,
+    begun_at timestamptz,
+    ended_at timestamptz,
+    foreign key (org_id, subscription) references orgstream.subscription (org_id, name)
+        on update cascade on delete cascade
+);
+create index command_open on orgstream.command (org_id, subscription, id)
+    where state in ('asked', 'running');
+comment on table orgstream.command is 'What people ask of the process that runs a subscription: it carries the row out. A withdrawn row is stopped.';
+comment on column orgstream.command.kind is 'rewind, replay.';
+comment on column orgstream.command.arguments is 'Where from, where to, for which handler.';
+comment on column orgstream.command.progress is 'How far it is; a later owner goes on from there.';
+comment on column orgstream.command.outcome is 'How it ended, for a person.';

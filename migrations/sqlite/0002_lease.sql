@@ -1,0 +1,40 @@
+-- What migrations/postgres/0002_lease.sql adds; its comments say what each column means.
+
+alter table subscription add column lease_until integer;
+alter table subscription add column paused_at integer;
+alter table subscription add column begin_from text check (begin_from in ('earliest', 'latest'));
+alter table subscription add column position_time integer;
+alter table subscription add column asked integer not null default 0;
+
+create table worker (
+    holder text primary key,
+    name text not null,
+    version text not null,
+    started_at integer not null,
+    seen_at integer not null,
+    lives_until integer not null
+) strict;
+
+alter table dead_letter add column place integer;
+alter table dead_letter add column unit text;
+alter table dead_letter add column retry_asked_at integer;
+
+create table command (
+    id integer primary key autoincrement,
+    org_id text not null,
+    subscription text not null,
+    kind text not null,
+    arguments text not null default '{}',
+    state text not null default 'asked'
+        check (state in ('asked', 'running', 'done', 'failed', 'withdrawn')),
+    progress text not null default '{}',
+    outcome text,
+    asked_at integer not null,
+    asked_by text,
+    begun_at integer,
+    ended_at integer,
+    foreign key (org_id, subscription) references subscription (org_id, name)
+        on update cascade on delete cascade
+) strict;
+create index command_open on command (org_id, subscription, id)
+    where state in ('asked', 'running');

@@ -1,0 +1,95 @@
+//! Where a subscription stands, what is finished above it, and its state for people.
+
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+
+use super::{Lease, StoreError, SubscriptionKey};
+use crate::event::{EventIdentity, ReplayId};
+
+/// An event that a handler has finished although the position has not passed it yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FinishedAhead {
+    /// Handler name.
+    pub handler: String,
+    /// Which event.
+    pub identity: EventIdentity,
+}
+
+/// What a subscription has achieved since its last write.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The new position; `None` leaves it as it is.
+    pub position: Option<ReplayId>,
+    /// The whole set above the position, which replaces what is stored.
+    pub finished_ahead: Vec<FinishedAhead>,
+    /// The last moment with a live stream and nothing unfinished.
+    pub caught_up_at: Option<SystemTime>,
+    /// Commit time of the newest event at or below the position, for `position_mark`.
+    pub marked_at: Option<SystemTime>,
+    /// Events received since the last write.
+    pub received: u64,
+    /// Events finished since the last write.
+    pub finished: u64,
+}
+
+/// A state that `orgstream status` shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateReport {
+    /// `connecting`, `live`, `paused`, `reconnecting`, `blocked`, `stopped`.
+    pub state: String,
+    /// Why, and the cure where a person has to act.
+    pub detail: Option<String>,
+}
+
+/// A subscription as `orgstream status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubscriptionStatus {
+    /// Its key.
+    pub key: SubscriptionKey,
+    /// `connecting`, `live`, …
+    pub state: String,
+    /// Why, and the cure.
+    pub detail: Option<String>,
+    /// When the state was written.
+    pub state_at: Option<SystemTime>,
+    /// Process that holds it.
+    pub holder: Option<String>,
+    /// Epoch of the last change of hands.
+    pub epoch: i64,
+    /// Where it stands.
+    pub position: Option<ReplayId>,
+    /// When the position was last written.
+    pub position_at: Option<SystemTime>,
+    /// The last moment with a live stream and nothing unfinished.
+    pub caught_up_at: Option<SystemTime>,
+    /// Events received, in all.
+    pub received: u64,
+    /// Events finished, in all.
+    pub finished: u64,
+    /// Open dead letters.
+    pub parked: u64,
+    /// Holes not acknowledged.
+    pub holes: u64,
+}
+
+/// Positions and states.
+#[async_trait]
+pub trait Positions: Send + Sync {
+    /// Records that a stream is about to begin at LATEST, so that a crash before its first response is
+    /// seen as a hole ([`TakenOver::begun_without_position`]).
+    async fn mark_begun(&self, lease: &Lease) -> Result<(), StoreError>;
+
+    /// Records the first replay ID that came on a stream that began at LATEST, so that a restart before
+    /// the first position loses no more than that one ([`TakenOver::begun_with`]). The first one stays.
+    async fn mark_first(&self, lease: &Lease, first: &ReplayId) -> Result<(), StoreError>;
+
+    /// Writes progress, in one transaction; refused where the lease's epoch has passed.
+    async fn save_progress(&self, lease: &Lease, progress: &Progress) -> Result<(), StoreError>;
+
+    /// Writes a state for people to see; refused where the epoch has passed.
+    async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError>;
+
+    /// Every subscription in the store.
+    async fn subscriptions(&self) -> Result<Vec<SubscriptionStatus>, StoreError>;
+}
