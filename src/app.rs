@@ -23,7 +23,7 @@ use crate::salesforce::auth::{
 };
 use crate::salesforce::pubsub::{PubSub, PubSubError};
 use crate::store::{self, Store, StoreError};
-use crate::subscription::{self, Ended, Shared, State};
+use crate::subscription::{self, Assignment, Ended, Shared, State, lease_clock};
 use crate::telemetry::{self, metrics};
 
 use schemas::{BusSource, StoreShelf};
@@ -335,8 +335,22 @@ async fn run_subscriptions(
     for ((subscription, handlers), (name, state)) in
         config.subscriptions.into_iter().zip(handlers).zip(states.0)
     {
-        let run = subscription::run(shared.clone(), subscription, handlers, state, stop.clone());
-        running.spawn(async move { (name, run.await) });
+        let (keeper, clock) = lease_clock(None);
+        let (ask, asked) = watch::channel(0);
+        let assignment = Assignment { clock, asked };
+        let run = subscription::run(
+            shared.clone(),
+            subscription,
+            handlers,
+            assignment,
+            state,
+            stop.clone(),
+        );
+        running.spawn(async move {
+            let ended = run.await;
+            drop((keeper, ask));
+            (name, ended)
+        });
     }
     let mut result = Ok(());
     while let Some(ended) = running.join_next().await {

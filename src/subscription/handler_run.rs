@@ -2,14 +2,12 @@
 //! and 6). Pure: time is passed in, and nothing is called.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::pause;
-use super::lanes::{CallId, Lanes, Waiting};
-use super::tracker::{HandlerSet, Seq};
+use super::lanes::{CallId, Lanes, Origin, Unit, Waiting};
+use super::tracker::HandlerSet;
 use crate::config::{BackoffConfig, HandlerConfig, OnExhausted, Ordering, RetryConfig};
-use crate::event::Event;
 use crate::handler::{Answer, BatchAnswer, BatchLimits, Retry};
 
 /// Failed calls in a row, without a success of any other event, after which the handler counts as down.
@@ -71,7 +69,7 @@ pub(super) struct HandlerRun {
     failures_in_row: u32,
     down: Option<Down>,
     /// Events that were given up with `on_exhausted = "stop"`: nothing else is handed over while there are any.
-    stopped: BTreeMap<Seq, String>,
+    stopped: BTreeMap<Origin, String>,
 }
 
 /// A handler that fails for all.
@@ -114,9 +112,9 @@ impl HandlerRun {
         }
     }
 
-    /// Takes an event in.
-    pub(super) fn put(&mut self, seq: Seq, event: Arc<Event>, ordering: Ordering) {
-        self.lanes.put(Waiting::new(seq, event, ordering));
+    /// Takes a unit in.
+    pub(super) fn put(&mut self, origin: Origin, unit: Unit, ordering: Ordering) {
+        self.lanes.put(Waiting::new(origin, unit, ordering));
     }
 
     /// The next call to make now, if any.
@@ -125,7 +123,7 @@ impl HandlerRun {
         let (call, mut batch) = match (&self.down, self.stopped.keys().next()) {
             // Only what stopped it, until that is done.
             (_, Some(_)) if calls > 0 => None,
-            (_, Some(seq)) => self.lanes.one(*seq, now),
+            (_, Some(origin)) => self.lanes.one(*origin, now),
             // One event at a time, to see whether it is back.
             (Some(down), None) if down.until > now || calls > 0 => None,
             (Some(_), None) => self.lanes.probe(now),
@@ -175,7 +173,7 @@ impl HandlerRun {
     ) -> Answered {
         self.lanes.end_call(call);
         let whole = matches!(answer, BatchAnswer::All(_)) && batch.len() > 1;
-        let answers = one_each(answer, batch.len());
+        let answers = one_each(answer, &batch);
         let mut result = Answered::default();
         let handled = answers.iter().filter(|a| **a == Answer::Handled).count();
         // Having handled or refused something, it answers; else, the longest pause that it asked for.
@@ -186,7 +184,7 @@ impl HandlerRun {
         for (mut waiting, answer) in batch.into_iter().zip(answers) {
             waiting.attempts += 1;
             if !matches!(answer, Answer::Retry(_)) {
-                self.stopped.remove(&waiting.seq);
+                self.stopped.remove(&waiting.origin);
             }
             match answer {
                 Answer::Handled => result.done.push((waiting, Verdict::Handled)),
@@ -237,7 +235,7 @@ impl HandlerRun {
                 "given up after {} attempts: {}",
                 waiting.attempts, retry.reason
             );
-            self.stopped.remove(&waiting.seq);
+            self.stopped.remove(&waiting.origin);
             result.done.push((
                 waiting,
                 Verdict::Park {
@@ -246,17 +244,17 @@ impl HandlerRun {
                 },
             ));
             return;
-        } else if exhausted || self.stopped.contains_key(&waiting.seq) {
+        } else if exhausted || self.stopped.contains_key(&waiting.origin) {
             let why = format!(
                 "handler `{}` could not handle event {} after {} attempts ({}), and on_exhausted is \
                  \"stop\": mend it, and it goes on by itself",
                 self.name,
-                waiting.event.identity(),
+                waiting.unit.events()[0].identity(),
                 waiting.attempts,
                 retry.reason
             );
             waiting.not_before = Some(now + pause(&self.stopped_retry, 8));
-            if self.stopped.insert(waiting.seq, why.clone()).is_none() {
+            if self.stopped.insert(waiting.origin, why.clone()).is_none() {
                 result.health = Some(Health::Stopped(why));
             }
         } else {
@@ -322,23 +320,33 @@ fn asked_pause(answer: &Answer) -> Option<Duration> {
     }
 }
 
-fn one_each(answer: BatchAnswer, events: usize) -> Vec<Answer> {
+/// One answer for each unit. The events of a transaction share the worst that was said of one of them.
+fn one_each(answer: BatchAnswer, batch: &[Waiting]) -> Vec<Answer> {
+    let events: usize = batch.iter().map(|w| w.unit.events().len()).sum();
     match answer {
-        BatchAnswer::All(answer) => vec![answer; events],
-        BatchAnswer::Each(answers) if answers.len() == events => answers,
+        BatchAnswer::All(answer) => vec![answer; batch.len()],
+        BatchAnswer::Each(answers) if answers.len() == events => {
+            let mut answers = answers.into_iter();
+            let of_unit = |waiting: &Waiting| {
+                let own = answers.by_ref().take(waiting.unit.events().len());
+                own.reduce(worse).unwrap_or(Answer::Handled)
+            };
+            batch.iter().map(of_unit).collect()
+        }
         BatchAnswer::Each(answers) => {
             let reason = format!(
                 "the handler gave {} answers for {events} events",
                 answers.len()
             );
-            vec![
-                Answer::Retry(Retry {
-                    reason,
-                    after: None
-                });
-                events
-            ]
+            vec![Answer::Retry(Retry::because(reason)); batch.len()]
         }
+    }
+}
+
+fn worse(one: Answer, other: Answer) -> Answer {
+    match (&one, &other) {
+        (Answer::Reject { .. }, _) | (Answer::Retry(_), Answer::Handled | Answer::Retry(_)) => one,
+        (Answer::Handled, _) | (Answer::Retry(_), Answer::Reject { .. }) => other,
     }
 }
 

@@ -33,6 +33,23 @@ enum Order {
 }
 
 impl Order {
+    /// A unit waits for the records of all its events.
+    fn of_unit(unit: &Unit, ordering: Ordering) -> Self {
+        let mut all = Vec::new();
+        for event in unit.events() {
+            match Self::of(event, ordering) {
+                Self::Free => {}
+                Self::Barrier => return Self::Barrier,
+                Self::Records(records) => all.extend(records),
+            }
+        }
+        if all.is_empty() {
+            Self::Free
+        } else {
+            Self::Records(all)
+        }
+    }
+
     fn of(event: &Event, ordering: Ordering) -> Self {
         match ordering {
             Ordering::None => Self::Free,
@@ -54,21 +71,62 @@ fn hash(record: &String) -> RecordHash {
     hasher.finish().max(1) // 0 is ONE_LANE
 }
 
-/// An event that waits for a handler, or is with it.
+/// Where an event that waits came from. In this order they are handed over, as far as their records allow:
+/// what is parked before what arrives, and a side replay behind both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Origin {
+    /// A dead letter that is tried again, by its place and its number.
+    Letter {
+        /// Order among the dead letters of a handler.
+        place: i64,
+        /// Number in the store.
+        id: i64,
+    },
+    /// The subscription's own stream.
+    Live(Seq),
+    /// The stream of a side replay.
+    Replay(Seq),
+}
+
+/// Events that are handed over, handled and parked together: one, or all of a transaction.
+#[derive(Debug, Clone)]
+pub(super) enum Unit {
+    /// By itself.
+    One(Arc<Event>),
+    /// At least two, in bus order.
+    Several(Arc<[Arc<Event>]>),
+}
+
+impl Unit {
+    /// Its events, in bus order; at least one.
+    pub(super) fn events(&self) -> &[Arc<Event>] {
+        match self {
+            Self::One(event) => std::slice::from_ref(event),
+            Self::Several(events) => events,
+        }
+    }
+
+    /// Bytes of its events as received.
+    fn size(&self) -> usize {
+        self.events().iter().map(|event| event.raw.size()).sum()
+    }
+}
+
+/// A unit that waits for a handler, or is with it.
 #[derive(Debug, Clone)]
 pub(super) struct Waiting {
-    pub(super) seq: Seq,
-    pub(super) event: Arc<Event>,
+    pub(super) origin: Origin,
+    pub(super) unit: Unit,
     order: Order,
     /// Not to be handed over before.
     pub(super) not_before: Option<Instant>,
-    /// Alone in its batch, because a batch that held it was refused as a whole.
+    /// Alone in its batch: a batch that held it was refused as a whole, or it is a transaction.
     pub(super) alone: bool,
     /// Hand-overs so far.
     pub(super) attempts: u32,
-    /// Failed hand-overs that count against the event: the handler succeeded with others meanwhile.
+    /// Failed hand-overs that count against the unit: the handler succeeded with others meanwhile.
     pub(super) counted: u32,
-    /// The handler's successes when this event failed last.
+    /// The handler's successes when this unit failed last.
     pub(super) successes_seen: u64,
     /// When it failed first.
     pub(super) failing_since: Option<Instant>,
@@ -77,14 +135,14 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn new(seq: Seq, event: Arc<Event>, ordering: Ordering) -> Self {
-        let order = Order::of(&event, ordering);
+    pub(super) fn new(origin: Origin, unit: Unit, ordering: Ordering) -> Self {
+        let order = Order::of_unit(&unit, ordering);
         Self {
-            seq,
-            event,
+            origin,
+            alone: matches!(unit, Unit::Several(_)),
+            unit,
             order,
             not_before: None,
-            alone: false,
             attempts: 0,
             counted: 0,
             successes_seen: 0,
@@ -100,7 +158,7 @@ pub(super) type CallId = u64;
 /// What waits for one handler, and what is with it.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    waiting: BTreeMap<Seq, Waiting>,
+    waiting: BTreeMap<Origin, Waiting>,
     /// Records held by each call under way.
     calls: HashMap<CallId, Vec<RecordHash>>,
     held: HashMap<RecordHash, usize>,
@@ -111,7 +169,7 @@ pub(super) struct Lanes {
 impl Lanes {
     /// Takes an event in, or back after a failed hand-over.
     pub(super) fn put(&mut self, waiting: Waiting) {
-        self.waiting.insert(waiting.seq, waiting);
+        self.waiting.insert(waiting.origin, waiting);
     }
 
     /// Events that wait.
@@ -154,8 +212,8 @@ impl Lanes {
         if self.barrier_with_handler {
             return None;
         }
-        let seqs = self.choose(now, limits, None);
-        self.take(&seqs)
+        let chosen = self.choose(now, limits, None);
+        self.take(&chosen)
     }
 
     /// One event to find out whether a handler that fails for all is back: the ready one that was tried
@@ -168,17 +226,17 @@ impl Lanes {
             events: 1,
             bytes: 0,
         };
-        let mut best: Option<(u32, Seq)> = None;
+        let mut best: Option<(u32, Origin)> = None;
         let mut skip = HashSet::new();
         // A few dozen candidates tell enough; each look is a scan.
         for _ in 0..32 {
-            let Some(seq) = self.choose(now, one, Some(&skip)).first().copied() else {
+            let Some(origin) = self.choose(now, one, Some(&skip)).first().copied() else {
                 break;
             };
-            skip.insert(seq);
-            let attempts = self.waiting.get(&seq).map_or(0, |w| w.attempts);
+            skip.insert(origin);
+            let attempts = self.waiting.get(&origin).map_or(0, |w| w.attempts);
             if best.is_none_or(|(least, _)| attempts < least) {
-                best = Some((attempts, seq));
+                best = Some((attempts, origin));
             }
             if attempts == 0 {
                 break;
@@ -188,10 +246,10 @@ impl Lanes {
     }
 
     /// This event alone, if it waits, is due, and nothing is under way.
-    pub(super) fn one(&mut self, seq: Seq, now: Instant) -> Option<(CallId, Vec<Waiting>)> {
-        let waiting = self.waiting.get(&seq)?;
+    pub(super) fn one(&mut self, origin: Origin, now: Instant) -> Option<(CallId, Vec<Waiting>)> {
+        let waiting = self.waiting.get(&origin)?;
         let due = waiting.not_before.is_none_or(|at| at <= now);
-        (due && self.calls.is_empty()).then(|| self.take(&[seq]))?
+        (due && self.calls.is_empty()).then(|| self.take(&[origin]))?
     }
 
     /// The call made last.
@@ -214,17 +272,22 @@ impl Lanes {
         }
     }
 
-    fn choose(&self, now: Instant, limits: BatchLimits, skip: Option<&HashSet<Seq>>) -> Vec<Seq> {
+    fn choose(
+        &self,
+        now: Instant,
+        limits: BatchLimits,
+        skip: Option<&HashSet<Origin>>,
+    ) -> Vec<Origin> {
         let mut batch = Vec::new();
-        let mut bytes = 0;
+        let (mut events, mut bytes) = (0, 0);
         let mut blocked: HashSet<RecordHash> = HashSet::new();
         let mut earlier_waits = false;
         for waiting in self.waiting.values() {
-            if batch.len() >= limits.events {
+            if events >= limits.events {
                 break;
             }
             let due = waiting.not_before.is_none_or(|at| at <= now);
-            let skipped = skip.is_some_and(|skip| skip.contains(&waiting.seq));
+            let skipped = skip.is_some_and(|skip| skip.contains(&waiting.origin));
             let free = match &waiting.order {
                 Order::Free => true,
                 Order::Records(records) => !records
@@ -232,10 +295,11 @@ impl Lanes {
                     .any(|r| self.held.contains_key(r) || blocked.contains(r)),
                 Order::Barrier => batch.is_empty() && !earlier_waits && self.calls.is_empty(),
             };
-            let size = waiting.event.raw.size();
+            let size = waiting.unit.size();
             let fits = batch.is_empty() || (!waiting.alone && bytes + size <= limits.bytes);
             if due && !skipped && free && fits {
-                batch.push(waiting.seq);
+                batch.push(waiting.origin);
+                events += waiting.unit.events().len();
                 bytes += size;
                 if waiting.alone || waiting.order == Order::Barrier {
                     break;
@@ -255,10 +319,10 @@ impl Lanes {
         batch
     }
 
-    fn take(&mut self, seqs: &[Seq]) -> Option<(CallId, Vec<Waiting>)> {
-        let batch: Vec<_> = seqs
+    fn take(&mut self, origins: &[Origin]) -> Option<(CallId, Vec<Waiting>)> {
+        let batch: Vec<_> = origins
             .iter()
-            .filter_map(|seq| self.waiting.remove(seq))
+            .filter_map(|origin| self.waiting.remove(origin))
             .collect();
         if batch.is_empty() {
             return None;
@@ -329,10 +393,26 @@ pub(super) mod tests {
         })
     }
 
+    fn waiting(seq: Seq, records: &[&str]) -> Waiting {
+        Waiting::new(
+            Origin::Live(seq),
+            Unit::One(event(records)),
+            Ordering::Record,
+        )
+    }
+
+    /// Its place in the stream.
+    pub(in crate::subscription) fn seq(waiting: &Waiting) -> Seq {
+        match waiting.origin {
+            Origin::Live(seq) => seq,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn lanes(events: &[&[&str]]) -> Lanes {
         let mut lanes = Lanes::default();
         for (seq, records) in events.iter().enumerate() {
-            lanes.put(Waiting::new(seq as Seq, event(records), Ordering::Record));
+            lanes.put(waiting(seq as Seq, records));
         }
         lanes
     }
@@ -347,7 +427,7 @@ pub(super) mod tests {
     };
 
     fn seqs(batch: Option<(CallId, Vec<Waiting>)>) -> Vec<Seq> {
-        batch.map_or(vec![], |(_, b)| b.iter().map(|w| w.seq).collect())
+        batch.map_or(vec![], |(_, b)| b.iter().map(seq).collect())
     }
 
     #[test]
@@ -355,7 +435,7 @@ pub(super) mod tests {
         let now = Instant::now();
         let mut lanes = lanes(&[&["A"], &["A"], &["B"]]);
         let (first, batch) = lanes.next_batch(now, ONE).unwrap();
-        assert_eq!(batch[0].seq, 0);
+        assert_eq!(seq(&batch[0]), 0);
         assert_eq!(seqs(lanes.next_batch(now, ONE)), [2]);
         assert!(seqs(lanes.next_batch(now, ONE)).is_empty());
         lanes.end_call(first);
@@ -373,7 +453,7 @@ pub(super) mod tests {
         );
         lanes.end_call(first);
         let (second, batch) = lanes.next_batch(now, ONE).unwrap();
-        assert_eq!(batch[0].seq, 1);
+        assert_eq!(seq(&batch[0]), 1);
         assert!(seqs(lanes.next_batch(now, ONE)).is_empty());
         lanes.end_call(second);
         assert_eq!(seqs(lanes.next_batch(now, ONE)), [2]);
@@ -394,7 +474,7 @@ pub(super) mod tests {
         assert!(seqs(lanes.next_batch(now, TEN)).is_empty());
         lanes.end_call(first);
         let (barrier, batch) = lanes.next_batch(now, TEN).unwrap();
-        assert_eq!(batch[0].seq, 1);
+        assert_eq!(seq(&batch[0]), 1);
         assert!(seqs(lanes.next_batch(now, TEN)).is_empty());
         lanes.end_call(barrier);
         assert_eq!(seqs(lanes.next_batch(now, TEN)), [2]);
@@ -441,7 +521,7 @@ pub(super) mod tests {
             for (seq, records) in events.iter().enumerate() {
                 let names: Vec<String> = records.iter().map(|r| format!("r{r}")).collect();
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                lanes.put(Waiting::new(seq as Seq, event(&names), Ordering::Record));
+                lanes.put(waiting(seq as Seq, &names));
             }
             let limits = BatchLimits { events: 3, bytes: 1 << 20 };
             let mut calls: Vec<(CallId, Vec<Waiting>)> = vec![];
@@ -449,7 +529,7 @@ pub(super) mod tests {
             let finish = |lanes: &mut Lanes, (call, batch): (CallId, Vec<Waiting>), ok: bool, handled: &mut Vec<Seq>| {
                 lanes.end_call(call);
                 for waiting in batch {
-                    if ok { handled.push(waiting.seq) } else { lanes.put(waiting) }
+                    if ok { handled.push(seq(&waiting)) } else { lanes.put(waiting) }
                 }
             };
             for (ok, which) in script {

@@ -17,6 +17,7 @@ mod delivery;
 mod handler_run;
 mod in_flight;
 mod lanes;
+mod lease_clock;
 mod observe;
 mod parking;
 mod position;
@@ -40,6 +41,7 @@ use crate::handler::Handler;
 use crate::salesforce::pubsub::PubSub;
 use crate::store::{Hole, HoleKind, Lease, Store, StoreError, SubscriptionKey, TakenOver};
 
+pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
 pub use state::State;
 
 pub(crate) use backoff::pause;
@@ -80,6 +82,16 @@ pub struct Shared {
     pub configured: Vec<String>,
 }
 
+/// What whoever keeps the leases tells a subscription while it runs.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// Whether the lease holds.
+    pub clock: LeaseClock,
+    /// Grows whenever a person asks something of the owner ([`crate::store`], column `asked`): dead letters
+    /// to retry, letters discarded, a replay.
+    pub asked: watch::Receiver<i64>,
+}
+
 /// How a subscription ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -98,6 +110,7 @@ pub async fn run(
     shared: Shared,
     config: SubscriptionConfig,
     handlers: Vec<Arc<dyn Handler>>,
+    assignment: Assignment,
     shown_state: watch::Sender<State>,
     stop: CancellationToken,
 ) -> Result<Ended, tokio::task::JoinError> {
@@ -170,6 +183,7 @@ pub async fn run(
         handlers: runs.zip(handlers.iter().cloned()).collect(),
         finished_ahead: taken.finished_ahead,
         behind_since: taken.position_at.unwrap_or_else(SystemTime::now),
+        assignment,
         in_flight,
         stream_state: stream_state_seen,
         shown_state: shown_state.clone(),

@@ -12,6 +12,7 @@ use tracing::warn;
 use super::delivery::end_of_task;
 use super::lanes::Waiting;
 use super::tracker::{HandlerSet, Seq};
+use crate::event::Event;
 use crate::store::{DeadLetter, Lease, Store};
 use crate::telemetry::metrics;
 
@@ -106,19 +107,18 @@ impl Parking {
     }
 }
 
-/// An event as a dead letter of one handler.
-pub(super) fn dead_letter(
+/// The events of a unit as dead letters of one handler.
+pub(super) fn dead_letters(
     waiting: &Waiting,
     handler: &str,
     reason: &str,
-    error: String,
-) -> DeadLetter {
-    let event = &waiting.event;
-    DeadLetter {
+    error: &str,
+) -> Vec<DeadLetter> {
+    let letter = |event: &Arc<Event>| DeadLetter {
         identity: event.identity(),
         handler: Some(handler.to_owned()),
         reason: reason.to_owned(),
-        error,
+        error: error.to_owned(),
         attempts: waiting.attempts,
         event_uuid: event.raw.id.clone(),
         replay_id: event.raw.replay_id.clone(),
@@ -127,5 +127,6 @@ pub(super) fn dead_letter(
         record_ids: event.record_ids().to_vec(),
         record_name: Some(event.decoded.record_name.to_string()),
         received_at: event.received_at,
-    }
+    };
+    waiting.unit.events().iter().map(letter).collect()
 }

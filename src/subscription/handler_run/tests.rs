@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::subscription::lanes::tests::event;
+use crate::subscription::lanes::tests::{event, seq as seq_of};
+use crate::subscription::tracker::Seq;
 
 const PAUSES: BackoffConfig = BackoffConfig {
     initial: Duration::from_millis(100),
@@ -28,9 +29,14 @@ fn run(events: usize, batch: usize, on_exhausted: OnExhausted) -> HandlerRun {
     };
     let mut run = HandlerRun::new(0, &config, limits, 1, PAUSES);
     for seq in 0..events {
-        run.put(seq as Seq, event(&[&format!("r{seq}")]), Ordering::Record);
+        put(&mut run, seq as Seq, &format!("r{seq}"));
     }
     run
+}
+
+fn put(run: &mut HandlerRun, seq: Seq, record: &str) {
+    let unit = Unit::One(event(&[record]));
+    run.put(Origin::Live(seq), unit, Ordering::Record);
 }
 
 fn drive(
@@ -52,9 +58,9 @@ fn drive_from(
     let mut done = vec![];
     while now.duration_since(start) < limit {
         while let Some((call, batch)) = run.next_call(now) {
-            let seqs: Vec<Seq> = batch.iter().map(|w| w.seq).collect();
+            let seqs: Vec<Seq> = batch.iter().map(seq_of).collect();
             let answered = run.answered(now, call, batch, answer(&seqs));
-            done.extend(answered.done.into_iter().map(|(w, v)| (w.seq, v)));
+            done.extend(answered.done.into_iter().map(|(w, v)| (seq_of(&w), v)));
         }
         match run.wake_at(now) {
             Some(at) => now = at,
@@ -122,7 +128,7 @@ fn one_bad_event_is_parked_while_others_succeed() {
     // More traffic, and its attempts count.
     let mut all = done;
     for round in 0..5 {
-        run.put(100 + round, event(&["new"]), Ordering::Record);
+        put(&mut run, 100 + round, "new");
         let later = start + Duration::from_secs(20 * (round + 1));
         all.extend(drive_from(&mut run, later, Duration::from_secs(10), bad));
     }
@@ -255,16 +261,16 @@ fn an_event_is_not_given_up_for_what_succeeded_before_it_was_tried() {
 fn a_batch_that_is_split_begins_to_count_anew() {
     let mut run = run(0, 10, OnExhausted::Park);
     let mut now = Instant::now();
-    run.put(0, event(&["a"]), Ordering::Record);
-    run.put(1, event(&["b"]), Ordering::Record);
+    put(&mut run, 0, "a");
+    put(&mut run, 1, "b");
     // The two fail together while a third succeeds in between, until their batch is exhausted.
     for round in 0..4 {
-        run.put(100 + round, event(&["ok"]), Ordering::Record);
+        put(&mut run, 100 + round, "ok");
         while let Some((call, batch)) = run.next_call(now) {
-            let good = batch.iter().all(|w| w.seq >= 100);
+            let good = batch.iter().all(|w| seq_of(w) >= 100);
             let answer = if good { BatchAnswer::HANDLED } else { retry() };
             let answered = run.answered(now, call, batch, answer);
-            assert!(answered.done.iter().all(|(w, _)| w.seq >= 100));
+            assert!(answered.done.iter().all(|(w, _)| seq_of(w) >= 100));
         }
         now += Duration::from_secs(2);
     }
@@ -323,9 +329,9 @@ fn while_stopped_nothing_else_is_handed_over() {
     let mut now = Instant::now();
     let mut handed = vec![];
     for round in 0..200u64 {
-        run.put(10 + round, event(&["x"]), Ordering::Record);
+        put(&mut run, 10 + round, "x");
         while let Some((call, batch)) = run.next_call(now) {
-            let seq = batch[0].seq;
+            let seq = seq_of(&batch[0]);
             handed.push((run.stopped().is_some(), seq));
             let answer = if seq == 0 {
                 retry()

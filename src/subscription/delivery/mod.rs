@@ -1,0 +1,258 @@
+//! The delivery: hands events to the handlers, tracks what is finished, parks what cannot be, and lets
+//! the position follow. One task owns all of it, so nothing here is locked.
+
+mod arrivals;
+mod calls;
+mod show;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Ordering;
+use crate::event::EventIdentity;
+use crate::handler::Handler;
+use crate::store::{FinishedAhead, Lease, Store};
+use crate::subscription::Assignment;
+use crate::subscription::decoder::Item;
+use crate::subscription::handler_run::HandlerRun;
+use crate::subscription::in_flight::InFlight;
+use crate::subscription::lanes::{CallId, Waiting};
+use crate::subscription::observe::{Observer, Outcome};
+use crate::subscription::parking::Parking;
+use crate::subscription::position::{FinishedBefore, Position, Written};
+use crate::subscription::state::State;
+use crate::subscription::tracker::Tracker;
+use calls::Called;
+
+/// How long a stopping subscription may go on with what is in flight. With the last write after it, a
+/// stop takes less than the 30 seconds that a dyno is given.
+const DRAIN_LIMIT: Duration = Duration::from_secs(16);
+
+/// How long the last write may take.
+const LAST_WRITE_LIMIT: Duration = Duration::from_secs(3);
+
+/// How often gauges are set.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How a delivery ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Told to stop; the position is stored as far as the store could be reached.
+    Stopped,
+    /// Another worker has taken over.
+    Fenced,
+}
+
+/// Everything a delivery needs.
+pub(super) struct Setup {
+    pub(super) lease: Lease,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) ordering: Ordering,
+    pub(super) handlers: Vec<(HandlerRun, Arc<dyn Handler>)>,
+    pub(super) finished_ahead: Vec<FinishedAhead>,
+    /// When the position was last written, else now.
+    pub(super) behind_since: SystemTime,
+    pub(super) assignment: Assignment,
+    pub(super) in_flight: Arc<InFlight>,
+    pub(super) stream_state: watch::Receiver<State>,
+    /// The subscription's state as people see it: the stream's, or that of a handler that stopped it.
+    pub(super) shown_state: watch::Sender<State>,
+    pub(super) observer: Observer,
+    pub(super) stop: CancellationToken,
+}
+
+pub(super) struct Delivery {
+    lease: Lease,
+    ordering: Ordering,
+    runs: Vec<HandlerRun>,
+    handlers: Vec<Arc<dyn Handler>>,
+    tracker: Tracker,
+    assignment: Assignment,
+    in_flight: Arc<InFlight>,
+    finished_before: FinishedBefore,
+    /// What comes again because the stream resumed before an incomplete replay ID.
+    repeats: HashMap<EventIdentity, usize>,
+    /// Batches with a handler.
+    with_handlers: HashMap<(usize, CallId), Vec<Waiting>>,
+    calls: JoinSet<Called>,
+    parking: Parking,
+    position: Position,
+    stream_state: watch::Receiver<State>,
+    shown_state: watch::Sender<State>,
+    caught_up_at: Option<SystemTime>,
+    /// Where lag counts from before the stream was ever caught up.
+    behind_since: SystemTime,
+    observer: Observer,
+    stop: CancellationToken,
+}
+
+impl Delivery {
+    pub(super) fn new(setup: Setup) -> Self {
+        let (runs, handlers): (Vec<_>, Vec<_>) = setup.handlers.into_iter().unzip();
+        let mut finished_before = FinishedBefore::new();
+        for ahead in setup.finished_ahead {
+            // A handler that is configured no more has nothing to skip.
+            if let Some(run) = runs.iter().find(|run| run.name == ahead.handler) {
+                *finished_before.entry(ahead.identity).or_insert(0) |= run.bit;
+            }
+        }
+        let names = runs.iter().map(|run| (run.bit, run.name.clone())).collect();
+        Self {
+            tracker: Tracker::new(setup.lease.key.topic.is_channel(), runs.len()),
+            position: Position::new(setup.lease.clone(), setup.store.clone(), names),
+            ordering: setup.ordering,
+            runs,
+            handlers,
+            assignment: setup.assignment,
+            in_flight: setup.in_flight,
+            finished_before,
+            repeats: HashMap::new(),
+            with_handlers: HashMap::new(),
+            calls: JoinSet::new(),
+            parking: Parking::new(setup.lease.clone(), setup.store),
+            lease: setup.lease,
+            stream_state: setup.stream_state,
+            shown_state: setup.shown_state,
+            caught_up_at: None,
+            behind_since: setup.behind_since,
+            observer: setup.observer,
+            stop: setup.stop,
+        }
+    }
+
+    /// Runs until the items end and what is in flight is done, or the subscription is lost.
+    pub(super) async fn run(mut self, mut items: mpsc::UnboundedReceiver<Vec<Item>>) -> Ended {
+        let mut open = true;
+        let mut drain_until = None;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.call_handlers();
+            self.follow();
+            if !open && self.is_drained() {
+                break;
+            }
+            let wake = self.wake_at();
+            tokio::select! {
+                batch = items.recv(), if open => match batch {
+                    Some(batch) => batch.into_iter().for_each(|item| self.take(item)),
+                    None => open = false,
+                },
+                Some(called) = self.calls.join_next() => self.called(called),
+                parked = self.parking.done() => match parked {
+                    Some(parked) => {
+                        self.finished(parked.seq, parked.handlers, Outcome::Parked);
+                    }
+                    None => return self.fenced(),
+                },
+                written = self.position.written() => {
+                    if written == Written::Fenced {
+                        return self.fenced();
+                    }
+                }
+                () = self.assignment.clock.renewed() => {}
+                () = sleep_until(wake) => {}
+                _ = tick.tick() => self.tick(),
+                () = self.stop.cancelled(), if drain_until.is_none() => {
+                    drain_until = Some(Instant::now() + DRAIN_LIMIT);
+                }
+                () = sleep_until(drain_until), if drain_until.is_some() => {
+                    warn!(
+                        subscription = self.lease.key.name,
+                        in_flight = self.in_flight.held_now().0,
+                        "handlers did not finish in time: these events will come again"
+                    );
+                    break;
+                }
+            }
+        }
+        self.finish().await
+    }
+
+    /// Lets go what is finished and, when it is time, writes how far that is.
+    fn follow(&mut self) {
+        let passed = self.tracker.advance();
+        self.in_flight.release(passed.events, passed.bytes);
+        // What waits for its schema is not in the tracker yet.
+        let idle = self.tracker.is_idle() && self.in_flight.held_now().0 == 0;
+        if idle && *self.stream_state.borrow() == State::Live {
+            self.caught_up_at = Some(SystemTime::now());
+        }
+        self.position.follow(
+            &self.tracker,
+            passed.occurred_at,
+            self.caught_up_at,
+            &self.finished_before,
+        );
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let handlers = self.runs.iter().filter_map(|run| run.wake_at(now));
+        handlers.chain(self.position.wake_at()).min()
+    }
+
+    /// Nothing under way, and nothing that could be begun before the handlers' next attempt.
+    fn is_drained(&self) -> bool {
+        self.calls.is_empty() && self.parking.is_idle()
+    }
+
+    fn fenced(self) -> Ended {
+        warn!(
+            subscription = self.lease.key.name,
+            epoch = self.lease.epoch,
+            "another worker has taken this subscription over: this one lets it go"
+        );
+        self.parking.abandon();
+        Ended::Fenced
+    }
+
+    async fn finish(mut self) -> Ended {
+        self.parking.abandon();
+        self.calls.abort_all();
+        self.follow();
+        let stopped = State::Stopped;
+        let last = self.position.write_now(
+            &self.tracker,
+            self.caught_up_at,
+            &self.finished_before,
+            &stopped,
+        );
+        match tokio::time::timeout(LAST_WRITE_LIMIT, last).await {
+            Ok(Written::Done) => info!(
+                subscription = self.lease.key.name,
+                position = self.tracker.position().map(tracing::field::display),
+                unfinished = self.in_flight.held_now().0,
+                "stopped"
+            ),
+            Ok(Written::Fenced) => return Ended::Fenced,
+            Ok(Written::Failed) | Err(_) => warn!(
+                subscription = self.lease.key.name,
+                "stopped, but the store did not take the last position: the events since will come again"
+            ),
+        }
+        Ended::Stopped
+    }
+}
+
+/// A task of ours ended without a result. Calls and parking catch what they can and are aborted only at the
+/// end, so this is a bug: it must end the subscription, and with it the process, not stall it in silence.
+pub(super) fn end_of_task(error: JoinError) -> ! {
+    match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => std::panic::resume_unwind(Box::new(error.to_string())),
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

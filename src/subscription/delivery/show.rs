@@ -1,0 +1,62 @@
+//! What people see of a subscription: gauges and its state.
+
+use std::time::Duration;
+
+use super::Delivery;
+use crate::subscription::handler_run::HandlerRun;
+use crate::subscription::state::State;
+
+impl Delivery {
+    pub(super) fn tick(&mut self) {
+        let (events, bytes) = self.in_flight.held_now();
+        self.observer.in_flight(events, bytes);
+        let live = *self.stream_state.borrow() == State::Live;
+        let oldest = self
+            .tracker
+            .oldest_unfinished()
+            .or_else(|| self.in_flight.waits_for_schema_since());
+        let behind_since = self.caught_up_at.unwrap_or(self.behind_since);
+        let since = match (oldest, live) {
+            (oldest, true) => oldest,
+            (Some(oldest), false) => Some(oldest.min(behind_since)),
+            (None, false) => Some(behind_since),
+        };
+        let lag = since.map_or(Duration::ZERO, |since| since.elapsed().unwrap_or_default());
+        self.observer.lag(lag);
+        self.show_state();
+    }
+
+    /// The stream's state, unless a handler has stopped the subscription or takes nothing (rule 12), or the
+    /// store takes nothing.
+    pub(super) fn show_state(&mut self) {
+        let stopped = self.runs.iter().find_map(HandlerRun::stopped);
+        let down = || {
+            self.runs.iter().find_map(|run| {
+                let why = run.down()?;
+                let name = &run.name;
+                Some(format!(
+                    "handler `{name}` fails for all events, which are held until it takes them: {why}"
+                ))
+            })
+        };
+        let stream = self.stream_state.borrow().clone();
+        let why = match stream {
+            State::Live => stopped.map(str::to_owned).or_else(down),
+            _ => stopped.map(str::to_owned),
+        };
+        let state = why.map_or(stream, |detail| State::Blocked { detail });
+        self.position.show(&state);
+        // Not for the store itself: by the time it could take this, it is over.
+        let state = match (self.position.failing(), state) {
+            (Some(why), State::Live) => State::Blocked {
+                detail: format!("events are handled, but the position cannot be stored: {why}"),
+            },
+            (_, state) => state,
+        };
+        self.shown_state.send_if_modified(|shown| {
+            let changed = *shown != state;
+            *shown = state;
+            changed
+        });
+    }
+}
