@@ -143,6 +143,7 @@ pub async fn run(
         on_expired: config.on_expired_replay_id,
         resume: Resume::new(config.topic.is_channel(), resume_after, &config.start),
         in_flight: in_flight.clone(),
+        clock: assignment.clock.clone(),
         arrivals,
         state: stream_state,
         observer: observer.clone(),
@@ -182,7 +183,7 @@ pub async fn run(
         in_flight,
         stream_state: stream_state_seen,
         shown_state: shown_state.clone(),
-        observer,
+        observer: observer.clone(),
         stop: stop.clone(),
     });
     let reader = tokio::spawn(reader.run());
@@ -191,6 +192,7 @@ pub async fn run(
     stop.cancel();
     reader.await?;
     decoder.await?;
+    observer.ended();
     shown_state.send_replace(State::Stopped);
     Ok(match ended {
         delivery::Ended::Stopped => {
