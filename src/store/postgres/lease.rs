@@ -65,7 +65,7 @@ pub(super) async fn take_over(
     create(conn, key, configured, start_is_explicit).await?;
     let row = sql::query(
         "select topic, position, (extract(epoch from position_at) * 1000)::bigint as position_at, \
-                begun_at is not null as begun, begun_with \
+                begun_at is not null as begun, begun_with, position_transaction \
          from orgstream.subscription where org_id = $1 and name = $2 for update",
     )
     .bind(key.org_id.as_str())
@@ -93,6 +93,7 @@ pub(super) async fn take_over(
         begun_without_position: row.try_get("begun")? && position.is_none(),
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         position,
+        transaction: row.try_get("position_transaction")?,
         finished_ahead: finished_ahead(conn, key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
     })
