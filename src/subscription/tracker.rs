@@ -557,5 +557,48 @@ mod tests {
                 prop_assert!(tracker.in_flight() <= events.len());
             }
         }
+
+        /// Units one after the other, the last of them open: the position is at the last event of one, all
+        /// events up to there are finished, and what is finished above it is remembered.
+        #[test]
+        fn the_position_is_never_inside_a_unit(
+            channel: bool,
+            sizes in proptest::collection::vec(1usize..5, 1..12),
+            finish in proptest::collection::vec((0usize..40, 0u32..2), 0..120),
+        ) {
+            let mut tracker = Tracker::new(channel, 2);
+            let mut finished: Vec<HandlerSet> = Vec::new();
+            let mut finish = finish.into_iter();
+            let mut ends = vec![0];
+            for size in sizes {
+                let first = finished.len();
+                for _ in 0..size {
+                    let seq = finished.len();
+                    tracker.push_event(event(&format!("e{seq}")), Some(id(seq as u64 + 1)), 0);
+                    finished.push(0);
+                    tracker.open_from(Some(first as Seq));
+                    for (which, handler) in finish.by_ref().take(3) {
+                        if let Some(set) = finished.get_mut(which) {
+                            *set |= 1 << handler;
+                            tracker.finish(which as Seq, 1 << handler);
+                        }
+                    }
+                    tracker.advance();
+                    let position = tracker.position().map_or(0, |p| {
+                        u64::from_be_bytes(p.as_bytes()[2..10].try_into().unwrap()) as usize
+                    });
+                    prop_assert!(ends.contains(&position), "{} is inside", position);
+                    prop_assert!(finished[..position].iter().all(|set| *set == 0b11));
+                    let expected: Vec<_> = (position..finished.len())
+                        .filter(|at| finished[*at] != 0)
+                        .map(|at| (format!("e{at}"), finished[at]))
+                        .collect();
+                    prop_assert_eq!(ahead(&tracker), expected);
+                }
+                tracker.join(first as Seq, size);
+                tracker.open_from(None);
+                ends.push(first + size);
+            }
+        }
     }
 }
