@@ -19,6 +19,7 @@ mod control;
 mod database;
 mod delivery;
 mod flow_control;
+mod grouping;
 mod kill;
 mod lost_ground;
 mod metrics;
