@@ -56,6 +56,7 @@ pub(super) fn batch(data: &[&str]) -> EventBatch {
         })
     });
     EventBatch {
+        subscription: "orders".into(),
         events: events.collect(),
     }
 }

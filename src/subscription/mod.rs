@@ -11,6 +11,7 @@
 
 mod backoff;
 mod breaks;
+mod calling;
 mod credits;
 mod decoder;
 mod delivery;

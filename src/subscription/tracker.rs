@@ -41,6 +41,8 @@ pub(super) struct Passed {
     pub(super) bytes: usize,
     /// Commit time of the newest event passed.
     pub(super) occurred_at: Option<SystemTime>,
+    /// What the position has passed; always empty unless [`Tracker::tell_passed`] was called.
+    pub(super) identities: Vec<EventIdentity>,
 }
 
 /// Every received event above the position, in stream order.
@@ -58,6 +60,8 @@ pub(super) struct Tracker {
     /// Finished events that left the queue although their replay ID is not complete yet.
     held: Vec<EventIdentity>,
     position: Option<ReplayId>,
+    /// What the position has passed since the last [`Tracker::advance`], where that is asked for.
+    passed: Option<Vec<EventIdentity>>,
 }
 
 impl Tracker {
@@ -72,7 +76,13 @@ impl Tracker {
             incomplete: None,
             held: Vec::new(),
             position: None,
+            passed: None,
         }
+    }
+
+    /// Tells from now on which events the position has passed.
+    pub(super) fn tell_passed(&mut self) {
+        self.passed = Some(Vec::new());
     }
 
     /// Takes an event in; `finished` names the handlers that had finished it before a restart.
@@ -149,8 +159,10 @@ impl Tracker {
             }
             match (complete, entry.replay_id) {
                 (true, Some(id)) => {
-                    self.position = Some(id);
-                    self.held.clear();
+                    self.move_to(id);
+                    if let Some(passed) = &mut self.passed {
+                        passed.extend(entry.event.map(|event| event.identity));
+                    }
                 }
                 // No place of its own: it stays above the position until a later one passes.
                 (true, None) | (false, _) if self.held.len() < MAX_HELD => {
@@ -158,6 +170,9 @@ impl Tracker {
                 }
                 _ => {}
             }
+        }
+        if let Some(identities) = &mut self.passed {
+            passed.identities = std::mem::take(identities);
         }
         passed
     }
@@ -229,6 +244,15 @@ impl Tracker {
         self.entries.get_mut(index)
     }
 
+    /// Moves the position, past all that is held.
+    fn move_to(&mut self, id: ReplayId) {
+        self.position = Some(id);
+        match &mut self.passed {
+            Some(passed) => passed.append(&mut self.held),
+            None => self.held.clear(),
+        }
+    }
+
     /// Everything before `seq` carries a complete replay ID now.
     fn complete_up_to(&mut self, seq: Seq) {
         let all_left = self.first >= self.next_seq();
@@ -236,8 +260,7 @@ impl Tracker {
             && !self.held.is_empty()
             && let Some(id) = self.incomplete.take()
         {
-            self.position = Some(id);
-            self.held.clear();
+            self.move_to(id);
         }
         self.incomplete = None;
         self.incomplete_from = seq;
