@@ -125,22 +125,6 @@ struct Task<'a> {
     answer: Option<BatchAnswer>,
 }
 
-impl Task<'_> {
-    /// No event is finished by this answer.
-    fn nothing(&mut self, answer: BatchAnswer) -> Vec<bool> {
-        self.answer = Some(answer);
-        vec![false; self.batch.events.len()]
-    }
-}
-
-/// What becomes of a list of answers that is not one for each event.
-fn miscounted(answers: &[Answer], events: usize) -> BatchAnswer {
-    let answers = answers.len();
-    BatchAnswer::retry(format!(
-        "the handler gave {answers} answers for {events} events"
-    ))
-}
-
 #[async_trait]
 impl Work for Task<'_> {
     async fn run(
@@ -149,36 +133,104 @@ impl Work for Task<'_> {
         finished: &[bool],
     ) -> Result<Vec<bool>, sqlx::Error> {
         let left = |(event, finished): (&Arc<Event>, &bool)| (!finished).then(|| event.clone());
-        let events = &self.batch.events;
         let batch = EventBatch {
             subscription: self.batch.subscription.clone(),
-            events: events.iter().zip(finished).filter_map(left).collect(),
+            events: (self.batch.events.iter().zip(finished))
+                .filter_map(left)
+                .collect(),
         };
         if batch.events.is_empty() {
             return Ok(finished.to_vec());
         }
-        let count = batch.events.len();
         let answer = self.handler.handle(connection, &batch).await?;
-        let answers = match answer {
-            BatchAnswer::All(Answer::Handled) => vec![Answer::Handled; count],
-            BatchAnswer::Each(answers) if answers.len() == count => answers,
-            // Nothing is finished, and nothing is written.
-            BatchAnswer::Each(answers) => return Ok(self.nothing(miscounted(&answers, count))),
-            BatchAnswer::All(_) => return Ok(self.nothing(answer)),
-        };
-        let mut answers = answers.into_iter();
-        let answers: Vec<Answer> = finished
-            .iter()
-            .map(|finished| match finished {
-                true => Answer::Handled,
-                false => answers.next().unwrap_or(Answer::Handled),
-            })
-            .collect();
-        let mut done: Vec<bool> = answers.iter().map(|a| *a == Answer::Handled).collect();
-        if self.whole && done.contains(&false) {
-            done.fill(false);
-        }
-        self.answer = Some(BatchAnswer::Each(answers));
+        let (answer, done) = for_all(answer, finished, self.whole);
+        self.answer = Some(answer);
         Ok(done)
+    }
+}
+
+/// Makes an answer for the events that were not finished before one for all of the batch; with it, which
+/// events are finished if the transaction commits.
+fn for_all(answer: BatchAnswer, finished: &[bool], whole: bool) -> (BatchAnswer, Vec<bool>) {
+    let left = finished.iter().filter(|finished| !**finished).count();
+    let nothing = vec![false; finished.len()];
+    let mut answers = match answer {
+        BatchAnswer::All(Answer::Handled) => vec![Answer::Handled; left],
+        BatchAnswer::All(_) => return (answer, nothing),
+        BatchAnswer::Each(answers) if answers.len() == left => answers,
+        BatchAnswer::Each(answers) => {
+            let given = answers.len();
+            let reason = format!("the handler gave {given} answers for {left} events");
+            return (BatchAnswer::retry(reason), nothing);
+        }
+    }
+    .into_iter();
+    let answers: Vec<Answer> = finished
+        .iter()
+        .map(|finished| if *finished { None } else { answers.next() })
+        .map(|answer| answer.unwrap_or(Answer::Handled))
+        .collect();
+    let mut done: Vec<bool> = answers.iter().map(|a| *a == Answer::Handled).collect();
+    if whole && done.contains(&false) {
+        done = nothing;
+    }
+    (BatchAnswer::Each(answers), done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handler::Retry;
+
+    const HANDLED: Answer = Answer::Handled;
+
+    fn rejected() -> Answer {
+        Answer::Reject {
+            reason: "bad".to_owned(),
+        }
+    }
+
+    #[test]
+    fn answers_for_what_was_left_become_answers_for_all() {
+        let finished = [true, false, true, false];
+        let each = BatchAnswer::Each(vec![rejected(), HANDLED]);
+        assert_eq!(
+            for_all(each, &finished, false),
+            (
+                BatchAnswer::Each(vec![HANDLED, rejected(), HANDLED, HANDLED]),
+                vec![true, false, true, true]
+            )
+        );
+        let (answer, done) = for_all(BatchAnswer::HANDLED, &finished, false);
+        assert_eq!(answer, BatchAnswer::Each(vec![HANDLED; 4]));
+        assert_eq!(done, [true; 4]);
+    }
+
+    #[test]
+    fn an_answer_that_finishes_nothing_commits_nothing() {
+        for answer in [
+            BatchAnswer::retry("not now"),
+            BatchAnswer::All(rejected()),
+            BatchAnswer::Each(vec![Answer::Retry(Retry::because("not now")); 2]),
+        ] {
+            assert_eq!(for_all(answer, &[false; 2], false).1, [false; 2]);
+        }
+    }
+
+    #[test]
+    fn answers_that_are_not_one_for_each_event_left_are_a_retry_of_all() {
+        // As many as the batch has events, but one of them was finished before.
+        let each = BatchAnswer::Each(vec![HANDLED; 2]);
+        let (answer, done) = for_all(each, &[true, false], false);
+        assert!(matches!(answer, BatchAnswer::All(Answer::Retry(_))));
+        assert_eq!(done, [false; 2]);
+    }
+
+    #[test]
+    fn a_transaction_of_the_org_is_finished_whole_or_not_at_all() {
+        let each = BatchAnswer::Each(vec![HANDLED, rejected()]);
+        assert_eq!(for_all(each, &[false; 2], true).1, [false; 2]);
+        let each = BatchAnswer::Each(vec![HANDLED; 2]);
+        assert_eq!(for_all(each, &[false; 2], true).1, [true; 2]);
     }
 }
