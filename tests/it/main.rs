@@ -10,6 +10,7 @@
 )]
 #![allow(missing_docs, reason = "tests")]
 
+mod append;
 mod bad_input;
 mod blocked;
 mod captured;
