@@ -185,12 +185,6 @@ async fn killed_and_cut(place: Place) {
     stop_cutting.store(true, Ordering::Relaxed);
     let cut = cutting.await.unwrap();
     assert_once_and_in_order(&rows, EVENTS);
-    place
-        .store
-        .until("accounts", "a position past all events", |status| {
-            status.state == "live" && status.caught_up_at > status.state_at
-        })
-        .await;
     eventually("no marks left above the position", async || {
         let mut conn = place.connect().await;
         let marks: i64 = sqlx::query_scalar("select count(*) from orgstream.finished_ahead")
@@ -363,17 +357,16 @@ async fn a_table_that_is_not_ours_is_named_with_a_cure_and_the_events_wait() {
     let detail = status.detail.unwrap();
     assert!(detail.contains("handler `rows`"), "{detail}");
     assert!(detail.contains("another name"), "{detail}");
-    // A rule that refuses every row is no event's fault either.
-    place
-        .execute("drop table orgstream_events; create domain never as int check (value > 0)")
-        .await;
+    place.execute("drop table orgstream_events").await;
     let rows = place.until_rows(10).await;
     assert_once_and_in_order(&rows, 10);
     place
         .execute(
-            "alter table orgstream_events add n never not null default 1, alter n drop default",
+            "alter table orgstream_events add n int not null default 1; \
+             alter table orgstream_events alter n drop default",
         )
         .await;
+    // A rule that refuses every row is no event's fault either.
     publish(&org, 10..20, 5).await;
     daemon
         .logged(&["fails for all", "a rule of its own", "23502"])
