@@ -19,6 +19,8 @@ mod handler_run;
 mod in_flight;
 mod lanes;
 mod lease_clock;
+#[cfg(test)]
+mod marks_model;
 mod observe;
 mod parking;
 mod position;
