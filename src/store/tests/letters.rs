@@ -1,6 +1,6 @@
 //! Parked events.
 
-use super::bed::{Bed, key, letter, take};
+use super::bed::{BRIEF, Bed, key, letter, take};
 use crate::store::{DeadLetter, DeadLetterFilter};
 
 fn everything() -> DeadLetterFilter {
@@ -96,7 +96,7 @@ pub(super) async fn the_events_of_a_unit_are_parked_together(bed: &Bed) {
     let letters: Vec<DeadLetter> = stored.into_iter().map(|stored| stored.letter).collect();
     assert_eq!(letters, first, "each once, in order");
     let configured = [lease.key.name.clone()];
-    let taken = store.take_over(&lease.key, "next", &configured, false);
+    let taken = store.take_over(&lease.key, "worker", BRIEF, &configured, false);
     taken.await.unwrap();
     let late = unit("transaction:2", &["001C", "001D"]);
     assert!(store.park_all(&lease, &late).await.is_err());
@@ -109,7 +109,7 @@ pub(super) async fn filters_and_limits_choose_the_oldest_first(bed: &Bed) {
     let accounts = take(&*store).await;
     let contacts = key("contacts", "Contact");
     let configured = ["accounts".to_owned(), "contacts".to_owned()];
-    let contacts = store.take_over(&contacts, "worker", &configured, false);
+    let contacts = store.take_over(&contacts, "worker", BRIEF, &configured, false);
     let contacts = contacts.await.unwrap().lease;
     for (lease, record, handler, reason) in [
         (&accounts, "001A", Some("ledger"), "rejected"),
