@@ -20,6 +20,7 @@ mod delivery;
 mod flow_control;
 mod grouping;
 mod kill;
+mod lanes;
 mod lost_ground;
 mod metrics;
 mod node_client;
