@@ -15,6 +15,7 @@ mod blocked;
 mod captured;
 mod chaos;
 mod commands;
+mod correctness;
 mod database;
 mod delivery;
 mod flow_control;
