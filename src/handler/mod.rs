@@ -70,7 +70,9 @@ pub enum BatchAnswer {
     /// The same for all.
     All(Answer),
     /// One for each event, in the batch's order. A list of another length is taken as a retry of the
-    /// whole batch.
+    /// whole batch. A handler that handles an event and wants an earlier one of the same record again gives
+    /// that record's order up. The events of a transaction that came together share the worst answer that
+    /// one of them got.
     Each(Vec<Answer>),
 }
 
