@@ -21,6 +21,8 @@ pub struct FinishedAhead {
 pub struct Progress {
     /// The new position; `None` leaves it as it is.
     pub position: Option<ReplayId>,
+    /// Transaction key of the change event at the position; goes with `position`.
+    pub transaction: Option<String>,
     /// What is finished above the position.
     pub finished_ahead: Vec<FinishedAhead>,
     /// What becomes of the rest that is stored. `None`: [`Progress::finished_ahead`] is the whole set and

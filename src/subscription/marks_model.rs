@@ -143,6 +143,7 @@ impl Model {
             identity: EventIdentity::from_stored(&name(seq)),
             occurred_at: SystemTime::UNIX_EPOCH,
             size: 1,
+            transaction: None,
         };
         let pushed = self.tracker.push_event(event, Some(place(seq)), 0);
         assert_eq!(pushed, seq);

@@ -261,6 +261,7 @@ impl Position {
             .collect();
         Progress {
             position: tracker.position().cloned(),
+            transaction: tracker.transaction().map(str::to_owned),
             finished_ahead,
             passed: self.passed.as_mut().map(std::mem::take),
             caught_up_at,
