@@ -126,7 +126,8 @@ pub(super) async fn take_over(
     // The one lock that keeps out who holds the epoch ([`hold`]): whatever raises it takes this one first.
     let row = sql::query(
         "select topic, position, (extract(epoch from position_at) * 1000)::bigint as position_at, \
-                begun_at is not null as begun, begun_with, position_transaction, holder, paused_at is not null as paused, \
+                begun_at is not null as begun, begun_with, position_transaction, \
+                holder, paused_at is not null as paused, \
                 coalesce(lease_until > clock_timestamp(), false) as held \
          from orgstream.subscription where org_id = $1 and name = $2 for update",
     )

@@ -139,6 +139,11 @@ impl Daemon {
             .collect()
     }
 
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Lines on standard error.
     pub(crate) fn log(&self) -> Vec<String> {
         self.err.all()
