@@ -21,6 +21,7 @@ use crate::handler::{Handler, HandlerConfigError, Registry};
 use crate::salesforce::auth::{
     Authenticator, CredentialVault, Session, TokenSource, check_private_key,
 };
+use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::{PubSub, PubSubError};
 use crate::store::{self, Store, StoreError};
 use crate::subscription::{self, Assignment, Ended, Shared, State, lease_clock};
@@ -321,7 +322,10 @@ async fn run_subscriptions(
     let schemas = ready
         .org
         .schemas(Some(ready.store.clone()), &config.schemas_dir);
+    let limits = Limits::new(&config.salesforce, ready.org.tokens.clone())
+        .map_err(|error| RunError::Config(error.to_string()))?;
     let shared = Shared {
+        limits,
         bus: ready.org.bus,
         store: ready.store,
         schemas: Arc::new(schemas),

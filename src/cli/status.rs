@@ -181,6 +181,7 @@ mod tests {
             holder: Some("0f9d5c1e-1111-4222-8333-444455556666".into()),
             epoch: 3,
             position: Some("00000000001204450000".parse().unwrap()),
+            position_time: None,
             position_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(90)),
             caught_up_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(95)),
             received: 12,

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{HoleKind, StoreError, SubscriptionKey};
+use super::{BeginFrom, HoleKind, Recent, StoreError, SubscriptionKey};
 use crate::event::{OrgId, ReplayId, Topic};
 
 /// Record IDs kept of one hole; a gap may name any number, and its count is kept beside them.
@@ -16,11 +16,15 @@ pub(super) const MARK_INTERVAL_MS: i64 = 60_000;
 
 /// Milliseconds since 1970: how times travel to the database and rest in SQLite.
 pub(super) fn to_ms(time: SystemTime) -> i64 {
-    let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(after) => ms(after),
-        Err(before) => -ms(before.duration()),
+        Ok(after) => span_ms(after),
+        Err(before) => -span_ms(before.duration()),
     }
+}
+
+/// A span of time in milliseconds.
+pub(super) fn span_ms(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The time that [`to_ms`] wrote. A value no clock can hold reads as 1970.
@@ -153,6 +157,34 @@ pub(super) fn not_a_rename(
             topic: key.topic.to_string(),
         }),
     }
+}
+
+/// Where a subscription without a position begins, as stored.
+pub(super) fn begin_text(begin: BeginFrom) -> &'static str {
+    match begin {
+        BeginFrom::Earliest => "earliest",
+        BeginFrom::Latest => "latest",
+    }
+}
+
+/// Reads what [`begin_text`] wrote; the tables allow nothing else.
+pub(super) fn begin_from(text: Option<&str>) -> Option<BeginFrom> {
+    match text {
+        Some("earliest") => Some(BeginFrom::Earliest),
+        Some("latest") => Some(BeginFrom::Latest),
+        _ => None,
+    }
+}
+
+/// How many events came between two marks: the time in milliseconds and the count of each.
+pub(super) fn recent((from, before): (i64, i64), (to, received): (i64, i64)) -> Option<Recent> {
+    let over = u64::try_from(to.checked_sub(from)?)
+        .ok()
+        .filter(|ms| *ms > 0)?;
+    Some(Recent {
+        events: from_sql_count(received.saturating_sub(before)),
+        over: Duration::from_millis(over),
+    })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod lease;
 mod migrations;
 mod position;
 mod postgres;
+mod retention;
 mod schema;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -30,9 +31,12 @@ use crate::salesforce::auth::CredentialVault;
 
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, StoredDeadLetter};
 pub use error::StoreError;
-pub use hole::{Hole, HoleKind, Holes, StoredHole};
+pub use hole::{Hole, HoleFilter, HoleKind, Holes, StoredHole};
 pub use lease::{Lease, Leases, TakenOver};
-pub use position::{FinishedAhead, Positions, Progress, StateReport, SubscriptionStatus};
+pub use position::{
+    BeginFrom, FinishedAhead, Positions, Progress, Recent, StateReport, SubscriptionStatus,
+};
+pub use retention::{PRUNE_PORTION, Pruned, Retention};
 pub use schema::Schemas;
 
 /// Names a subscription's row: a position belongs to an org, a name and a topic (design 3.1, rule 4).
@@ -49,7 +53,7 @@ pub struct SubscriptionKey {
 /// Keeps what must survive. Every call is bounded in time and may be retried.
 #[async_trait]
 pub trait Store:
-    Leases + Positions + DeadLetters + Holes + Schemas + CredentialVault + Send + Sync
+    Leases + Positions + DeadLetters + Holes + Schemas + Retention + CredentialVault + Send + Sync
 {
     /// Answers when the store does.
     async fn ping(&self) -> Result<(), StoreError>;

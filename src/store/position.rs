@@ -1,6 +1,6 @@
 //! Where a subscription stands, what is finished above it, and its state for people.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -16,11 +16,33 @@ pub struct FinishedAhead {
     pub identity: EventIdentity,
 }
 
+/// Where a subscription without a position begins, other than where its configuration says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BeginFrom {
+    /// Everything that the bus still keeps.
+    Earliest,
+    /// What comes from now on.
+    Latest,
+}
+
+/// How much came lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recent {
+    /// Events received.
+    pub events: u64,
+    /// Within this time.
+    pub over: Duration,
+}
+
 /// What a subscription has achieved since its last write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The new position; `None` leaves it as it is.
     pub position: Option<ReplayId>,
+    /// When the event at the position was committed, or the keepalive received.
+    pub position_time: Option<SystemTime>,
+    /// The position was given up, and the stream begins here; counts where no new position is given.
+    pub begin_from: Option<BeginFrom>,
     /// The whole set above the position, which replaces what is stored.
     pub finished_ahead: Vec<FinishedAhead>,
     /// The last moment with a live stream and nothing unfinished.
@@ -61,6 +83,8 @@ pub struct SubscriptionStatus {
     pub position: Option<ReplayId>,
     /// When the position was last written.
     pub position_at: Option<SystemTime>,
+    /// When the event at the position was committed, or the keepalive received.
+    pub position_time: Option<SystemTime>,
     /// The last moment with a live stream and nothing unfinished.
     pub caught_up_at: Option<SystemTime>,
     /// Events received, in all.
@@ -89,6 +113,14 @@ pub trait Positions: Send + Sync {
 
     /// Writes a state for people to see; refused where the epoch has passed.
     async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError>;
+
+    /// How many events came over at most `window`, counted back from the newest position mark; `None` where
+    /// there are not two marks to tell by.
+    async fn recent_events(
+        &self,
+        key: &SubscriptionKey,
+        window: Duration,
+    ) -> Result<Option<Recent>, StoreError>;
 
     /// Every subscription in the store.
     async fn subscriptions(&self) -> Result<Vec<SubscriptionStatus>, StoreError>;

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
+use super::lost::GivenUp;
 use super::state::State;
 use super::tracker::{HandlerSet, Tracker};
 use crate::config::BackoffConfig;
@@ -55,6 +56,8 @@ pub(super) struct Position {
     received: u64,
     finished: u64,
     marked_at: Option<SystemTime>,
+    /// The position was given up, and that is not stored yet.
+    given_up: Option<GivenUp>,
     state: Option<State>,
     state_moved: bool,
     not_before: Instant,
@@ -71,6 +74,7 @@ pub(super) struct Position {
 struct Taken {
     received: u64,
     finished: u64,
+    given_up: bool,
 }
 
 impl Position {
@@ -88,6 +92,7 @@ impl Position {
             received: 0,
             finished: 0,
             marked_at: None,
+            given_up: None,
             state: None,
             state_moved: false,
             not_before: Instant::now(),
@@ -112,6 +117,14 @@ impl Position {
     /// Something above the position was finished.
     pub(super) fn changed(&mut self) {
         self.moved = true;
+    }
+
+    /// The position is given up: the next write says so, and then whoever waits for it is told.
+    pub(super) fn give_up(&mut self, given_up: GivenUp) {
+        self.given_up = Some(given_up);
+        self.marked_at = None;
+        self.moved = true;
+        self.not_before = self.not_before.min(Instant::now());
     }
 
     /// The state to show in the store.
@@ -194,6 +207,7 @@ impl Position {
             .map_or_else(Taken::default, |progress| Taken {
                 received: progress.received,
                 finished: progress.finished,
+                given_up: progress.begin_from.is_some(),
             });
         let (store, lease) = (self.store.clone(), self.lease.clone());
         self.not_before = Instant::now() + PACE;
@@ -237,6 +251,8 @@ impl Position {
             .collect();
         Progress {
             position: tracker.position().cloned(),
+            position_time: tracker.position_time(),
+            begin_from: self.given_up.as_ref().map(|given_up| given_up.begin),
             finished_ahead,
             caught_up_at,
             marked_at: self.marked_at,
@@ -256,6 +272,12 @@ impl Position {
                 }
                 self.backoff.reset();
                 self.failing = None;
+                if self.taken.given_up
+                    && let Some(given_up) = self.given_up.take()
+                {
+                    // The reader is gone only while stopping.
+                    let _ = given_up.done.send(());
+                }
                 metrics::position_written("written");
                 Written::Done
             }

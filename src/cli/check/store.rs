@@ -143,6 +143,7 @@ mod tests {
             holder: None,
             epoch: 1,
             position: None,
+            position_time: None,
             position_at: None,
             caught_up_at: None,
             received: 0,

@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::{SqliteStore, WRITE};
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
-    from_ms, not_a_rename, org_from, replay_id, same_org, same_topic, to_ms,
+    begin_from, from_ms, not_a_rename, org_from, replay_id, same_org, same_topic, to_ms,
 };
 use crate::store::{FinishedAhead, Lease, Leases, StoreError, SubscriptionKey, TakenOver};
 
@@ -76,7 +76,7 @@ pub(super) async fn take_over(
     create(conn, key, configured, start_is_explicit).await?;
     let row = sqlx::query(
         "select topic, position, position_at, \
-                begun_at is not null as begun, begun_with \
+                position_time, begun_at, begun_with, begin_from \
          from subscription where org_id = $1 and name = $2",
     )
     .bind(key.org_id.as_str())
@@ -96,13 +96,17 @@ pub(super) async fn take_over(
     .fetch_one(&mut *conn)
     .await?;
     let position = replay_id(row.try_get("position")?);
+    let begun_at = row.try_get::<Option<i64>, _>("begun_at")?.map(from_ms);
     Ok(TakenOver {
         lease: Lease {
             key: key.clone(),
             holder: holder.to_owned(),
             epoch,
         },
-        begun_without_position: row.try_get("begun")? && position.is_none(),
+        begun_without_position: begun_at.is_some() && position.is_none(),
+        begun_at,
+        begin_from: begin_from(row.try_get("begin_from")?).filter(|_| position.is_none()),
+        position_time: row.try_get::<Option<i64>, _>("position_time")?.map(from_ms),
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         position,
         finished_ahead: finished_ahead(conn, key).await?,

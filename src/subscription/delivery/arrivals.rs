@@ -3,22 +3,27 @@
 use std::sync::Arc;
 
 use super::Delivery;
-use crate::event::{Event, EventIdentity};
+use crate::event::{ChangeEventHeader, Event, EventIdentity, ReplayId};
 use crate::store::DeadLetter;
 use crate::subscription::decoder::{Item, Undecodable};
+use crate::subscription::gaps::gap_of;
 use crate::subscription::lanes::{Origin, Unit};
-use crate::subscription::tracker::Tracked;
+use crate::subscription::tracker::{Seq, Tracked};
 
 impl Delivery {
     pub(super) fn take(&mut self, item: Item) {
         match item {
             Item::Event(event) => self.take_event(event),
             Item::Undecodable(event) => self.take_undecodable(*event),
-            Item::Keepalive(id) => {
+            Item::Keepalive(id, received_at) => {
                 self.repeats.clear();
                 // The stream has caught up: what has not come again by now never will.
                 self.finished_before.clear();
-                self.tracker.push_keepalive(id);
+                self.tracker.push_keepalive(id, received_at);
+            }
+            Item::NewPlaces => {
+                self.repeats.clear();
+                self.tracker.knows_places();
             }
             Item::Resumed => self.repeats = self.tracker.incomplete_events(),
         }
@@ -52,10 +57,22 @@ impl Delivery {
         let seq = self
             .tracker
             .push_event(tracked, event.raw.replay_id.clone(), finished);
+        if let Some(header) = &event.decoded.header {
+            self.record_gap(seq, header, event.raw.replay_id.as_ref());
+        }
         for run in self.runs.iter_mut().filter(|run| run.bit & finished == 0) {
             run.put(Origin::Live(seq), Unit::One(event.clone()), self.ordering);
         }
         self.position.received(1);
+    }
+
+    /// A change that came without its content is a hole, which is stored before the position passes the event.
+    fn record_gap(&mut self, seq: Seq, header: &ChangeEventHeader, replay_id: Option<&ReplayId>) {
+        if let Some(hole) = gap_of(header, replay_id) {
+            self.tracker.pin(seq);
+            self.observer.hole("gap");
+            self.gaps.record(seq, hole);
+        }
     }
 
     fn take_undecodable(&mut self, event: Undecodable) {
@@ -75,6 +92,9 @@ impl Delivery {
         let seq = self
             .tracker
             .push_event(tracked, event.raw.replay_id.clone(), 0);
+        if let Some(header) = &event.header {
+            self.record_gap(seq, header, event.raw.replay_id.as_ref());
+        }
         self.position.received(1);
         self.park(
             seq,
