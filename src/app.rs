@@ -1,5 +1,6 @@
 //! The only place that names concrete types and wires them together.
 
+mod housekeeping;
 mod schemas;
 mod start;
 
@@ -194,14 +195,22 @@ pub async fn run(
     };
     let org = Org::prepare(&config.salesforce, Some(vault(store.clone())))
         .map_err(|error| RunError::Config(error.to_string()))?;
-    let result = match sign_in(&org, &store, &waiting).await {
+    let signed_in = tokio::select! {
+        signed_in = sign_in(&org, &store, &waiting) => signed_in,
+        never = housekeeping::watch_positions(store.as_ref(), &config) => match never {},
+    };
+    let result = match signed_in {
         Ok(Some(session)) => {
             let ready = Ready {
                 store: store.clone(),
                 org: org.clone(),
                 session,
             };
-            run_subscriptions(config, handlers, ready, states, stop).await
+            let pruning = housekeeping::prune(store.clone(), config.retention.clone());
+            tokio::select! {
+                result = run_subscriptions(config, handlers, ready, states, stop) => result,
+                never = pruning => match never {},
+            }
         }
         Ok(None) => Ok(()),
         Err(error) => Err(error),

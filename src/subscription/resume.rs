@@ -110,7 +110,10 @@ impl Resume {
     }
 
     pub(super) fn saw_keepalive(&mut self, replay_id: &ReplayId, received_at: SystemTime) {
-        self.known_at = Some(received_at);
+        // Under the same replay ID it makes that place no younger.
+        if self.complete.as_ref() != Some(replay_id) {
+            self.known_at = Some(received_at);
+        }
         self.complete = Some(replay_id.clone());
         self.incomplete = None;
     }

@@ -203,8 +203,11 @@ impl Tracker {
             }
             match (complete, entry.replay_id) {
                 (true, Some(id)) => {
+                    // A keepalive under the same replay ID makes that place no younger.
+                    if self.position.as_ref() != Some(&id) {
+                        self.position_time = Some(entry.at);
+                    }
                     self.position = Some(id);
-                    self.position_time = Some(entry.at);
                     self.held.clear();
                 }
                 // No place of its own: it stays above the position until a later one passes.
@@ -473,6 +476,9 @@ mod tests {
             tracker.push_keepalive(id(3), at(9));
             tracker.advance();
             assert_eq!(tracker.position_time(), Some(at(9)), "{channel}");
+            tracker.push_keepalive(id(3), at(99));
+            tracker.advance();
+            assert_eq!(tracker.position_time(), Some(at(9)), "the same place");
         }
     }
 
