@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{BeginFrom, HoleKind, Recent, StoreError, SubscriptionKey};
+use super::{HoleKind, Recent, StoreError, SubscriptionKey, Tenure};
+use crate::config::Start;
 use crate::event::{OrgId, ReplayId, Topic};
 
 /// Record IDs kept of one hole; a gap may name any number, and its count is kept beside them.
@@ -159,19 +160,20 @@ pub(super) fn not_a_rename(
     }
 }
 
-/// Where a subscription without a position begins, as stored.
-pub(super) fn begin_text(begin: BeginFrom) -> &'static str {
+/// Where a subscription without a position begins, as stored; a replay ID would be a position.
+pub(super) fn begin_text(begin: &Start) -> Option<&'static str> {
     match begin {
-        BeginFrom::Earliest => "earliest",
-        BeginFrom::Latest => "latest",
+        Start::Earliest => Some("earliest"),
+        Start::Latest => Some("latest"),
+        Start::After(_) => None,
     }
 }
 
-/// Reads what [`begin_text`] wrote; the tables allow nothing else.
-pub(super) fn begin_from(text: Option<&str>) -> Option<BeginFrom> {
-    match text {
-        Some("earliest") => Some(BeginFrom::Earliest),
-        Some("latest") => Some(BeginFrom::Latest),
+/// Reads what [`begin_text`] wrote, which counts while there is no position.
+pub(super) fn begin_from(text: Option<&str>, position: Option<&ReplayId>) -> Option<Start> {
+    match (text, position) {
+        (Some("earliest"), None) => Some(Start::Earliest),
+        (Some("latest"), None) => Some(Start::Latest),
         _ => None,
     }
 }
@@ -185,6 +187,29 @@ pub(super) fn recent((from, before): (i64, i64), (to, received): (i64, i64)) -> 
         events: from_sql_count(received.saturating_sub(before)),
         over: Duration::from_millis(over),
     })
+}
+
+/// Refuses what a person paused.
+pub(super) fn not_paused(paused: bool, key: &SubscriptionKey) -> Result<(), StoreError> {
+    if paused {
+        return Err(StoreError::Paused {
+            subscription: key.name.clone(),
+        });
+    }
+    Ok(())
+}
+
+/// Who may run a subscription, by its last holder and what is left of the lease in milliseconds; `None`
+/// where it was given back or never taken.
+pub(super) fn tenure(holder: Option<String>, rest_ms: Option<i64>) -> Tenure {
+    match (holder, rest_ms.map(u64::try_from)) {
+        (None, _) | (_, None) => Tenure::Free,
+        (Some(holder), Some(Ok(rest))) if rest > 0 => Tenure::Held {
+            holder,
+            rest: Duration::from_millis(rest),
+        },
+        _ => Tenure::Lapsed,
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! part of the interface (design 4.5): a person at a SQL prompt can see what goes on.
 
 mod common;
+mod control;
 mod crypto;
 mod dead_letter;
 mod error;
@@ -29,13 +30,12 @@ use crate::config::StoreConfig;
 use crate::event::{OrgId, Topic};
 use crate::salesforce::auth::CredentialVault;
 
+pub use control::{Controls, Renamed};
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, StoredDeadLetter};
 pub use error::StoreError;
 pub use hole::{Hole, HoleFilter, HoleKind, Holes, StoredHole};
-pub use lease::{Lease, Leases, TakenOver};
-pub use position::{
-    BeginFrom, FinishedAhead, Positions, Progress, Recent, StateReport, SubscriptionStatus,
-};
+pub use lease::{Heartbeat, Lease, Leases, Survey, Surveyed, TakenOver, Tenure, Worker};
+pub use position::{FinishedAhead, Positions, Progress, Recent, StateReport, SubscriptionStatus};
 pub use retention::{PRUNE_PORTION, Pruned, Retention};
 pub use schema::Schemas;
 
@@ -53,7 +53,16 @@ pub struct SubscriptionKey {
 /// Keeps what must survive. Every call is bounded in time and may be retried.
 #[async_trait]
 pub trait Store:
-    Leases + Positions + DeadLetters + Holes + Schemas + Retention + CredentialVault + Send + Sync
+    Leases
+    + Controls
+    + Positions
+    + DeadLetters
+    + Holes
+    + Schemas
+    + Retention
+    + CredentialVault
+    + Send
+    + Sync
 {
     /// Answers when the store does.
     async fn ping(&self) -> Result<(), StoreError>;

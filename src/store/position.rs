@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 
 use super::{Lease, StoreError, SubscriptionKey};
+use crate::config::Start;
 use crate::event::{EventIdentity, ReplayId};
 
 /// An event that a handler has finished although the position has not passed it yet.
@@ -14,15 +15,6 @@ pub struct FinishedAhead {
     pub handler: String,
     /// Which event.
     pub identity: EventIdentity,
-}
-
-/// Where a subscription without a position begins, other than where its configuration says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BeginFrom {
-    /// Everything that the bus still keeps.
-    Earliest,
-    /// What comes from now on.
-    Latest,
 }
 
 /// How much came lately.
@@ -41,8 +33,9 @@ pub struct Progress {
     pub position: Option<ReplayId>,
     /// When the event at the position was committed, or the keepalive received.
     pub position_time: Option<SystemTime>,
-    /// The position was given up, and the stream begins here; counts where no new position is given.
-    pub begin_from: Option<BeginFrom>,
+    /// The position was given up, and the stream begins here, at earliest or latest; counts where no new
+    /// position is given.
+    pub begin_from: Option<Start>,
     /// The whole set above the position, which replaces what is stored.
     pub finished_ahead: Vec<FinishedAhead>,
     /// The last moment with a live stream and nothing unfinished.
@@ -75,8 +68,14 @@ pub struct SubscriptionStatus {
     pub detail: Option<String>,
     /// When the state was written.
     pub state_at: Option<SystemTime>,
-    /// Process that holds it.
+    /// Process that holds the lease, or held it last.
     pub holder: Option<String>,
+    /// True while the lease holds: that process runs it. False: it waits for a worker.
+    pub held: bool,
+    /// Name of that process, as long as it is remembered.
+    pub worker: Option<String>,
+    /// When a person paused it; `None` where it may run.
+    pub paused_at: Option<SystemTime>,
     /// Epoch of the last change of hands.
     pub epoch: i64,
     /// Where it stands.

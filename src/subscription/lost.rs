@@ -10,18 +10,18 @@ use super::backoff::Backoff;
 use super::breaks::Break;
 use super::reader::{Arrival, Reader, describe, slowly};
 use crate::avro::peek_header;
-use crate::config::OnExpiredReplayId;
+use crate::config::{OnExpiredReplayId, Start};
 use crate::event::{ChangeEventHeader, RawEvent, ReplayId};
 use crate::salesforce::pubsub::{FetchBatch, ReplayFrom};
-use crate::store::{BeginFrom, Hole, HoleKind};
+use crate::store::{Hole, HoleKind};
 
 /// The position is given up: the bus does not know it any more, nor any place that came before. The delivery
 /// stores that, in order with its other writes, so that a restart before anything is finished goes on from
 /// what has come since and does not lose the same position again.
 #[derive(Debug)]
 pub(super) struct GivenUp {
-    /// Where the stream begins instead.
-    pub(super) begin: BeginFrom,
+    /// Where the stream begins instead: earliest or latest.
+    pub(super) begin: Start,
     /// Told once it is stored.
     pub(super) done: oneshot::Sender<()>,
 }
@@ -34,8 +34,8 @@ impl Reader {
     /// records the hole before it moves, or although it does not.
     pub(super) async fn reposition(&mut self, broken: &Break, backoff: &mut Backoff) -> Duration {
         let (from, begin) = match self.on_expired {
-            OnExpiredReplayId::Earliest => (ReplayFrom::Earliest, BeginFrom::Earliest),
-            OnExpiredReplayId::Latest => (ReplayFrom::Latest, BeginFrom::Latest),
+            OnExpiredReplayId::Earliest => (ReplayFrom::Earliest, Start::Earliest),
+            OnExpiredReplayId::Latest => (ReplayFrom::Latest, Start::Latest),
             OnExpiredReplayId::Stop => {
                 let pause = slowly(backoff, &self.salesforce.blocked_retry);
                 self.blocked(broken, Some(EXPIRED_CURE), pause);

@@ -252,7 +252,10 @@ impl Position {
         Progress {
             position: tracker.position().cloned(),
             position_time: tracker.position_time(),
-            begin_from: self.given_up.as_ref().map(|given_up| given_up.begin),
+            begin_from: self
+                .given_up
+                .as_ref()
+                .map(|given_up| given_up.begin.clone()),
             finished_ahead,
             caught_up_at,
             marked_at: self.marked_at,

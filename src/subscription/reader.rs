@@ -14,6 +14,7 @@ use super::breaks::Break;
 use super::cost::EarliestCost;
 use super::credits::Credits;
 use super::in_flight::InFlight;
+use super::lease_clock::LeaseClock;
 use super::lost::GivenUp;
 use super::observe::Observer;
 use super::resume::Resume;
@@ -59,6 +60,8 @@ pub(super) struct Reader {
     pub(super) on_expired: OnExpiredReplayId,
     pub(super) resume: Resume,
     pub(super) in_flight: Arc<InFlight>,
+    /// Under which lease events are asked for.
+    pub(super) clock: LeaseClock,
     pub(super) arrivals: mpsc::UnboundedSender<Vec<Arrival>>,
     pub(super) state: watch::Sender<State>,
     pub(super) observer: Observer,
@@ -113,8 +116,14 @@ impl Reader {
         self.set_state(State::Stopped);
     }
 
-    /// Opens a stream, once there is room for an event.
+    /// Opens a stream, once the lease holds and there is room for an event.
     async fn connect(&mut self) -> Result<Step, Break> {
+        if !self.clock.holds(Instant::now()) {
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(Step::Stopped),
+                () = self.clock.changed() => return Ok(Step::Disconnected),
+            }
+        }
         let Some(first) = Credits::first(self.in_flight.room()) else {
             self.set_state(State::Paused);
             tokio::select! {
@@ -136,10 +145,17 @@ impl Reader {
         if !self.begun {
             self.probe().await?;
             self.begun = true;
+            // That may have taken long.
+            if !self.clock.holds(Instant::now()) {
+                return Ok(Step::Disconnected);
+            }
         }
         let from = self.resume.from();
         if from == ReplayFrom::Earliest {
             self.cost.tell().await;
+            if !self.clock.holds(Instant::now()) {
+                return Ok(Step::Disconnected);
+            }
         }
         let mut stream = self.bus.subscribe(&self.topic, &from, first).await?;
         let asked_at = Instant::now();
@@ -185,7 +201,7 @@ impl Reader {
         Ok(())
     }
 
-    /// One response, or one moment in which room appeared.
+    /// One response, or one moment in which room appeared or the lease was renewed.
     async fn receive(
         &mut self,
         mut streaming: Box<Streaming>,
@@ -215,6 +231,7 @@ impl Reader {
                 Ok(Ok(Some(batch))) => Some(batch),
             },
             () = self.in_flight.let_go() => None,
+            () = self.clock.changed() => None,
         };
         let now = Instant::now();
         if let Some(batch) = batch {
@@ -231,7 +248,10 @@ impl Reader {
             self.hand_on(batch).await;
         }
         let starved = streaming.credits.outstanding() == 0;
-        if let Some(more) = streaming.credits.ask(self.in_flight.room(), now) {
+        // Somebody else may have begun where our time is up; what was asked for before still comes.
+        if self.clock.holds(now)
+            && let Some(more) = streaming.credits.ask(self.in_flight.room(), now)
+        {
             // An error means that the call is over: the next response, or its absence, tells why.
             let _ = streaming.stream.request(more);
             if starved {

@@ -74,7 +74,7 @@ table! {
     LAG = "lag_seconds", Kind::Gauge, Seconds, ["subscription"],
         "Age of the oldest received unfinished event; while the stream is not live, at least the time since it was last caught up.";
     POSITION_KEPT = "position_kept_seconds", Kind::Gauge, Seconds, ["subscription"],
-        "How long the bus still keeps what follows the position; below zero where it is older than that.";
+        "How long the bus still keeps what follows the position; below zero where it is older than that; NaN where another worker runs the subscription.";
     IN_FLIGHT_EVENTS = "in_flight_events", Kind::Gauge, Count, ["subscription"],
         "Events received and above the position.";
     IN_FLIGHT_BYTES = "in_flight_bytes", Kind::Gauge, Bytes, ["subscription"],
@@ -82,7 +82,7 @@ table! {
     CREDITS_OUTSTANDING = "credits_outstanding", Kind::Gauge, Count, ["subscription"],
         "Events asked for and not delivered yet.";
     STREAM_STATE = "stream_state", Kind::Gauge, Count, ["subscription", "state"],
-        "1 for the state that the subscription's stream is in, 0 for the others.";
+        "1 for the state that the subscription's stream is in, 0 for the others; elsewhere where another worker runs it.";
     RECONNECTS = "reconnects_total", Kind::Counter, Count, ["subscription", "reason"],
         "Times a stream ended and was opened again, by what ended it.";
     HANDLER_TIME = "handler_seconds", Kind::Histogram(HANDLER_SECONDS), Seconds, ["subscription", "handler"],
@@ -141,14 +141,16 @@ pub fn describe_all() {
     }
 }
 
-/// States of a subscription's stream, in the words of the store and of `orgstream status`.
-pub const STREAM_STATES: [&str; 6] = [
+/// States of a subscription's stream, in the words of the store and of `orgstream status`; `elsewhere` where
+/// another worker runs it.
+pub const STREAM_STATES: [&str; 7] = [
     "connecting",
     "live",
     "paused",
     "reconnecting",
     "blocked",
     "stopped",
+    "elsewhere",
 ];
 
 /// Counts an event parked; `handler` is `None` where it could not be decoded for anyone, `reason` the

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bed::{Bed, hole, key, now, replay, take};
+use super::bed::{BRIEF, Bed, hole, key, now, replay, take};
 use crate::store::{Hole, HoleFilter, HoleKind, Store, StoredHole};
 
 async fn all(store: &dyn Store) -> Vec<StoredHole> {
@@ -187,7 +187,7 @@ pub(super) async fn holes_are_acknowledged_by_number_by_subscription_or_all(bed:
     let accounts = take(&*store).await;
     let orders = key("orders", "Order__e");
     let configured = ["accounts".to_owned(), "orders".to_owned()];
-    let taken = store.take_over(&orders, "worker", &configured, false);
+    let taken = store.take_over(&orders, "worker", BRIEF, &configured, false);
     let orders = taken.await.unwrap().lease;
     let mut ids = Vec::new();
     for (lease, kind, from) in [
