@@ -16,6 +16,7 @@ mod captured;
 mod chaos;
 mod commands;
 mod database;
+mod database_away;
 mod delivery;
 mod flow_control;
 mod gaps;
