@@ -22,7 +22,9 @@ pub use webhook::WebhookHandler;
 
 /// Events handed over together, in bus order.
 ///
-/// All of them belong to records that no other call of the same handler holds at that time.
+/// All of them belong to records that no other call of the same handler holds at that time. With
+/// `group = "transaction"` they are all the events of one transaction, or of a part of it where they say so
+/// ([`Event::partial`]), or events each of which is a transaction by itself.
 #[derive(Debug, Clone)]
 pub struct EventBatch {
     /// At least one.
@@ -68,7 +70,9 @@ pub enum BatchAnswer {
     /// The same for all.
     All(Answer),
     /// One for each event, in the batch's order. A list of another length is taken as a retry of the
-    /// whole batch.
+    /// whole batch. A handler that handles an event and wants an earlier one of the same record again gives
+    /// that record's order up. The events of a transaction that came together share the worst answer that
+    /// one of them got.
     Each(Vec<Answer>),
 }
 

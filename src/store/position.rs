@@ -36,6 +36,8 @@ pub struct Progress {
     /// The position was given up, and the stream begins here, at earliest or latest; counts where no new
     /// position is given.
     pub begin_from: Option<Start>,
+    /// Transaction key of the change event at the position; goes with `position`.
+    pub transaction: Option<String>,
     /// The whole set above the position, which replaces what is stored.
     pub finished_ahead: Vec<FinishedAhead>,
     /// The last moment with a live stream and nothing unfinished.

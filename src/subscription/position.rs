@@ -256,6 +256,7 @@ impl Position {
                 .given_up
                 .as_ref()
                 .map(|given_up| given_up.begin.clone()),
+            transaction: tracker.transaction().map(str::to_owned),
             finished_ahead,
             caught_up_at,
             marked_at: self.marked_at,

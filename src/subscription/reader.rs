@@ -46,8 +46,12 @@ pub(super) enum Arrival {
     },
     /// The bus does not know the places that came before, and knows those that follow ([`GivenUp`]).
     NewPlaces,
-    /// A new stream begins after the last complete replay ID: events under an incomplete one come again.
-    Resumed,
+    /// A new stream begins, where it can after the last complete replay ID: events under an incomplete one
+    /// come again.
+    Resumed {
+        /// It begins there, and not somewhere else because that place is lost or was never known.
+        continues: bool,
+    },
 }
 
 /// Everything a reader needs.
@@ -118,6 +122,7 @@ impl Reader {
 
     /// Opens a stream, once the lease holds and there is room for an event.
     async fn connect(&mut self) -> Result<Step, Break> {
+        self.in_flight.owe(0);
         if !self.clock.holds(Instant::now()) {
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(Step::Stopped),
@@ -176,7 +181,8 @@ impl Reader {
         );
         self.set_state(State::Live);
         // A closed channel means that the delivery is gone; the stop token tells.
-        let _ = self.arrivals.send(vec![Arrival::Resumed]);
+        let continues = self.resume.continues();
+        let _ = self.arrivals.send(vec![Arrival::Resumed { continues }]);
         Ok(Step::Streaming(Box::new(Streaming {
             stream,
             credits: Credits::opened(first, asked_at),
@@ -209,6 +215,7 @@ impl Reader {
         refused: &mut u32,
     ) -> Result<Step, Break> {
         self.observer.credits(streaming.credits.outstanding());
+        self.in_flight.owe(streaming.credits.outstanding());
         let limit = self.salesforce.silence_limit;
         // With nothing asked for, silence is what we asked for (rule 10).
         let watched = streaming.credits.outstanding() > 0;

@@ -94,15 +94,17 @@ pub(super) async fn save_progress(
 ) -> Result<(), StoreError> {
     let written = sql::query(
         "update orgstream.subscription set \
-             position = case when $5 is null and $10::text is not null then null \
+             position = case when $5 is null and $11::text is not null then null \
                              else coalesce($5, position) end, \
+             position_transaction = case when $5 is not null then $9 \
+                                         when $11 is null then position_transaction end, \
              position_at = case when $5 is null then position_at else now() end, \
-             position_time = case when $5 is not null then to_timestamp($9::bigint / 1000.0) \
-                                  when $10 is null then position_time end, \
-             begin_from = case when $5 is null then coalesce($10, begin_from) end, \
-             begun_at = case when $5 is not null or $10 is null then begun_at \
-                             when $10 = 'latest' then now() end, \
-             begun_with = case when $5 is null and $10 is not null then null else begun_with end, \
+             position_time = case when $5 is not null then to_timestamp($10::bigint / 1000.0) \
+                                  when $11 is null then position_time end, \
+             begin_from = case when $5 is null then coalesce($11, begin_from) end, \
+             begun_at = case when $5 is not null or $11 is null then begun_at \
+                             when $11 = 'latest' then now() end, \
+             begun_with = case when $5 is null and $11 is not null then null else begun_with end, \
              caught_up_at = coalesce(to_timestamp($6::bigint / 1000.0), caught_up_at), \
              received = received + $7, finished = finished + $8, write_number = $4 \
          where org_id = $1 and name = $2 and epoch = $3 and write_number < $4",
@@ -115,6 +117,7 @@ pub(super) async fn save_progress(
     .bind(progress.caught_up_at.map(to_ms))
     .bind(to_sql_count(progress.received))
     .bind(to_sql_count(progress.finished))
+    .bind(progress.transaction.as_deref().map(plain))
     .bind(progress.position_time.and_then(mark_ms))
     .bind(progress.begin_from.as_ref().and_then(begin_text))
     .execute(&mut *conn)

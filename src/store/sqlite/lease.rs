@@ -122,7 +122,7 @@ pub(super) async fn take_over(
     create(conn, key, configured, start_is_explicit).await?;
     let row = sqlx::query(
         "select topic, position, position_at, \
-                position_time, begun_at, begun_with, begin_from, \
+                position_time, begun_at, begun_with, begin_from, position_transaction, \
                 paused_at is not null as paused \
          from subscription where org_id = $1 and name = $2",
     )
@@ -159,6 +159,7 @@ pub(super) async fn take_over(
         position_time: row.try_get::<Option<i64>, _>("position_time")?.map(from_ms),
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         position,
+        transaction: row.try_get("position_transaction")?,
         finished_ahead: finished_ahead(conn, key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
     })
@@ -293,6 +294,7 @@ async fn survey(conn: &mut SqliteConnection, org_id: &OrgId) -> Result<Survey, S
     });
     Ok(Survey {
         workers: 1,
+        stopping: 0,
         subscriptions: subscriptions.collect::<Result<_, StoreError>>()?,
     })
 }

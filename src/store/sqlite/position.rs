@@ -101,15 +101,17 @@ pub(super) async fn save_progress(
 ) -> Result<(), StoreError> {
     let written = sqlx::query(
         "update subscription set \
-             position = case when $5 is null and $11 is not null then null \
+             position = case when $5 is null and $12 is not null then null \
                              else coalesce($5, position) end, \
+             position_transaction = case when $5 is not null then $10 \
+                                         when $12 is null then position_transaction end, \
              position_at = case when $5 is null then position_at else $9 end, \
-             position_time = case when $5 is not null then $10 \
-                                  when $11 is null then position_time end, \
-             begin_from = case when $5 is null then coalesce($11, begin_from) end, \
-             begun_at = case when $5 is not null or $11 is null then begun_at \
-                             when $11 = 'latest' then $9 end, \
-             begun_with = case when $5 is null and $11 is not null then null else begun_with end, \
+             position_time = case when $5 is not null then $11 \
+                                  when $12 is null then position_time end, \
+             begin_from = case when $5 is null then coalesce($12, begin_from) end, \
+             begun_at = case when $5 is not null or $12 is null then begun_at \
+                             when $12 = 'latest' then $9 end, \
+             begun_with = case when $5 is null and $12 is not null then null else begun_with end, \
              caught_up_at = coalesce($6, caught_up_at), \
              received = received + $7, finished = finished + $8, write_number = $4 \
          where org_id = $1 and name = $2 and epoch = $3 and write_number < $4",
@@ -123,6 +125,7 @@ pub(super) async fn save_progress(
     .bind(to_sql_count(progress.received))
     .bind(to_sql_count(progress.finished))
     .bind(to_ms(SystemTime::now()))
+    .bind(progress.transaction.as_deref().map(plain))
     .bind(progress.position_time.and_then(mark_ms))
     .bind(progress.begin_from.as_ref().and_then(begin_text))
     .execute(&mut *conn)
