@@ -170,6 +170,7 @@ mod tests {
         metrics::reconnected("accounts", "silence");
         metrics::handler_answered("accounts", "log", second);
         metrics::handler_retries("accounts", "log", 1);
+        metrics::append_skipped("accounts", "rows", 1);
         metrics::decode_failure("accounts", "truncated");
         metrics::schema_fetched("fetched");
         metrics::position_written("written");
