@@ -1,5 +1,6 @@
 //! The only place that names concrete types and wires them together.
 
+mod housekeeping;
 mod schemas;
 mod start;
 
@@ -14,12 +15,13 @@ use tracing::{error, info};
 use crate::avro::{SchemaCache, SchemaShelf};
 use crate::config::{
     Checks, Config, ConfigError, Env, HandlerConfig, HandlerProblem, Loaded, MAX_HANDLERS,
-    ProcessEnv, SalesforceConfig, Subscriptions,
+    ProcessEnv, SalesforceConfig, StoreConfig, Subscriptions,
 };
 use crate::handler::{Handler, HandlerConfigError, Registry};
 use crate::salesforce::auth::{
     Authenticator, CredentialVault, Session, TokenSource, check_private_key,
 };
+use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::{PubSub, PubSubError};
 use crate::store::{self, Store, StoreError};
 use crate::subscription::{Shared, State};
@@ -71,7 +73,9 @@ pub fn load_config(
     env: &dyn Env,
     registry: &Registry,
 ) -> Result<Loaded, ConfigError> {
-    let handler = |config: &HandlerConfig| handler_problems(registry, config);
+    let handler = |config: &HandlerConfig, store: Option<&StoreConfig>| {
+        handler_problems(registry, config, store)
+    };
     let checks = Checks {
         private_key: &check_private_key,
         handler: &handler,
@@ -79,9 +83,32 @@ pub fn load_config(
     crate::config::load(path, subscriptions, env, &checks)
 }
 
-fn handler_problems(registry: &Registry, config: &HandlerConfig) -> Vec<HandlerProblem> {
+/// Why a handler that writes within the store's transactions cannot work with this store.
+fn no_transactions(
+    handler: &dyn Handler,
+    config: &HandlerConfig,
+    store: &StoreConfig,
+) -> Option<String> {
+    (handler.transactional().is_some() && !store.is_postgres()).then(|| {
+        format!(
+            "a handler of type `{}` writes into the store's database, which has to be Postgres: set `store.url` \
+             (DATABASE_URL) to a postgres:// URL",
+            config.kind
+        )
+    })
+}
+
+fn handler_problems(
+    registry: &Registry,
+    config: &HandlerConfig,
+    store: Option<&StoreConfig>,
+) -> Vec<HandlerProblem> {
     match registry.build(config) {
-        Ok(_) => Vec::new(),
+        Ok(handler) => store
+            .and_then(|store| no_transactions(&*handler, config, store))
+            .map(|message| HandlerProblem { key: None, message })
+            .into_iter()
+            .collect(),
         Err(HandlerConfigError::Options { problems, .. }) => problems
             .iter()
             .map(|problem| HandlerProblem {
@@ -164,11 +191,15 @@ pub async fn run(
                 subscription.name
             )));
         }
-        let built: Result<Vec<Arc<dyn Handler>>, _> = subscription
-            .handlers
-            .iter()
-            .map(|handler| registry.build(handler))
-            .collect();
+        let build = |handler: &HandlerConfig| {
+            let built = registry.build(handler)?;
+            match no_transactions(&*built, handler, &config.store) {
+                Some(why) => Err(RunError::Config(why)),
+                None => Ok(built),
+            }
+        };
+        let built: Result<Vec<Arc<dyn Handler>>, _> =
+            subscription.handlers.iter().map(build).collect();
         handlers.push(built?);
     }
     // Before anything that counts.
@@ -193,14 +224,22 @@ pub async fn run(
     };
     let org = Org::prepare(&config.salesforce, Some(vault(store.clone())))
         .map_err(|error| RunError::Config(error.to_string()))?;
-    let result = match sign_in(&org, &store, &waiting).await {
+    let signed_in = tokio::select! {
+        signed_in = sign_in(&org, &store, &waiting) => signed_in,
+        never = housekeeping::watch_positions(store.as_ref(), &config) => match never {},
+    };
+    let result = match signed_in {
         Ok(Some(session)) => {
             let ready = Ready {
                 store: store.clone(),
                 org: org.clone(),
                 session,
             };
-            run_subscriptions(config, handlers, ready, states, stop).await
+            let pruning = housekeeping::prune(store.clone(), config.retention.clone());
+            tokio::select! {
+                result = run_subscriptions(config, handlers, ready, states, stop) => result,
+                never = pruning => match never {},
+            }
         }
         Ok(None) => Ok(()),
         Err(error) => Err(error),
@@ -316,9 +355,12 @@ async fn run_subscriptions(
     let schemas = ready
         .org
         .schemas(Some(ready.store.clone()), &config.schemas_dir);
+    let limits = Limits::new(&config.salesforce, ready.org.tokens.clone())
+        .map_err(|error| RunError::Config(error.to_string()))?;
     let entries = config.subscriptions.into_iter().zip(handlers).zip(states.0);
     let setup = worker::Setup {
         shared: Shared {
+            limits,
             bus: ready.org.bus,
             store: ready.store,
             schemas: Arc::new(schemas),

@@ -13,11 +13,13 @@ mod lease;
 mod migrations;
 mod position;
 mod postgres;
+mod retention;
 mod schema;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod vault;
 
 use std::sync::Arc;
@@ -32,10 +34,12 @@ use crate::salesforce::auth::CredentialVault;
 pub use control::{Controls, Renamed};
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, PART, StoredDeadLetter};
 pub use error::StoreError;
-pub use hole::{Hole, HoleKind, Holes, StoredHole};
+pub use hole::{Hole, HoleFilter, HoleKind, Holes, StoredHole};
 pub use lease::{Heartbeat, Lease, Leases, Survey, Surveyed, TakenOver, Tenure, Worker};
-pub use position::{FinishedAhead, Positions, Progress, StateReport, SubscriptionStatus};
+pub use position::{FinishedAhead, Positions, Progress, Recent, StateReport, SubscriptionStatus};
+pub use retention::{PRUNE_PORTION, Pruned, Retention};
 pub use schema::Schemas;
+pub use transaction::{HandOver, Mark, TransactionError, Transactions, Work};
 
 /// Names a subscription's row: a position belongs to an org, a name and a topic (design 3.1, rule 4).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -51,7 +55,17 @@ pub struct SubscriptionKey {
 /// Keeps what must survive. Every call is bounded in time and may be retried.
 #[async_trait]
 pub trait Store:
-    Leases + Controls + Positions + DeadLetters + Holes + Schemas + CredentialVault + Send + Sync
+    Leases
+    + Controls
+    + Positions
+    + DeadLetters
+    + Holes
+    + Schemas
+    + Transactions
+    + Retention
+    + CredentialVault
+    + Send
+    + Sync
 {
     /// Answers when the store does.
     async fn ping(&self) -> Result<(), StoreError>;

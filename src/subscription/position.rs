@@ -9,8 +9,9 @@ use futures_util::future::BoxFuture;
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
+use super::lost::GivenUp;
 use super::state::State;
-use super::tracker::{HandlerSet, Tracker};
+use super::tracker::{HandlerSet, Passed, Tracker};
 use crate::config::BackoffConfig;
 use crate::event::{EventIdentity, ReplayId};
 use crate::store::{FinishedAhead, Lease, Progress, StateReport, Store, StoreError};
@@ -27,6 +28,10 @@ const STORE_RETRY: BackoffConfig = BackoffConfig {
     initial: Duration::from_secs(1),
     max: Duration::from_secs(15),
 };
+
+/// Passed events whose marks the store has not forgotten yet. Beyond it marks stay until the subscription
+/// changes hands, which costs rows there instead of memory here.
+const MAX_PASSED: usize = 100_000;
 
 /// Failed writes in a row after which people are told: one may be a restart of the database.
 const FAILURES_TO_TELL: u32 = 2;
@@ -55,6 +60,10 @@ pub(super) struct Position {
     received: u64,
     finished: u64,
     marked_at: Option<SystemTime>,
+    /// Events whose marks are to be forgotten, where handlers make marks of their own.
+    passed: Option<Vec<EventIdentity>>,
+    /// The position was given up, and that is not stored yet.
+    given_up: Option<GivenUp>,
     state: Option<State>,
     state_moved: bool,
     not_before: Instant,
@@ -71,6 +80,8 @@ pub(super) struct Position {
 struct Taken {
     received: u64,
     finished: u64,
+    passed: Vec<EventIdentity>,
+    given_up: bool,
 }
 
 impl Position {
@@ -88,6 +99,8 @@ impl Position {
             received: 0,
             finished: 0,
             marked_at: None,
+            passed: None,
+            given_up: None,
             state: None,
             state_moved: false,
             not_before: Instant::now(),
@@ -95,6 +108,20 @@ impl Position {
             taken: Taken::default(),
             backoff: Backoff::new(STORE_RETRY),
             failing: None,
+        }
+    }
+
+    /// Handlers mark events as finished in transactions of their own: from now on marks go only when the
+    /// position has passed their events.
+    pub(super) fn keep_marks(&mut self) {
+        self.passed = Some(Vec::new());
+    }
+
+    /// The marks of these events are of no use any more.
+    pub(super) fn forget(&mut self, events: impl IntoIterator<Item = EventIdentity>) {
+        if let Some(passed) = &mut self.passed {
+            let room = MAX_PASSED.saturating_sub(passed.len());
+            passed.extend(events.into_iter().take(room));
         }
     }
 
@@ -114,6 +141,14 @@ impl Position {
         self.moved = true;
     }
 
+    /// The position is given up: the next write says so, and then whoever waits for it is told.
+    pub(super) fn give_up(&mut self, given_up: GivenUp) {
+        self.given_up = Some(given_up);
+        self.marked_at = None;
+        self.moved = true;
+        self.not_before = self.not_before.min(Instant::now());
+    }
+
     /// The state to show in the store.
     pub(super) fn show(&mut self, state: &State) {
         if self.state.as_ref() != Some(state) {
@@ -131,11 +166,12 @@ impl Position {
     pub(super) fn follow(
         &mut self,
         tracker: &Tracker,
-        passed: Option<SystemTime>,
+        passed: Passed,
         caught_up_at: Option<SystemTime>,
         finished_before: &FinishedBefore,
     ) {
-        self.marked_at = passed.or(self.marked_at);
+        self.marked_at = passed.occurred_at.or(self.marked_at);
+        self.forget(passed.identities);
         self.moved |= tracker.position() != self.begun.as_ref();
         let due = (self.moved || self.state_moved) && self.not_before <= Instant::now();
         if due && self.write.is_none() {
@@ -194,6 +230,8 @@ impl Position {
             .map_or_else(Taken::default, |progress| Taken {
                 received: progress.received,
                 finished: progress.finished,
+                passed: progress.passed.clone().unwrap_or_default(),
+                given_up: progress.begin_from.is_some(),
             });
         let (store, lease) = (self.store.clone(), self.lease.clone());
         self.not_before = Instant::now() + PACE;
@@ -237,8 +275,14 @@ impl Position {
             .collect();
         Progress {
             position: tracker.position().cloned(),
+            position_time: tracker.position_time(),
+            begin_from: self
+                .given_up
+                .as_ref()
+                .map(|given_up| given_up.begin.clone()),
             transaction: tracker.transaction().map(str::to_owned),
             finished_ahead,
+            passed: self.passed.as_mut().map(std::mem::take),
             caught_up_at,
             marked_at: self.marked_at,
             received: std::mem::take(&mut self.received),
@@ -257,6 +301,12 @@ impl Position {
                 }
                 self.backoff.reset();
                 self.failing = None;
+                if self.taken.given_up
+                    && let Some(given_up) = self.given_up.take()
+                {
+                    // The reader is gone only while stopping.
+                    let _ = given_up.done.send(());
+                }
                 metrics::position_written("written");
                 Written::Done
             }
@@ -278,6 +328,8 @@ impl Position {
                 );
                 self.received += self.taken.received;
                 self.finished += self.taken.finished;
+                let passed = std::mem::take(&mut self.taken.passed);
+                self.forget(passed);
                 self.moved = true;
                 self.state_moved = self.state.is_some();
                 self.not_before = Instant::now() + pause;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::tests::{ahead, event, id};
+use super::tests::{NOON, ahead, event, id};
 use super::*;
 
 #[test]
@@ -46,7 +46,7 @@ fn on_a_channel_the_position_remembers_the_transaction_of_an_id_that_was_complet
     assert_eq!(tracker.position(), Some(&id(2)));
     assert_eq!(tracker.transaction(), Some("t"));
     tracker.finish(1, 1);
-    tracker.push_keepalive(id(4));
+    tracker.push_keepalive(id(4), NOON);
     tracker.advance();
     assert_eq!(tracker.transaction(), None);
 }

@@ -73,6 +73,8 @@ table! {
         "Events parked as dead letters, by the handler that could not handle them (none where they could not be decoded).";
     LAG = "lag_seconds", Kind::Gauge, Seconds, ["subscription"],
         "Age of the oldest received unfinished event; while the stream is not live, at least the time since it was last caught up.";
+    POSITION_KEPT = "position_kept_seconds", Kind::Gauge, Seconds, ["subscription"],
+        "How long the bus still keeps what follows the position; below zero where it is older than that; NaN where another worker runs the subscription.";
     IN_FLIGHT_EVENTS = "in_flight_events", Kind::Gauge, Count, ["subscription"],
         "Events received and above the position.";
     IN_FLIGHT_BYTES = "in_flight_bytes", Kind::Gauge, Bytes, ["subscription"],
@@ -87,6 +89,8 @@ table! {
         "Time from handing a batch to a handler to its answer.";
     HANDLER_RETRIES = "handler_retries_total", Kind::Counter, Count, ["subscription", "handler"],
         "Events that a handler asked to be handed over again.";
+    APPEND_SKIPPED = "append_skipped_total", Kind::Counter, Count, ["subscription", "handler"],
+        "Events that a `postgres` handler did not append, because its table has them already.";
     DECODE_FAILURES = "decode_failures_total", Kind::Counter, Count, ["subscription", "reason"],
         "Events that could not be decoded.";
     SCHEMA_FETCHES = "schema_fetches_total", Kind::Counter, Count, ["outcome"],
@@ -182,6 +186,13 @@ pub fn handler_answered(subscription: &str, handler: &str, took: Duration) {
 /// Counts events that a handler wants again.
 pub fn handler_retries(subscription: &str, handler: &str, count: u64) {
     HANDLER_RETRIES
+        .counter(&[subscription, handler])
+        .increment(count);
+}
+
+/// Counts events that a table had already.
+pub fn append_skipped(subscription: &str, handler: &str, count: u64) {
+    APPEND_SKIPPED
         .counter(&[subscription, handler])
         .increment(count);
 }

@@ -10,21 +10,26 @@
 )]
 #![allow(missing_docs, reason = "tests")]
 
+mod append;
 mod bad_input;
 mod blocked;
 mod captured;
 mod chaos;
 mod commands;
+mod control;
 mod correctness;
 mod database;
+mod database_away;
 mod delivery;
 mod flow_control;
+mod gaps;
 mod grouping;
 mod kill;
 mod lanes;
 mod lost_ground;
 mod metrics;
 mod node_client;
+mod position_age;
 mod replay_ids;
 mod resume;
 mod schemas;
@@ -33,3 +38,4 @@ mod shutdown;
 mod sign_in;
 mod stream;
 mod support;
+mod workers;

@@ -26,7 +26,9 @@ mod hole;
 mod lease;
 mod migrate;
 mod position;
+mod retention;
 mod schema;
+mod transaction;
 
 use std::future::Future;
 use std::sync::atomic::AtomicI64;

@@ -1,7 +1,7 @@
 //! Taking over, progress, state.
 
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -10,13 +10,13 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::lease::{fenced, hold};
 use super::{READ, SqliteStore, WRITE};
-use crate::event::ReplayId;
+use crate::event::{EventIdentity, ReplayId};
 use crate::store::common::{
-    MARK_INTERVAL_MS, from_ms, from_sql_count, mark_ms, org_from, plain, replay_id, to_ms,
-    to_sql_count, topic_from,
+    MARK_INTERVAL_MS, begin_text, from_ms, from_sql_count, mark_ms, org_from, plain, recent,
+    replay_id, span_ms, to_ms, to_sql_count, topic_from,
 };
 use crate::store::{
-    FinishedAhead, Lease, Positions, Progress, StateReport, StoreError, SubscriptionKey,
+    Lease, Positions, Progress, Recent, StateReport, StoreError, SubscriptionKey,
     SubscriptionStatus,
 };
 
@@ -39,6 +39,14 @@ impl Positions for SqliteStore {
 
     async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError> {
         transaction!(self, WRITE, |conn| report_state(conn, lease, report))
+    }
+
+    async fn recent_events(
+        &self,
+        key: &SubscriptionKey,
+        window: Duration,
+    ) -> Result<Option<Recent>, StoreError> {
+        transaction!(self, READ, |conn| recent_events(conn, key, window))
     }
 
     async fn subscriptions(&self) -> Result<Vec<SubscriptionStatus>, StoreError> {
@@ -93,9 +101,17 @@ pub(super) async fn save_progress(
 ) -> Result<(), StoreError> {
     let written = sqlx::query(
         "update subscription set \
-             position = coalesce($5, position), \
-             position_transaction = case when $5 is null then position_transaction else $10 end, \
+             position = case when $5 is null and $12 is not null then null \
+                             else coalesce($5, position) end, \
+             position_transaction = case when $5 is not null then $10 \
+                                         when $12 is null then position_transaction end, \
              position_at = case when $5 is null then position_at else $9 end, \
+             position_time = case when $5 is not null then $11 \
+                                  when $12 is null then position_time end, \
+             begin_from = case when $5 is null then coalesce($12, begin_from) end, \
+             begun_at = case when $5 is not null or $12 is null then begun_at \
+                             when $12 = 'latest' then $9 end, \
+             begun_with = case when $5 is null and $12 is not null then null else begun_with end, \
              caught_up_at = coalesce($6, caught_up_at), \
              received = received + $7, finished = finished + $8, write_number = $4 \
          where org_id = $1 and name = $2 and epoch = $3 and write_number < $4",
@@ -110,6 +126,8 @@ pub(super) async fn save_progress(
     .bind(to_sql_count(progress.finished))
     .bind(to_ms(SystemTime::now()))
     .bind(progress.transaction.as_deref().map(plain))
+    .bind(progress.position_time.and_then(mark_ms))
+    .bind(progress.begin_from.as_ref().and_then(begin_text))
     .execute(&mut *conn)
     .await?
     .rows_affected();
@@ -119,33 +137,64 @@ pub(super) async fn save_progress(
             "a newer write of the same worker came first".to_owned(),
         ));
     }
-    replace_finished_ahead(conn, lease, &progress.finished_ahead).await?;
+    let given = &progress.finished_ahead;
+    let pairs = given
+        .iter()
+        .map(|ahead| json!([ahead.handler, ahead.identity.as_str()]));
+    let pairs = serde_json::Value::from_iter(pairs).to_string();
+    match &progress.passed {
+        Some(passed) => forget_passed(conn, lease, passed).await?,
+        None => forget_others(conn, lease, &pairs).await?,
+    }
+    if !given.is_empty() {
+        add_finished_ahead(conn, lease, &pairs).await?;
+    }
     mark_position(conn, lease, progress).await
 }
 
-/// Makes the stored set the given one, touching only what differs.
-async fn replace_finished_ahead(
+/// Takes the marks of these events away, whatever handler finished them.
+async fn forget_passed(
     conn: &mut SqliteConnection,
     lease: &Lease,
-    given: &[FinishedAhead],
+    passed: &[EventIdentity],
 ) -> Result<(), StoreError> {
-    let pairs: Vec<_> = given
-        .iter()
-        .map(|ahead| json!([ahead.handler, ahead.identity.as_str()]))
-        .collect();
-    let pairs = serde_json::Value::from(pairs).to_string();
+    let identities = passed.iter().map(EventIdentity::as_str);
+    sqlx::query(
+        "delete from finished_ahead where org_id = $1 and subscription = $2 \
+         and identity in (select value from json_each($3))",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(serde_json::Value::from_iter(identities).to_string())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Takes all marks away but the given ones, touching only what differs. `pairs` is JSON: handler and identity.
+async fn forget_others(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    pairs: &str,
+) -> Result<(), StoreError> {
     sqlx::query(
         "delete from finished_ahead where org_id = $1 and subscription = $2 \
          and (handler, identity) not in (select value ->> 0, value ->> 1 from json_each($3))",
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
-    .bind(&pairs)
-    .execute(&mut *conn)
+    .bind(pairs)
+    .execute(conn)
     .await?;
-    if given.is_empty() {
-        return Ok(());
-    }
+    Ok(())
+}
+
+/// Adds the marks that are not there yet.
+async fn add_finished_ahead(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    pairs: &str,
+) -> Result<(), StoreError> {
     // `where true` tells SQLite's parser that `on` does not begin a join.
     sqlx::query(
         "insert into finished_ahead (org_id, subscription, handler, identity) \
@@ -154,7 +203,7 @@ async fn replace_finished_ahead(
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
-    .bind(&pairs)
+    .bind(pairs)
     .execute(conn)
     .await?;
     Ok(())
@@ -171,8 +220,9 @@ async fn mark_position(
         return Ok(());
     };
     sqlx::query(
-        "insert into position_mark (org_id, subscription, at, position) \
-         select $1, $2, $3, $5 \
+        "insert into position_mark (org_id, subscription, at, position, received) \
+         select $1, $2, $3, $5, \
+                (select received from subscription where org_id = $1 and name = $2) \
          where not exists (select 1 from position_mark \
                            where org_id = $1 and subscription = $2 \
                            and at > $3 - $4)",
@@ -185,6 +235,37 @@ async fn mark_position(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Received events between the newest mark and the oldest within `window` before it.
+pub(super) async fn recent_events(
+    conn: &mut SqliteConnection,
+    key: &SubscriptionKey,
+    window: Duration,
+) -> Result<Option<Recent>, StoreError> {
+    let newest: Option<(i64, i64)> = sqlx::query_as(
+        "select at, received from position_mark \
+         where org_id = $1 and subscription = $2 and received is not null \
+         order by at desc limit 1",
+    )
+    .bind(key.org_id.as_str())
+    .bind(&key.name)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some(newest) = newest else {
+        return Ok(None);
+    };
+    let oldest: Option<(i64, i64)> = sqlx::query_as(
+        "select at, received from position_mark \
+         where org_id = $1 and subscription = $2 and received is not null and at >= $3 \
+         order by at limit 1",
+    )
+    .bind(key.org_id.as_str())
+    .bind(&key.name)
+    .bind(newest.0.saturating_sub(span_ms(window)))
+    .fetch_optional(conn)
+    .await?;
+    Ok(oldest.and_then(|oldest| recent(oldest, newest)))
 }
 
 /// Writes a state for people to see.
@@ -223,6 +304,7 @@ pub(super) async fn all(
                 s.paused_at, \
                 s.state_at, \
                 s.position_at, \
+                s.position_time, \
                 s.caught_up_at, \
                 (select count(*) from dead_letter d where d.org_id = s.org_id \
                  and d.subscription = s.name and d.state = 'open') as parked, \
@@ -255,6 +337,7 @@ pub(super) async fn all(
                 epoch: row.try_get("epoch")?,
                 position: replay_id(row.try_get("position")?),
                 position_at: time("position_at")?,
+                position_time: time("position_time")?,
                 caught_up_at: time("caught_up_at")?,
                 received: count("received")?,
                 finished: count("finished")?,

@@ -69,6 +69,18 @@ impl Bed {
         }
     }
 
+    /// Past a pooler; Postgres only.
+    pub(super) fn direct_url(&self) -> &str {
+        self.direct.as_ref().map_or("", |(url, _)| url)
+    }
+
+    /// True where a pooler stands before the database.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.direct
+            .as_ref()
+            .is_some_and(|(url, _)| *url != self.url)
+    }
+
     pub(super) fn config(&self) -> StoreConfig {
         StoreConfig {
             timeout: Duration::from_secs(20),
@@ -226,6 +238,8 @@ pub(super) fn hole(kind: HoleKind, from: Option<&str>) -> Hole {
         reason: "expired_replay_id".to_owned(),
         from: from.map(replay),
         to: None,
+        from_time: None,
+        to_time: None,
         entity: None,
         record_ids: Vec::new(),
         explanation: "The bus no longer had the stored position.".to_owned(),

@@ -10,10 +10,12 @@ mod holes;
 mod leases;
 mod letters;
 mod postgres;
+mod retention;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod subscriptions;
 mod tables;
+mod transactions;
 
 /// Makes a test of each function for every store.
 macro_rules! suite {
@@ -62,6 +64,8 @@ suite! {
     subscriptions::workers_that_take_over_at_once_get_different_epochs,
     subscriptions::states_counters_and_open_work_are_shown,
     subscriptions::positions_are_marked_at_most_once_a_minute,
+    subscriptions::a_position_that_is_given_up_is_none_and_says_where_to_begin,
+    subscriptions::how_many_events_came_lately_is_told_by_the_marks,
     leases::a_lease_keeps_others_out_until_it_runs_out_or_is_given_back,
     leases::a_heartbeat_renews_what_is_still_the_holders_even_after_it_ran_out,
     leases::workers_are_counted_while_they_live_and_do_not_stop,
@@ -77,9 +81,55 @@ suite! {
     letters::filters_and_limits_choose_the_oldest_first,
     letters::text_that_no_database_likes_is_kept_readable,
     holes::a_lost_hole_is_recorded_once_until_its_end_is_known,
+    holes::a_position_that_is_lost_again_is_the_same_hole_whose_end_moves,
+    holes::a_start_at_latest_that_dies_again_adds_to_the_hole_it_began_in,
     holes::a_gap_is_recorded_once_for_each_event_and_never_closed,
     holes::a_gap_of_very_many_records_keeps_the_first_and_the_count,
+    holes::holes_are_acknowledged_by_number_by_subscription_or_all,
+    retention::only_what_is_done_with_for_long_is_deleted,
+    retention::what_is_deleted_goes_in_portions,
     credentials::only_one_holder_refreshes_until_its_time_is_up,
     credentials::a_rotated_token_is_found_again_and_rests_encrypted,
     credentials::a_token_that_cannot_be_read_or_kept_names_the_variable,
+}
+
+/// Makes a test of each function for Postgres, as it is and behind a pooler.
+macro_rules! postgres_suite {
+    ($($name:ident,)*) => {
+        mod transactions_on_postgres {
+            $(#[tokio::test] async fn $name() {
+                if let Some(bed) = super::bed::Bed::postgres().await {
+                    super::transactions::$name(&bed).await;
+                    bed.end().await;
+                }
+            })*
+        }
+        mod transactions_behind_pgbouncer {
+            $(#[tokio::test] async fn $name() {
+                if let Some(bed) = super::bed::Bed::pgbouncer().await {
+                    super::transactions::$name(&bed).await;
+                    bed.end().await;
+                }
+            })*
+        }
+    };
+}
+
+postgres_suite! {
+    rows_and_marks_are_committed_together_or_not_at_all,
+    an_event_that_an_earlier_transaction_finished_is_not_done_again,
+    what_the_work_did_not_finish_keeps_no_mark,
+    a_failed_statement_that_the_work_passes_over_is_not_committed,
+    a_transaction_that_the_work_begins_is_a_savepoint,
+    a_constraint_that_fails_at_the_commit_is_an_error_of_the_work,
+    a_worker_whose_epoch_has_passed_commits_no_rows,
+    whoever_takes_over_waits_for_an_open_transaction_and_sees_its_marks,
+    a_commit_whose_answer_was_lost_is_waited_for_and_then_seen,
+    a_connection_that_is_lost_half_way_leaves_nothing_and_the_next_call_goes_well,
+    a_transaction_that_takes_too_long_is_given_up,
+    a_dead_letter_is_resolved_with_the_rows,
+    an_event_of_a_side_replay_is_done_as_often_as_it_is_given,
+    a_trial_sees_the_database_and_leaves_nothing,
+    a_position_written_late_takes_no_mark_that_it_has_not_passed,
+    positions_are_written_while_all_handlers_are_in_their_transactions,
 }

@@ -21,10 +21,13 @@ use crate::event::EventIdentity;
 use crate::handler::Handler;
 use crate::store::{FinishedAhead, Lease, Store};
 use crate::subscription::Assignment;
+use crate::subscription::age::PositionAge;
 use crate::subscription::decoder::Item;
+use crate::subscription::gaps::Gaps;
 use crate::subscription::handler_run::HandlerRun;
 use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::{CallId, Waiting};
+use crate::subscription::lost::GivenUp;
 use crate::subscription::observe::{Observer, Outcome};
 use crate::subscription::parking::Parking;
 use crate::subscription::position::{FinishedBefore, Position, Written};
@@ -68,6 +71,8 @@ pub(super) struct Setup {
     /// When the position was last written, else now.
     pub(super) behind_since: SystemTime,
     pub(super) assignment: Assignment,
+    pub(super) given_up: mpsc::UnboundedReceiver<GivenUp>,
+    pub(super) age: PositionAge,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) stream_state: watch::Receiver<State>,
     /// The subscription's state as people see it: the stream's, or that of a handler that stopped it.
@@ -78,6 +83,7 @@ pub(super) struct Setup {
 
 pub(super) struct Delivery {
     lease: Lease,
+    store: Arc<dyn Store>,
     ordering: Ordering,
     runs: Vec<HandlerRun>,
     handlers: Vec<Arc<dyn Handler>>,
@@ -94,6 +100,10 @@ pub(super) struct Delivery {
     with_handlers: HashMap<(usize, CallId), Vec<Waiting>>,
     calls: JoinSet<Called>,
     parking: Parking,
+    gaps: Gaps,
+    /// The reader says that the position is given up.
+    given_up: mpsc::UnboundedReceiver<GivenUp>,
+    age: PositionAge,
     position: Position,
     stream_state: watch::Receiver<State>,
     shown_state: watch::Sender<State>,
@@ -109,12 +119,17 @@ impl Delivery {
         let (runs, handlers): (Vec<_>, Vec<_>) = setup.handlers.into_iter().unzip();
         let mut finished_before = FinishedBefore::new();
         for ahead in setup.finished_ahead {
-            // A handler that is configured no more has nothing to skip.
-            if let Some(run) = runs.iter().find(|run| run.name == ahead.handler) {
-                *finished_before.entry(ahead.identity).or_insert(0) |= run.bit;
-            }
+            // A handler that is configured no more has nothing to skip; its marks are forgotten with the rest.
+            let run = runs.iter().find(|run| run.name == ahead.handler);
+            *finished_before.entry(ahead.identity).or_insert(0) |= run.map_or(0, |run| run.bit);
         }
         let names = runs.iter().map(|run| (run.bit, run.name.clone())).collect();
+        let mut tracker = Tracker::new(setup.lease.key.topic.is_channel(), runs.len());
+        let mut position = Position::new(setup.lease.clone(), setup.store.clone(), names);
+        if handlers.iter().any(|h| h.transactional().is_some()) {
+            tracker.tell_passed();
+            position.keep_marks();
+        }
         let grouping = Grouping::new(
             setup.group,
             setup.begins_after.as_ref().and_then(Option::as_deref),
@@ -123,8 +138,9 @@ impl Delivery {
         Self {
             grouping,
             last_transaction: None,
-            tracker: Tracker::new(setup.lease.key.topic.is_channel(), runs.len()),
-            position: Position::new(setup.lease.clone(), setup.store.clone(), names),
+            tracker,
+            position,
+            store: setup.store.clone(),
             ordering: setup.ordering,
             runs,
             handlers,
@@ -134,7 +150,10 @@ impl Delivery {
             repeats: HashMap::new(),
             with_handlers: HashMap::new(),
             calls: JoinSet::new(),
-            parking: Parking::new(setup.lease.clone(), setup.store),
+            parking: Parking::new(setup.lease.clone(), setup.store.clone()),
+            gaps: Gaps::new(setup.lease.clone(), setup.store),
+            given_up: setup.given_up,
+            age: setup.age,
             lease: setup.lease,
             stream_state: setup.stream_state,
             shown_state: setup.shown_state,
@@ -168,13 +187,22 @@ impl Delivery {
                     Some(batch) => batch.into_iter().for_each(|item| self.take(item)),
                     None => open = false,
                 },
-                Some(called) = self.calls.join_next() => self.called(called),
+                Some(called) = self.calls.join_next() => {
+                    if !self.called(called) {
+                        return self.fenced();
+                    }
+                }
                 parked = self.parking.done() => match parked {
                     Some(parked) => for seq in parked.seqs {
                         self.finished(seq, parked.handlers, Outcome::Parked);
                     }
                     None => return self.fenced(),
                 },
+                recorded = self.gaps.recorded() => match recorded {
+                    Some(seq) => self.tracker.unpin(seq),
+                    None => return self.fenced(),
+                },
+                Some(given_up) = self.given_up.recv() => self.give_up_position(given_up),
                 written = self.position.written() => {
                     if written == Written::Fenced {
                         return self.fenced();
@@ -215,7 +243,7 @@ impl Delivery {
         }
         self.position.follow(
             &self.tracker,
-            passed.occurred_at,
+            passed,
             self.caught_up_at,
             &self.finished_before,
         );
@@ -229,7 +257,14 @@ impl Delivery {
 
     /// Nothing under way, and nothing that could be begun before the handlers' next attempt.
     fn is_drained(&self) -> bool {
-        self.calls.is_empty() && self.parking.is_idle()
+        self.calls.is_empty() && self.parking.is_idle() && self.gaps.is_idle()
+    }
+
+    /// The bus does not know the position any more, nor the places of what is in flight.
+    fn give_up_position(&mut self, given_up: GivenUp) {
+        self.tracker.forget_places();
+        self.age.forget();
+        self.position.give_up(given_up);
     }
 
     fn fenced(self) -> Ended {
@@ -239,11 +274,13 @@ impl Delivery {
             "another worker has taken this subscription over: this one lets it go"
         );
         self.parking.abandon();
+        self.gaps.abandon();
         Ended::Fenced
     }
 
     async fn finish(mut self) -> Ended {
         self.parking.abandon();
+        self.gaps.abandon();
         self.calls.abort_all();
         self.follow();
         let stopped = State::Stopped;

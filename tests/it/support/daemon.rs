@@ -28,12 +28,25 @@ impl Store {
         }
     }
 
+    /// What is there already.
+    pub(crate) fn at(url: String) -> Self {
+        Self { url, _dir: None }
+    }
+
     /// A fresh Postgres database; `None` where there is no Postgres to test with.
     pub(crate) async fn postgres() -> Option<Self> {
         Some(Self {
             url: postgres::database().await?,
             _dir: None,
         })
+    }
+
+    /// A fresh Postgres database as it is, and through a pooler in transaction mode; `None` where there is
+    /// no PgBouncer.
+    pub(crate) async fn pgbouncer() -> Option<(Self, Self)> {
+        let (direct, pooled) = postgres::pooled_database().await?;
+        let at = |url| Self { url, _dir: None };
+        Some((at(direct), at(pooled)))
     }
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use orgstream::config::StoreConfig;
-use orgstream::store::{self, DeadLetterFilter, StoredDeadLetter, StoredHole, SubscriptionStatus};
+use orgstream::store::{
+    self, DeadLetterFilter, HoleFilter, StoredDeadLetter, StoredHole, SubscriptionStatus,
+};
 use serde_json::Value;
 use sqlx::Connection;
 
@@ -15,12 +17,18 @@ impl Store {
         store::open(&config).await.unwrap()
     }
 
-    /// The subscription of this name, once the daemon has made it.
-    pub(crate) async fn subscription(&self, name: &str) -> Option<SubscriptionStatus> {
+    /// Every subscription.
+    pub(crate) async fn subscriptions(&self) -> Vec<SubscriptionStatus> {
         let store = self.opened().await;
         let found = store.subscriptions().await;
         store.close().await;
-        found.ok()?.into_iter().find(|s| s.key.name == name)
+        found.unwrap_or_default()
+    }
+
+    /// The subscription of this name, once the daemon has made it.
+    pub(crate) async fn subscription(&self, name: &str) -> Option<SubscriptionStatus> {
+        let all = self.subscriptions().await;
+        all.into_iter().find(|s| s.key.name == name)
     }
 
     /// Waits until a subscription is as asked.
@@ -56,7 +64,10 @@ impl Store {
     /// All holes, newest first.
     pub(crate) async fn holes(&self) -> Vec<StoredHole> {
         let store = self.opened().await;
-        let holes = store.holes(false).await.unwrap_or_default();
+        let holes = store
+            .holes(&HoleFilter::default())
+            .await
+            .unwrap_or_default();
         store.close().await;
         holes
     }
@@ -113,6 +124,12 @@ impl Store {
     pub(crate) async fn has_seen_the_first(&self) -> bool {
         let rows = "select count(*) from subscription where begun_with is not null";
         self.number(rows).await > 0
+    }
+
+    /// Runs SQL past the daemon; Postgres only.
+    pub(crate) async fn execute(&self, sql: &'static str) {
+        let mut connection = sqlx::PgConnection::connect(&self.url).await.unwrap();
+        sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
     }
 
     async fn number(&self, query: &'static str) -> i64 {
