@@ -29,6 +29,7 @@ impl Delivery {
                 self.tracker.knows_places();
             }
             Item::Resumed { continues } => {
+                self.in_flight.arrived();
                 self.repeats = self.tracker.incomplete_events();
                 let broken = self.grouping.resumed(continues, Instant::now());
                 self.hand_on(broken);
