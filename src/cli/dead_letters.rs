@@ -301,6 +301,8 @@ mod tests {
             topic: "/event/Order__e".into(),
             state: "open".into(),
             parked_at: SystemTime::UNIX_EPOCH,
+            retry_asked_at: None,
+            resolved_at: None,
             letter: DeadLetter {
                 identity: EventIdentity::from_stored("u:1"),
                 handler: None,
@@ -313,6 +315,8 @@ mod tests {
                 payload: Bytes::from_static(b"\x02A\x00 and more than a line"),
                 record_ids: Vec::new(),
                 record_name: None,
+                unit: None,
+                place: None,
                 received_at: SystemTime::UNIX_EPOCH,
             },
         }

@@ -28,7 +28,10 @@ use crate::config::StoreConfig;
 use crate::event::{OrgId, Topic};
 use crate::salesforce::auth::CredentialVault;
 
-pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, StoredDeadLetter};
+pub use dead_letter::{
+    DeadLetter, DeadLetterFilter, DeadLetters, LetterSelection, LetterSummary, Placed, Refusal,
+    StoredDeadLetter,
+};
 pub use error::StoreError;
 pub use hole::{Hole, HoleKind, Holes, StoredHole};
 pub use lease::{Heartbeat, Lease, Leases, Survey, Surveyed, TakenOver, Tenure, Worker};

@@ -126,6 +126,8 @@ pub(super) fn dead_letters(
         payload: event.raw.payload.clone(),
         record_ids: event.record_ids().to_vec(),
         record_name: Some(event.decoded.record_name.to_string()),
+        unit: None,
+        place: None,
         received_at: event.received_at,
     };
     waiting.unit.events().iter().map(letter).collect()

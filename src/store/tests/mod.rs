@@ -7,6 +7,7 @@
 mod bed;
 mod credentials;
 mod holes;
+mod letter_moves;
 mod letters;
 mod postgres;
 #[cfg(feature = "sqlite")]
@@ -66,6 +67,13 @@ suite! {
     letters::a_resolved_event_that_fails_anew_is_open_again,
     letters::filters_and_limits_choose_the_oldest_first,
     letters::text_that_no_database_likes_is_kept_readable,
+    letter_moves::letters_parked_together_keep_their_order_and_one_open_again_is_the_newest,
+    letter_moves::an_open_letter_is_summed_up_without_its_payload,
+    letter_moves::a_letter_above_the_position_is_still_to_come_again,
+    letter_moves::a_letter_that_is_refused_once_more_says_why_and_asks_for_nothing,
+    letter_moves::a_letter_that_can_be_decoded_now_gives_every_handler_one_in_its_place,
+    letter_moves::people_ask_withdraw_and_discard_and_the_owner_hears_of_it,
+    letter_moves::a_holder_whose_epoch_has_passed_moves_no_letter,
     holes::a_lost_hole_is_recorded_once_until_its_end_is_known,
     holes::a_gap_is_recorded_once_for_each_event_and_never_closed,
     holes::a_gap_of_very_many_records_keeps_the_first_and_the_count,

@@ -91,6 +91,8 @@ impl Delivery {
                 payload: event.raw.payload,
                 record_ids: record_ids.unwrap_or_default(),
                 record_name: None,
+                unit: None,
+                place: None,
                 received_at: event.received_at,
             },
         );
