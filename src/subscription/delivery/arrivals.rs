@@ -6,7 +6,9 @@ use super::Delivery;
 use crate::event::{Event, EventIdentity};
 use crate::store::DeadLetter;
 use crate::subscription::decoder::{Item, Undecodable};
+use crate::subscription::held::{Since, Slot};
 use crate::subscription::lanes::{Origin, Unit};
+use crate::subscription::observe::Outcome;
 use crate::subscription::tracker::Tracked;
 
 impl Delivery {
@@ -18,6 +20,7 @@ impl Delivery {
                 self.repeats.clear();
                 // The stream has caught up: what has not come again by now never will.
                 self.finished_before.clear();
+                self.letters.held.all_came_by();
                 self.tracker.push_keepalive(id);
             }
             Item::Resumed => self.repeats = self.tracker.incomplete_events(),
@@ -52,8 +55,12 @@ impl Delivery {
         let seq = self
             .tracker
             .push_event(tracked, event.raw.replay_id.clone(), finished);
-        for run in self.runs.iter_mut().filter(|run| run.bit & finished == 0) {
-            run.put(Origin::Live(seq), Unit::One(event.clone()), self.ordering);
+        for (index, run) in self.runs.iter_mut().enumerate() {
+            if run.bit & finished == 0 {
+                run.put(Origin::Live(seq), Unit::One(event.clone()), self.ordering);
+            } else {
+                self.letters.came_by(Slot::Handler(index), &event, seq);
+            }
         }
         self.position.received(1);
     }
@@ -76,10 +83,15 @@ impl Delivery {
             .tracker
             .push_event(tracked, event.raw.replay_id.clone(), 0);
         self.position.received(1);
+        if let Some(parked) = self.letters.held.open(Slot::Everyone, &identity) {
+            self.letters.held.came_by(parked, Since::After(seq));
+            self.finished(seq, None, Outcome::Parked);
+            return;
+        }
         self.park(
-            seq,
+            Origin::Live(seq),
             None,
-            DeadLetter {
+            vec![DeadLetter {
                 identity,
                 handler: None,
                 reason: event.reason.to_owned(),
@@ -94,7 +106,7 @@ impl Delivery {
                 unit: None,
                 place: None,
                 received_at: event.received_at,
-            },
+            }],
         );
     }
 }

@@ -1,7 +1,6 @@
 //! Calls of handlers, and what becomes of the events they answered for.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -9,11 +8,10 @@ use tokio::task::JoinError;
 use tracing::{info, warn};
 
 use super::{Delivery, end_of_task};
-use crate::event::Event;
 use crate::handler::{BatchAnswer, EventBatch};
-use crate::store::DeadLetter;
 use crate::subscription::handler_run::{Health, Verdict};
-use crate::subscription::lanes::{CallId, Origin, Waiting};
+use crate::subscription::held::Slot;
+use crate::subscription::lanes::{CallId, Next, Origin, Waiting};
 use crate::subscription::observe::Outcome;
 use crate::subscription::parking::dead_letters;
 use crate::subscription::tracker::{HandlerSet, Seq};
@@ -34,7 +32,17 @@ impl Delivery {
             return;
         }
         for index in 0..self.runs.len() {
-            while let Some((call, batch)) = self.runs[index].next_call(now) {
+            loop {
+                let letters = &self.letters;
+                let held = |waiting: &Waiting| letters.is_held(index, waiting);
+                let (call, batch) = match self.runs[index].next_call(now, &held) {
+                    Some(Next::Call(call, batch)) => (call, batch),
+                    Some(Next::Aside(units)) => {
+                        self.set_aside(index, units);
+                        continue;
+                    }
+                    None => break,
+                };
                 let events = batch.iter().flat_map(|waiting| waiting.unit.events());
                 let events = EventBatch {
                     events: events.cloned().collect(),
@@ -75,16 +83,18 @@ impl Delivery {
         }
         for (waiting, verdict) in answered.done {
             match verdict {
+                verdict if matches!(waiting.origin, Origin::Letter { .. }) => {
+                    self.letter_answered(called.handler, &waiting, verdict);
+                }
                 Verdict::Handled => {
-                    for (seq, _) in live(&waiting) {
+                    for seq in live(&waiting) {
                         self.finished(seq, Some(bit), Outcome::Handled);
                     }
                 }
                 Verdict::Park { reason, error } => {
                     let letters = dead_letters(&waiting, &name, reason, &error);
-                    for ((seq, _), letter) in live(&waiting).zip(letters) {
-                        self.park(seq, Some(bit), letter);
-                    }
+                    let slot = Slot::Handler(called.handler);
+                    self.park(waiting.origin, Some((slot, bit)), letters);
                 }
             }
         }
@@ -114,22 +124,15 @@ impl Delivery {
         }
         self.position.changed();
     }
-
-    /// Parks durably; only then is the event finished, so that the position cannot pass it before.
-    pub(super) fn park(&mut self, seq: Seq, handlers: Option<HandlerSet>, letter: DeadLetter) {
-        self.observer
-            .parked(letter.handler.as_deref(), &letter.reason);
-        self.parking.park(seq, handlers, letter);
-    }
 }
 
-/// The events of a unit off the stream, each with its place in the tracker: they follow each other there.
-fn live(waiting: &Waiting) -> impl Iterator<Item = (Seq, &Arc<Event>)> {
+/// The places in the tracker of a unit off the stream: they follow each other there.
+fn live(waiting: &Waiting) -> impl Iterator<Item = Seq> {
     let first = match waiting.origin {
         Origin::Live(seq) => Some(seq),
         Origin::Letter { .. } | Origin::Replay(_) => None,
     };
     first
         .into_iter()
-        .flat_map(|first| (first..).zip(waiting.unit.events()))
+        .flat_map(|first| first..first + waiting.unit.events().len() as Seq)
 }

@@ -3,6 +3,7 @@
 
 mod arrivals;
 mod calls;
+mod letters;
 mod show;
 
 use std::collections::HashMap;
@@ -23,12 +24,14 @@ use crate::subscription::decoder::Item;
 use crate::subscription::handler_run::HandlerRun;
 use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::{CallId, Waiting};
-use crate::subscription::observe::{Observer, Outcome};
-use crate::subscription::parking::Parking;
+use crate::subscription::observe::Observer;
 use crate::subscription::position::{FinishedBefore, Position, Written};
 use crate::subscription::state::State;
 use crate::subscription::tracker::Tracker;
 use calls::Called;
+use letters::{Letters, News};
+
+pub(super) use letters::LettersSetup;
 
 /// How long a stopping subscription may go on with what is in flight. With the last write after it, a
 /// stop takes less than the 30 seconds that a dyno is given.
@@ -56,6 +59,7 @@ pub(super) struct Setup {
     pub(super) ordering: Ordering,
     pub(super) handlers: Vec<(HandlerRun, Arc<dyn Handler>)>,
     pub(super) finished_ahead: Vec<FinishedAhead>,
+    pub(super) letters: LettersSetup,
     /// When the position was last written, else now.
     pub(super) behind_since: SystemTime,
     pub(super) assignment: Assignment,
@@ -81,7 +85,7 @@ pub(super) struct Delivery {
     /// Batches with a handler.
     with_handlers: HashMap<(usize, CallId), Vec<Waiting>>,
     calls: JoinSet<Called>,
-    parking: Parking,
+    letters: Letters,
     position: Position,
     stream_state: watch::Receiver<State>,
     shown_state: watch::Sender<State>,
@@ -103,9 +107,16 @@ impl Delivery {
             }
         }
         let names = runs.iter().map(|run| (run.bit, run.name.clone())).collect();
+        let letters = Letters::new(
+            setup.letters,
+            &setup.lease,
+            &setup.store,
+            setup.ordering,
+            runs.iter().map(|run| run.name.clone()).collect(),
+        );
         Self {
             tracker: Tracker::new(setup.lease.key.topic.is_channel(), runs.len()),
-            position: Position::new(setup.lease.clone(), setup.store.clone(), names),
+            position: Position::new(setup.lease.clone(), setup.store, names),
             ordering: setup.ordering,
             runs,
             handlers,
@@ -115,7 +126,7 @@ impl Delivery {
             repeats: HashMap::new(),
             with_handlers: HashMap::new(),
             calls: JoinSet::new(),
-            parking: Parking::new(setup.lease.clone(), setup.store),
+            letters,
             lease: setup.lease,
             stream_state: setup.stream_state,
             shown_state: setup.shown_state,
@@ -135,6 +146,7 @@ impl Delivery {
         loop {
             self.call_handlers();
             self.follow();
+            self.follow_letters();
             if !open && self.is_drained() {
                 break;
             }
@@ -145,12 +157,12 @@ impl Delivery {
                     None => open = false,
                 },
                 Some(called) = self.calls.join_next() => self.called(called),
-                parked = self.parking.done() => match parked {
-                    Some(parked) => {
-                        self.finished(parked.seq, parked.handlers, Outcome::Parked);
-                    }
-                    None => return self.fenced(),
+                news = self.letters.news() => match news {
+                    News::Written(Some(done)) => self.letters_written(done),
+                    News::Written(None) => return self.fenced(),
+                    News::Loaded(loaded) => self.letters_loaded(loaded),
                 },
+                Ok(()) = self.assignment.asked.changed() => self.letters.asked(),
                 written = self.position.written() => {
                     if written == Written::Fenced {
                         return self.fenced();
@@ -200,12 +212,15 @@ impl Delivery {
     fn wake_at(&self) -> Option<Instant> {
         let now = Instant::now();
         let handlers = self.runs.iter().filter_map(|run| run.wake_at(now));
-        handlers.chain(self.position.wake_at()).min()
+        handlers
+            .chain(self.position.wake_at())
+            .chain(self.letters.wake_at())
+            .min()
     }
 
     /// Nothing under way, and nothing that could be begun before the handlers' next attempt.
     fn is_drained(&self) -> bool {
-        self.calls.is_empty() && self.parking.is_idle()
+        self.calls.is_empty() && self.letters.parking.is_idle()
     }
 
     fn fenced(self) -> Ended {
@@ -214,12 +229,12 @@ impl Delivery {
             epoch = self.lease.epoch,
             "another worker has taken this subscription over: this one lets it go"
         );
-        self.parking.abandon();
+        self.letters.parking.abandon();
         Ended::Fenced
     }
 
     async fn finish(mut self) -> Ended {
-        self.parking.abandon();
+        self.letters.parking.abandon();
         self.calls.abort_all();
         self.follow();
         let stopped = State::Stopped;

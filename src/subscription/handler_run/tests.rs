@@ -34,6 +34,16 @@ fn run(events: usize, batch: usize, on_exhausted: OnExhausted) -> HandlerRun {
     run
 }
 
+impl HandlerRun {
+    /// The next call, where nothing is held.
+    fn call(&mut self, now: Instant) -> Option<(CallId, Vec<Waiting>)> {
+        self.next_call(now, &|_| false).map(|next| match next {
+            Next::Call(call, batch) => (call, batch),
+            Next::Aside(aside) => panic!("{aside:?}"),
+        })
+    }
+}
+
 fn put(run: &mut HandlerRun, seq: Seq, record: &str) {
     let unit = Unit::One(event(&[record]));
     run.put(Origin::Live(seq), unit, Ordering::Record);
@@ -57,7 +67,7 @@ fn drive_from(
     let mut now = start;
     let mut done = vec![];
     while now.duration_since(start) < limit {
-        while let Some((call, batch)) = run.next_call(now) {
+        while let Some((call, batch)) = run.call(now) {
             let seqs: Vec<Seq> = batch.iter().map(seq_of).collect();
             let answered = run.answered(now, call, batch, answer(&seqs));
             done.extend(answered.done.into_iter().map(|(w, v)| (seq_of(&w), v)));
@@ -231,7 +241,7 @@ fn a_list_of_the_wrong_length_is_a_retry_of_the_whole_batch() {
 fn a_pause_that_the_other_side_asks_for_is_kept() {
     let mut run = run(1, 1, OnExhausted::Park);
     let now = Instant::now();
-    let (call, batch) = run.next_call(now).unwrap();
+    let (call, batch) = run.call(now).unwrap();
     let after = Some(Duration::from_secs(77));
     let answer = BatchAnswer::All(Answer::Retry(Retry {
         reason: "429".to_owned(),
@@ -266,7 +276,7 @@ fn a_batch_that_is_split_begins_to_count_anew() {
     // The two fail together while a third succeeds in between, until their batch is exhausted.
     for round in 0..4 {
         put(&mut run, 100 + round, "ok");
-        while let Some((call, batch)) = run.next_call(now) {
+        while let Some((call, batch)) = run.call(now) {
             let good = batch.iter().all(|w| seq_of(w) >= 100);
             let answer = if good { BatchAnswer::HANDLED } else { retry() };
             let answered = run.answered(now, call, batch, answer);
@@ -284,7 +294,7 @@ fn failures_of_calls_under_way_do_not_lengthen_the_hold() {
     let mut run = run(64, 1, OnExhausted::Park);
     run.concurrency = 64;
     let now = Instant::now();
-    let calls: Vec<_> = std::iter::from_fn(|| run.next_call(now)).collect();
+    let calls: Vec<_> = std::iter::from_fn(|| run.call(now)).collect();
     assert_eq!(calls.len(), 64);
     for (call, batch) in calls {
         run.answered(now, call, batch, retry());
@@ -303,7 +313,7 @@ fn a_handler_that_is_down_is_held_for_as_long_as_it_asks() {
             after: Some(Duration::MAX),
         }))
     };
-    while let Some((call, batch)) = run.next_call(now) {
+    while let Some((call, batch)) = run.call(now) {
         run.answered(now, call, batch, asks());
     }
     assert_eq!(run.wake_at(now), Some(now + LONGEST_AFTER));
@@ -330,7 +340,7 @@ fn while_stopped_nothing_else_is_handed_over() {
     let mut handed = vec![];
     for round in 0..200u64 {
         put(&mut run, 10 + round, "x");
-        while let Some((call, batch)) = run.next_call(now) {
+        while let Some((call, batch)) = run.call(now) {
             let seq = seq_of(&batch[0]);
             handed.push((run.stopped().is_some(), seq));
             let answer = if seq == 0 {
@@ -355,7 +365,7 @@ fn with_stop_an_exhausted_event_is_kept_and_tried_until_it_is_mended() {
     let mut stopped = false;
     let mut done = vec![];
     while done.is_empty() && now.duration_since(start) < Duration::from_secs(9000) {
-        while let Some((call, batch)) = run.next_call(now) {
+        while let Some((call, batch)) = run.call(now) {
             let ok = now.duration_since(start) > Duration::from_secs(5000);
             let answer = if ok { BatchAnswer::HANDLED } else { retry() };
             done.extend(run.answered(now, call, batch, answer).done);
