@@ -8,6 +8,10 @@ use bytes::Bytes;
 use super::{Lease, StoreError};
 use crate::event::{EventIdentity, ReplayId, SchemaId};
 
+/// How the name of a unit begins whose events may not be a whole transaction, and are handed over with
+/// `partial` set.
+pub const PART: &str = "part:";
+
 /// An event to park.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -33,7 +37,8 @@ pub struct DeadLetter {
     pub record_ids: Vec<String>,
     /// Avro record name, where it is known.
     pub record_name: Option<String>,
-    /// Dead letters of one handler and unit are handed over together: the events of a transaction.
+    /// Dead letters of one handler and unit are handed over together: the events of a transaction. Of one
+    /// that may not be whole, the unit's name begins with [`PART`].
     pub unit: Option<String>,
     /// Order among the dead letters of one handler ([`Placed`]); `None` puts it behind all of them.
     pub place: Option<i64>,

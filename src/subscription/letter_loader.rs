@@ -11,7 +11,7 @@ use super::lanes::Unit;
 use super::parking::Named;
 use crate::avro::{SchemaCache, SchemaUnavailable};
 use crate::event::{Event, RawEvent};
-use crate::store::{DeadLetter, Placed, Refusal, Store, StoredDeadLetter};
+use crate::store::{DeadLetter, PART, Placed, Refusal, Store, StoredDeadLetter};
 use crate::telemetry::metrics;
 
 /// How long a schema may be sought while other letters wait.
@@ -46,8 +46,11 @@ pub(super) enum LoadedLetter {
         tickets: Vec<Ticket>,
         unit: Unit,
     },
-    /// Could not be decoded for anyone, and can be now.
-    Decodes { named: Named, event: Arc<Event> },
+    /// Could not be handed to anyone, because one of them did not decode; now all do.
+    Decodes {
+        unit: Option<String>,
+        events: Vec<(Named, Event)>,
+    },
     /// No longer open, one of them at least.
     Gone(Vec<Ticket>),
     /// Not just now.
@@ -94,13 +97,15 @@ impl LetterLoader {
         stored: &mut HashMap<i64, StoredDeadLetter>,
     ) -> LoadedLetter {
         let tickets: Vec<Ticket> = drawn.letters.iter().map(|(ticket, _)| *ticket).collect();
-        let mut events = Vec::with_capacity(drawn.letters.len());
+        let mut unit = None;
+        let mut events: Vec<(Named, Event)> = Vec::with_capacity(drawn.letters.len());
         for (ticket, placed) in &drawn.letters {
             let Some(one) = stored.remove(&placed.id).filter(|one| one.state == "open") else {
                 return LoadedLetter::Gone(tickets);
             };
+            unit.clone_from(&one.letter.unit);
             match self.event(one.letter).await {
-                Ok(event) => events.push(Arc::new(event)),
+                Ok(event) => events.push(((*ticket, placed.id), event)),
                 Err(NoEvent::Later(why)) if drawn.slot != Slot::Everyone => {
                     return LoadedLetter::Later { tickets, why };
                 }
@@ -124,23 +129,25 @@ impl LetterLoader {
                 }
             }
         }
-        let (first, place) = match drawn.letters.first() {
-            Some((ticket, place)) => (*ticket, *place),
-            None => return LoadedLetter::Gone(tickets),
+        let Slot::Handler(handler) = drawn.slot else {
+            return LoadedLetter::Decodes { unit, events };
         };
-        match drawn.slot {
-            Slot::Handler(handler) => LoadedLetter::Ready {
-                handler,
-                place,
-                tickets,
-                unit: match events.len() {
-                    1 => Unit::One(events.swap_remove(0)),
-                    _ => Unit::Several(events.into()),
-                },
-            },
-            Slot::Everyone => LoadedLetter::Decodes {
-                named: (first, place.id),
-                event: events.swap_remove(0),
+        let part = unit.is_some_and(|unit| unit.starts_with(PART));
+        let events = events.into_iter().map(|(_, mut event)| {
+            event.partial = part;
+            Arc::new(event)
+        });
+        let mut events: Vec<Arc<Event>> = events.collect();
+        let Some((_, place)) = drawn.letters.first().copied() else {
+            return LoadedLetter::Gone(tickets);
+        };
+        LoadedLetter::Ready {
+            handler,
+            place,
+            tickets,
+            unit: match events.len() {
+                1 => Unit::One(events.swap_remove(0)),
+                _ => Unit::Several(events.into()),
             },
         }
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::delivery::end_of_task;
+use super::delivery::{end_of_task, unit_name};
 use super::held::{Place, Ticket};
 use super::lanes::{Origin, Waiting, record_ids};
 use super::tracker::HandlerSet;
@@ -275,26 +275,25 @@ pub(super) fn dead_letters(
     reason: &str,
     error: &str,
 ) -> Vec<DeadLetter> {
-    let events = waiting.unit.events();
-    let unit = (events.len() > 1).then(|| events[0].identity().as_str().to_owned());
+    let unit = unit_name(&waiting.unit);
     let letter = |event: &Arc<Event>| DeadLetter {
         unit: unit.clone(),
-        ..dead_letter(event, handler, reason, error, waiting.attempts)
+        ..dead_letter(event, Some(handler), reason, error, waiting.attempts)
     };
-    events.iter().map(letter).collect()
+    waiting.unit.events().iter().map(letter).collect()
 }
 
-/// An event as a dead letter of one handler.
+/// An event by itself as a dead letter of one handler, or of all.
 pub(super) fn dead_letter(
     event: &Event,
-    handler: &str,
+    handler: Option<&str>,
     reason: &str,
     error: &str,
     attempts: u32,
 ) -> DeadLetter {
     DeadLetter {
         identity: event.identity(),
-        handler: Some(handler.to_owned()),
+        handler: handler.map(str::to_owned),
         reason: reason.to_owned(),
         error: error.to_owned(),
         attempts,

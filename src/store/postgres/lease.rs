@@ -126,7 +126,7 @@ pub(super) async fn take_over(
     // The one lock that keeps out who holds the epoch ([`hold`]): whatever raises it takes this one first.
     let row = sql::query(
         "select topic, position, (extract(epoch from position_at) * 1000)::bigint as position_at, \
-                begun_at is not null as begun, begun_with, holder, paused_at is not null as paused, \
+                begun_at is not null as begun, begun_with, position_transaction, holder, paused_at is not null as paused, \
                 coalesce(lease_until > clock_timestamp(), false) as held \
          from orgstream.subscription where org_id = $1 and name = $2 for update",
     )
@@ -163,6 +163,7 @@ pub(super) async fn take_over(
         begun_without_position: row.try_get("begun")? && position.is_none(),
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         position,
+        transaction: row.try_get("position_transaction")?,
         finished_ahead: finished_ahead(conn, key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
     })
@@ -268,7 +269,7 @@ async fn live(
 
 /// Renews what is still the holder's. From the transaction's beginning, which is not before the holder
 /// asked: its own clock, which counts from there, is never ahead. A row that somebody has locked is
-/// skipped: it must not keep the others from being renewed.
+/// skipped: it must not keep the others from being renewed. One that was given back stays so.
 async fn renew(
     conn: &mut PgConnection,
     holder: &str,
@@ -281,9 +282,11 @@ async fn renew(
         "with ours as ( \
              select s.org_id, s.name from orgstream.subscription s \
              join unnest($2::text[], $3::text[]) as g (org_id, name) using (org_id, name) \
-             where s.holder = $1 for no key update of s skip locked) \
+             where s.holder = $1 and s.lease_until is not null \
+             for no key update of s skip locked) \
          update orgstream.subscription s set lease_until = now() + $4 * interval '1 millisecond' \
          from ours where s.org_id = ours.org_id and s.name = ours.name and s.holder = $1 \
+         and s.lease_until is not null \
          returning s.name",
     )
     .bind(holder)
@@ -295,7 +298,7 @@ async fn renew(
     let held = sql::query_scalar(
         "select s.name from orgstream.subscription s \
          join unnest($2::text[], $3::text[]) as g (org_id, name) using (org_id, name) \
-         where s.holder = $1",
+         where s.holder = $1 and s.lease_until is not null",
     )
     .bind(holder)
     .bind(&orgs)

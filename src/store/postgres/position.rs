@@ -86,6 +86,7 @@ pub(super) async fn save_progress(
     let written = sql::query(
         "update orgstream.subscription set \
              position = coalesce($5, position), \
+             position_transaction = case when $5 is null then position_transaction else $9 end, \
              position_at = case when $5 is null then position_at else now() end, \
              caught_up_at = coalesce(to_timestamp($6::bigint / 1000.0), caught_up_at), \
              received = received + $7, finished = finished + $8, write_number = $4 \
@@ -99,6 +100,7 @@ pub(super) async fn save_progress(
     .bind(progress.caught_up_at.map(to_ms))
     .bind(to_sql_count(progress.received))
     .bind(to_sql_count(progress.finished))
+    .bind(progress.transaction.as_deref().map(plain))
     .execute(&mut *conn)
     .await?
     .rows_affected();
@@ -203,7 +205,9 @@ pub(super) async fn report_state(
 pub(super) async fn all(conn: &mut PgConnection) -> Result<Vec<SubscriptionStatus>, StoreError> {
     let rows = sql::query(
         "select s.org_id, s.name, s.topic, s.state, s.state_detail, s.holder, s.epoch, s.position, \
-                s.received, s.finished, \
+                s.received, s.finished, w.name as worker, \
+                coalesce(s.lease_until > now(), false) as held, \
+                (extract(epoch from s.paused_at) * 1000)::bigint as paused_at, \
                 (extract(epoch from s.state_at) * 1000)::bigint as state_at, \
                 (extract(epoch from s.position_at) * 1000)::bigint as position_at, \
                 (extract(epoch from s.caught_up_at) * 1000)::bigint as caught_up_at, \
@@ -211,7 +215,8 @@ pub(super) async fn all(conn: &mut PgConnection) -> Result<Vec<SubscriptionStatu
                  and d.subscription = s.name and d.state = 'open') as parked, \
                 (select count(*) from orgstream.hole h where h.org_id = s.org_id \
                  and h.subscription = s.name and h.acknowledged_at is null) as holes \
-         from orgstream.subscription s order by s.name, s.org_id",
+         from orgstream.subscription s left join orgstream.worker w on w.holder = s.holder \
+         order by s.name, s.org_id",
     )
     .fetch_all(conn)
     .await?;
@@ -230,6 +235,9 @@ pub(super) async fn all(conn: &mut PgConnection) -> Result<Vec<SubscriptionStatu
                 detail: row.try_get("state_detail")?,
                 state_at: time("state_at")?,
                 holder: row.try_get("holder")?,
+                held: row.try_get("held")?,
+                worker: row.try_get("worker")?,
+                paused_at: time("paused_at")?,
                 epoch: row.try_get("epoch")?,
                 position: replay_id(row.try_get("position")?),
                 position_at: time("position_at")?,

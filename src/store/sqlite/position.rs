@@ -94,6 +94,7 @@ pub(super) async fn save_progress(
     let written = sqlx::query(
         "update subscription set \
              position = coalesce($5, position), \
+             position_transaction = case when $5 is null then position_transaction else $10 end, \
              position_at = case when $5 is null then position_at else $9 end, \
              caught_up_at = coalesce($6, caught_up_at), \
              received = received + $7, finished = finished + $8, write_number = $4 \
@@ -108,6 +109,7 @@ pub(super) async fn save_progress(
     .bind(to_sql_count(progress.received))
     .bind(to_sql_count(progress.finished))
     .bind(to_ms(SystemTime::now()))
+    .bind(progress.transaction.as_deref().map(plain))
     .execute(&mut *conn)
     .await?
     .rows_affected();
@@ -216,7 +218,9 @@ pub(super) async fn all(
 ) -> Result<Vec<SubscriptionStatus>, StoreError> {
     let rows = sqlx::query(
         "select s.org_id, s.name, s.topic, s.state, s.state_detail, s.holder, s.epoch, s.position, \
-                s.received, s.finished, \
+                s.received, s.finished, w.name as worker, \
+                coalesce(s.lease_until > $1, false) as held, \
+                s.paused_at, \
                 s.state_at, \
                 s.position_at, \
                 s.caught_up_at, \
@@ -224,8 +228,10 @@ pub(super) async fn all(
                  and d.subscription = s.name and d.state = 'open') as parked, \
                 (select count(*) from hole h where h.org_id = s.org_id \
                  and h.subscription = s.name and h.acknowledged_at is null) as holes \
-         from subscription s order by s.name, s.org_id",
+         from subscription s left join worker w on w.holder = s.holder \
+         order by s.name, s.org_id",
     )
+    .bind(to_ms(SystemTime::now()))
     .fetch_all(conn)
     .await?;
     rows.iter()
@@ -243,6 +249,9 @@ pub(super) async fn all(
                 detail: row.try_get("state_detail")?,
                 state_at: time("state_at")?,
                 holder: row.try_get("holder")?,
+                held: row.try_get("held")?,
+                worker: row.try_get("worker")?,
+                paused_at: time("paused_at")?,
                 epoch: row.try_get("epoch")?,
                 position: replay_id(row.try_get("position")?),
                 position_at: time("position_at")?,

@@ -1,5 +1,6 @@
 //! Calls of handlers, and what becomes of the events they answered for.
 
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
@@ -126,13 +127,10 @@ impl Delivery {
     }
 }
 
-/// The places in the tracker of a unit off the stream: they follow each other there.
-fn live(waiting: &Waiting) -> impl Iterator<Item = Seq> {
-    let first = match waiting.origin {
-        Origin::Live(seq) => Some(seq),
-        Origin::Letter { .. } | Origin::Replay(_) => None,
-    };
-    first
-        .into_iter()
-        .flat_map(|first| first..first + waiting.unit.events().len() as Seq)
+/// The places in the tracker of a unit off the stream, where its events follow each other; none for another.
+fn live(waiting: &Waiting) -> Range<Seq> {
+    match waiting.origin {
+        Origin::Live(first) => first..first + waiting.unit.events().len() as Seq,
+        Origin::Letter { .. } | Origin::Replay(_) => 0..0,
+    }
 }

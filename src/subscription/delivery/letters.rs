@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
+use super::grouping::Group;
 use super::{Delivery, end_of_task};
 use crate::config::{BackoffConfig, Ordering};
-use crate::event::{Event, ReplayId};
+use crate::event::{RawEvent, ReplayId};
 use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, Store};
 use crate::subscription::backoff::Backoff;
 use crate::subscription::handler_run::Verdict;
@@ -21,7 +22,7 @@ use crate::subscription::lanes::{Origin, RecordHash, Waiting, held_records};
 use crate::subscription::letter_loader::{LetterLoader, Loaded, LoadedLetter, NotLoaded};
 use crate::subscription::observe::Outcome;
 use crate::subscription::parking::{Done, Move, Parking, dead_letter, dead_letters};
-use crate::subscription::tracker::{HandlerSet, Seq};
+use crate::subscription::tracker::HandlerSet;
 
 /// Pauses while letters cannot be loaded, or their schema cannot be had.
 const LOAD_RETRY: BackoffConfig = BackoffConfig {
@@ -122,10 +123,32 @@ impl Letters {
         })
     }
 
-    /// The stream has brought an event once more that a handler had finished before a restart.
-    pub(super) fn came_by(&mut self, slot: Slot, event: &Event, seq: Seq) {
-        if let Some(parked) = self.held.open(slot, &event.identity()) {
-            self.held.came_by(parked, Since::After(seq));
+    /// The open letter of the event that this one would be of.
+    fn open(&self, slot: Slot, letter: &DeadLetter) -> Option<Ticket> {
+        let unread = || {
+            let raw = RawEvent {
+                id: letter.event_uuid.clone(),
+                schema_id: letter.schema_id.clone(),
+                payload: letter.payload.clone(),
+                replay_id: letter.replay_id.clone(),
+            };
+            self.held.open(Slot::Everyone, &raw.identity_unread())
+        };
+        let known = self.held.open(slot, &letter.identity);
+        known.or_else(|| self.held.has_undecoded().then(unread)?)
+    }
+
+    /// The stream has brought a group once more, of which these handlers had finished some before a restart.
+    pub(super) fn came_by(&mut self, slot: Slot, group: &Group, handlers: HandlerSet) {
+        if self.held.is_empty() {
+            return;
+        }
+        for (seq, member) in (group.first..).zip(&group.members) {
+            if member.finished & handlers != 0
+                && let Some(parked) = self.held.open(slot, &member.what.identity())
+            {
+                self.held.came_by(parked, Since::After(seq));
+            }
         }
     }
 
@@ -253,19 +276,38 @@ impl Delivery {
             .held
             .holder(slot, &waiting.records, waiting.origin);
         let error = self.letters.error_behind(holder);
-        let parked = dead_letters(waiting, &name, PARKED_BEHIND, &error);
-        for (number, (letter, event)) in parked.into_iter().zip(waiting.unit.events()).enumerate() {
-            let origin = nth(waiting.origin, number);
-            let open = self.letters.held.open(slot, &letter.identity).or_else(|| {
-                let unread = event.raw.identity_unread();
-                self.letters.held.open(Slot::Everyone, &unread)
-            });
+        let letters = dead_letters(waiting, &name, PARKED_BEHIND, &error);
+        self.park_new(waiting.origin, Some((slot, bit)), letters);
+    }
+
+    /// Parks the events of a unit, less those that are parked already: the stream has brought them once more.
+    pub(super) fn park_new(
+        &mut self,
+        origin: Origin,
+        handler: Option<(Slot, HandlerSet)>,
+        letters: Vec<DeadLetter>,
+    ) {
+        let (slot, bit) = handler.map_or((Slot::Everyone, None), |(slot, bit)| (slot, Some(bit)));
+        let open: Vec<Option<Ticket>> = letters
+            .iter()
+            .map(|letter| self.letters.open(slot, letter))
+            .collect();
+        if open.iter().all(Option::is_none) {
+            self.park(origin, handler, letters);
+            return;
+        }
+        for (number, (letter, open)) in letters.into_iter().zip(open).enumerate() {
+            let origin = nth(origin, number);
+            let since = match (handler, origin) {
+                (None, Origin::Live(seq)) => Since::After(seq),
+                _ => Since::Always,
+            };
             match open {
                 Some(ticket) => {
-                    self.letters.held.came_by(ticket, Since::Always);
-                    self.parked(origin, Some(bit), Outcome::Parked);
+                    self.letters.held.came_by(ticket, since);
+                    self.parked(origin, bit);
                 }
-                None => self.park(origin, Some((slot, bit)), vec![letter]),
+                None => self.park(origin, handler, vec![letter]),
             }
         }
     }
@@ -309,9 +351,9 @@ impl Delivery {
     }
 
     /// Events of a unit are parked for these handlers.
-    fn parked(&mut self, origin: Origin, handlers: Option<HandlerSet>, outcome: Outcome) {
+    fn parked(&mut self, origin: Origin, handlers: Option<HandlerSet>) {
         match origin {
-            Origin::Live(seq) => self.finished(seq, handlers, outcome),
+            Origin::Live(seq) => self.finished(seq, handlers, Outcome::Parked),
             Origin::Letter { .. } | Origin::Replay(_) => {}
         }
     }
@@ -395,19 +437,22 @@ impl Delivery {
                 self.letters.in_lanes.insert((handler, origin), tickets);
                 self.runs[handler].put(origin, unit, self.ordering);
             }
-            LoadedLetter::Decodes { named, event } => {
-                let place = held.place(named.0);
-                let own = self.runs.iter().map(|run| DeadLetter {
-                    place,
-                    ..dead_letter(&event, &run.name, PARKED_BEHIND, PASSED_ON, 0)
-                });
-                let own = own.collect();
-                info!(
-                    subscription = self.lease.key.name,
-                    id = named.1,
-                    "dead letter decodes now: every handler is given it"
-                );
-                self.letters.parking.write(Move::PassOn(named, own));
+            LoadedLetter::Decodes { unit, events } => {
+                for (named, event) in events {
+                    let place = held.place(named.0);
+                    let own = self.runs.iter().map(|run| DeadLetter {
+                        unit: unit.clone(),
+                        place,
+                        ..dead_letter(&event, Some(&run.name), PARKED_BEHIND, PASSED_ON, 0)
+                    });
+                    let own = own.collect();
+                    info!(
+                        subscription = self.lease.key.name,
+                        id = named.1,
+                        "dead letter decodes now: every handler is given it"
+                    );
+                    self.letters.parking.write(Move::PassOn(named, own));
+                }
             }
             LoadedLetter::Gone(tickets) => {
                 // A look at the store, which is on its way, tells which.
@@ -449,7 +494,7 @@ impl Delivery {
                             self.letters.held.written(*ticket, placed);
                         }
                         let origin = nth(parked.origin, number);
-                        self.parked(origin, parked.handlers, Outcome::Parked);
+                        self.parked(origin, parked.handlers);
                     }
                 }
             }

@@ -3,6 +3,8 @@
 
 mod arrivals;
 mod calls;
+mod grouping;
+mod groups;
 mod letters;
 mod show;
 
@@ -29,8 +31,10 @@ use crate::subscription::position::{FinishedBefore, Position, Written};
 use crate::subscription::state::State;
 use crate::subscription::tracker::Tracker;
 use calls::Called;
+use grouping::Grouping;
 use letters::{Letters, News};
 
+pub(super) use grouping::{Limits, unit_name};
 pub(super) use letters::LettersSetup;
 
 /// How long a stopping subscription may go on with what is in flight. With the last write after it, a
@@ -57,6 +61,10 @@ pub(super) struct Setup {
     pub(super) lease: Lease,
     pub(super) store: Arc<dyn Store>,
     pub(super) ordering: Ordering,
+    /// How transactions are collected; `None` where each event is handed over by itself.
+    pub(super) group: Option<Limits>,
+    /// The transaction of the change event at the position it begins after; `None` where there is no position.
+    pub(super) begins_after: Option<Option<String>>,
     pub(super) handlers: Vec<(HandlerRun, Arc<dyn Handler>)>,
     pub(super) finished_ahead: Vec<FinishedAhead>,
     pub(super) letters: LettersSetup,
@@ -77,6 +85,9 @@ pub(super) struct Delivery {
     runs: Vec<HandlerRun>,
     handlers: Vec<Arc<dyn Handler>>,
     tracker: Tracker,
+    grouping: Grouping,
+    /// The transaction of the change event that came last.
+    last_transaction: Option<Arc<str>>,
     assignment: Assignment,
     in_flight: Arc<InFlight>,
     finished_before: FinishedBefore,
@@ -114,7 +125,14 @@ impl Delivery {
             setup.ordering,
             runs.iter().map(|run| run.name.clone()).collect(),
         );
+        let grouping = Grouping::new(
+            setup.group,
+            setup.begins_after.as_ref().and_then(Option::as_deref),
+            setup.begins_after.is_none(),
+        );
         Self {
+            grouping,
+            last_transaction: None,
             tracker: Tracker::new(setup.lease.key.topic.is_channel(), runs.len()),
             position: Position::new(setup.lease.clone(), setup.store, names),
             ordering: setup.ordering,
@@ -144,13 +162,18 @@ impl Delivery {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            if open {
+                self.close_group(Instant::now());
+            }
             self.call_handlers();
             self.follow();
             self.follow_letters();
             if !open && self.is_drained() {
                 break;
             }
-            let wake = self.wake_at();
+            // What is open at a stop is left: it comes again whole.
+            let over = self.grouping.due().filter(|_| open);
+            let wake = self.wake_at().into_iter().chain(over).min();
             tokio::select! {
                 batch = items.recv(), if open => match batch {
                     Some(batch) => batch.into_iter().for_each(|item| self.take(item)),

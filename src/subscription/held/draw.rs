@@ -109,23 +109,27 @@ impl Held {
     pub(super) fn free_to_go(&self, ticket: Ticket) -> Option<Vec<Rank>> {
         let letter = self.letters.get(&ticket)?;
         let members: Vec<Rank> = match &letter.unit {
-            Some(unit) if letter.slot != Slot::Everyone => {
+            Some(unit) => {
                 // Never a part as if it were the whole.
-                if self.by_unit.contains_key(&(Slot::Everyone, unit.clone())) {
+                let undecoded = (Slot::Everyone, unit.clone());
+                if letter.slot != Slot::Everyone && self.by_unit.contains_key(&undecoded) {
                     return None;
                 }
                 let unit = self.by_unit.get(&(letter.slot, unit.clone()))?;
                 unit.iter().copied().collect()
             }
-            _ => vec![letter.rank],
+            None => vec![letter.rank],
         };
+        // Of a unit that waits for one event to be decoded, that one has to be asked for.
+        let mut all_behind = true;
         let mut wanted = false;
         for member in &members {
             let letter = self.letters.get(&member.ticket)?;
             if letter.phase != Phase::Open || letter.since != Since::Always {
                 return None;
             }
-            wanted |= letter.asked || letter.behind;
+            all_behind &= letter.behind;
+            wanted |= letter.asked || (letter.behind && letter.slot != Slot::Everyone);
             let kept = |older: &Letter| {
                 // What is on its way before it in the same lanes keeps it there.
                 let before = matches!(older.phase, Phase::Underway | Phase::Handled);
@@ -136,7 +140,7 @@ impl Held {
                 return None;
             }
         }
-        wanted.then_some(members)
+        (wanted || all_behind).then_some(members)
     }
 
     /// True where an older letter of a record of this one, which is none of `besides`, is as asked.
