@@ -65,7 +65,7 @@ impl RawEvent {
 pub struct Source {
     /// The org whose bus this is.
     pub org_id: OrgId,
-    /// Host of the org's instance URL, for example `acme.my.salesforce.com`.
+    /// Host of the org's instance URL, for example `acme.my.salesforce.com`; blank where it is not known.
     pub host: String,
     /// The topic subscribed to.
     pub topic: Topic,

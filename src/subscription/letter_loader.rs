@@ -104,7 +104,8 @@ impl LetterLoader {
                 return LoadedLetter::Gone(tickets);
             };
             unit.clone_from(&one.letter.unit);
-            match self.event(one.letter).await {
+            let anew = drawn.slot == Slot::Everyone;
+            match self.event(one.letter, anew).await {
                 Ok(event) => events.push(((*ticket, placed.id), event)),
                 Err(NoEvent::Later(why)) if drawn.slot != Slot::Everyone => {
                     return LoadedLetter::Later { tickets, why };
@@ -152,8 +153,14 @@ impl LetterLoader {
         }
     }
 
-    async fn event(&self, letter: DeadLetter) -> Result<Event, NoEvent> {
-        let seeking = self.schemas.get(&letter.schema_id);
+    /// `anew` has a schema sought that was refused a moment ago.
+    async fn event(&self, letter: DeadLetter, anew: bool) -> Result<Event, NoEvent> {
+        let seeking = async {
+            match anew {
+                true => self.schemas.get_anew(&letter.schema_id).await,
+                false => self.schemas.get(&letter.schema_id).await,
+            }
+        };
         let schema = match tokio::time::timeout(SCHEMA_PATIENCE, seeking).await {
             Ok(Ok(schema)) => schema,
             Ok(Err(SchemaUnavailable::Later(why))) => return Err(NoEvent::Later(why)),
