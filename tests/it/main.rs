@@ -20,6 +20,8 @@ mod delivery;
 mod flow_control;
 mod grouping;
 mod kill;
+mod letters;
+mod letters_kept;
 mod lost_ground;
 mod metrics;
 mod node_client;

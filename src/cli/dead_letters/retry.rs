@@ -89,6 +89,7 @@ pub(super) async fn run(
         store,
         unordered,
         asked,
+        own: BTreeSet::new(),
         outcome: Outcome::default(),
         unattended: None,
     };
@@ -113,6 +114,8 @@ struct Watch<'a> {
     store: &'a dyn Store,
     unordered: &'a HashSet<String>,
     asked: BTreeSet<i64>,
+    /// Letters of handlers in the place of one that was asked for, which counts for those they handle.
+    own: BTreeSet<i64>,
     outcome: Outcome,
     /// Since when nobody runs a subscription of theirs.
     unattended: Option<Instant>,
@@ -153,16 +156,24 @@ impl Watch<'_> {
         }
     }
 
-    /// Looks what became of them.
+    /// Looks what became of them, and of those that came in the place of one.
     async fn look(&mut self) -> Result<(), Failure> {
-        let ids: Vec<i64> = self.asked.iter().copied().collect();
+        while self.look_once().await? {}
+        Ok(())
+    }
+
+    /// True where there are more to look at now.
+    async fn look_once(&mut self) -> Result<bool, Failure> {
+        let ids: Vec<i64> = self.asked.union(&self.own).copied().collect();
         let letters = read(self.store.letter_summaries(&ids).await)?;
         let open = read(self.store.select_letters(&LetterSelection::default()).await)?;
         let ways = ways(&open, self.unordered);
+        let known = self.own.len();
         let mut outcome = Outcome::default();
         for letter in &letters {
             let id = letter.placed.id;
             match (letter.state.as_str(), letter.asked, ways.get(&id)) {
+                ("handled", ..) if self.own.contains(&id) => {}
                 ("handled", ..) => {
                     outcome.handled.insert(id);
                     self.follow(letter, &open);
@@ -181,7 +192,7 @@ impl Watch<'_> {
         }
         outcome.withdrawn = std::mem::take(&mut self.outcome.withdrawn);
         self.outcome = outcome;
-        Ok(())
+        Ok(self.own.len() > known)
     }
 
     /// A letter of everyone was passed on: those of the handlers, in its place, are what was asked for.
@@ -194,7 +205,7 @@ impl Watch<'_> {
                 && other.placed.place == letter.placed.place
                 && other.handler.is_some()
         });
-        self.asked.extend(own.map(|other| other.placed.id));
+        self.own.extend(own.map(|other| other.placed.id));
     }
 
     /// Takes back what was not tried yet.
