@@ -171,6 +171,13 @@ pub trait DeadLetters: Send + Sync {
     /// Every open letter of the subscription, oldest first.
     async fn open_letters(&self, lease: &Lease) -> Result<Vec<LetterSummary>, StoreError>;
 
+    /// Letters handled or discarded since the position was last written, whose event the stream will bring
+    /// once more: the handler, `None` for all, and the event.
+    async fn settled_ahead(
+        &self,
+        lease: &Lease,
+    ) -> Result<Vec<(Option<String>, EventIdentity)>, StoreError>;
+
     /// These letters with their payloads, oldest first.
     async fn letters(&self, ids: &[i64]) -> Result<Vec<StoredDeadLetter>, StoreError>;
 

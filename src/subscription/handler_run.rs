@@ -2,6 +2,7 @@
 //! and 6). Pure: time is passed in, and nothing is called.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::pause;
@@ -115,6 +116,19 @@ impl HandlerRun {
     /// Takes a unit in.
     pub(super) fn put(&mut self, origin: Origin, unit: Unit, ordering: Ordering) {
         self.lanes.put(Waiting::new(origin, unit, ordering));
+    }
+
+    /// Takes dead letters in that are tried together.
+    pub(super) fn put_letters(
+        &mut self,
+        origin: Origin,
+        letters: Arc<[i64]>,
+        unit: Unit,
+        ordering: Ordering,
+    ) {
+        let mut waiting = Waiting::new(origin, unit, ordering);
+        waiting.letters = letters;
+        self.lanes.put(waiting);
     }
 
     /// The next call to make now, if any, or what has to leave the lanes without one because it is `held`.

@@ -333,6 +333,12 @@ impl Held {
         (letter.phase != Phase::New).then_some(letter.rank.place)
     }
 
+    /// True where the stream is still to bring the event of a letter once more, or may bring one that could
+    /// not be read.
+    pub(super) fn awaits_some(&self) -> bool {
+        !self.to_come.is_empty() || self.undecoded > 0
+    }
+
     /// True where there is an event that could not be decoded for anyone.
     pub(super) fn has_undecoded(&self) -> bool {
         self.undecoded > 0

@@ -135,6 +135,8 @@ pub(super) struct Waiting {
     pub(super) origin: Origin,
     pub(super) unit: Unit,
     order: Order,
+    /// Numbers of the dead letters that it is made of, one for each event; none off a stream.
+    pub(super) letters: Arc<[i64]>,
     /// Records by which it is held back, and which it would hold if it were parked.
     pub(super) records: Vec<RecordHash>,
     /// Not to be handed over before.
@@ -166,6 +168,7 @@ impl Waiting {
         };
         Self {
             origin,
+            letters: Arc::default(),
             records,
             alone: matches!(unit, Unit::Several(_)),
             unit,

@@ -44,6 +44,8 @@ pub(super) enum LoadedLetter {
         /// That of its first letter.
         place: Placed,
         tickets: Vec<Ticket>,
+        /// Their numbers, one for each event of the unit.
+        ids: Arc<[i64]>,
         unit: Unit,
     },
     /// Could not be handed to anyone, because one of them did not decode; now all do.
@@ -146,6 +148,7 @@ impl LetterLoader {
             handler,
             place,
             tickets,
+            ids: drawn.letters.iter().map(|(_, placed)| placed.id).collect(),
             unit: match events.len() {
                 1 => Unit::One(events.swap_remove(0)),
                 _ => Unit::Several(events.into()),

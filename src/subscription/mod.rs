@@ -11,6 +11,7 @@
 
 mod backoff;
 mod breaks;
+mod calling;
 mod credits;
 mod decoder;
 mod delivery;
@@ -20,6 +21,8 @@ mod in_flight;
 mod lanes;
 mod lease_clock;
 mod letter_loader;
+#[cfg(test)]
+mod marks_model;
 mod observe;
 mod parking;
 mod position;
@@ -137,9 +140,12 @@ pub async fn run(
         &taken.lease,
         &stop,
         "open_letters",
-        |store, lease| async move { store.open_letters(&lease).await },
+        |store, lease| async move {
+            let open = store.open_letters(&lease).await?;
+            Ok((open, store.settled_ahead(&lease).await?))
+        },
     );
-    let Some(open_letters) = open_letters.await else {
+    let Some((open, settled)) = open_letters.await else {
         shown_state.send_replace(State::Stopped);
         if !told.is_cancelled() {
             return Ok(Ended::TakenOver);
@@ -157,7 +163,8 @@ pub async fn run(
         key: config.key.clone(),
     };
     let letters = LettersSetup {
-        open: open_letters,
+        open,
+        settled,
         resume_after: resume_after.clone(),
         max_parked: config.max_parked,
         loader: LetterLoader {

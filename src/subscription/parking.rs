@@ -52,8 +52,8 @@ pub(super) enum Move {
 pub(super) enum Done {
     /// These are parked; all their letters, in order, are at these places.
     Parked(Vec<Parked>, Vec<Placed>),
-    /// These are handled; so many of them were open until now.
-    Resolved(Vec<Named>, usize),
+    /// These are handled, or were given up by a person just now.
+    Resolved(Vec<Named>),
     /// These are open, for another reason.
     ParkedAgain(Vec<Named>),
     /// It counts as handled; the handlers' own letters with their places, unless it was not open any more.
@@ -199,8 +199,8 @@ impl Parking {
                     async move { store.resolve(&lease, &ids).await }
                 });
                 self.writing.spawn(async move {
-                    let resolved = written.await?.len();
-                    Some(Done::Resolved(named, resolved))
+                    written.await?;
+                    Some(Done::Resolved(named))
                 });
             }
             Move::ParkAgain(named, refusal) => {

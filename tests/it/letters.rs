@@ -45,6 +45,7 @@ impl Refusing {
         let pace = Arc::new(AtomicU64::new(0));
         let (is_mended, paced) = (mended.clone(), pace.clone());
         let hook = Hook::start(move |event, _| {
+            #[expect(clippy::disallowed_methods, reason = "a slow answer is what is wanted")]
             std::thread::sleep(Duration::from_millis(paced.load(Ordering::Relaxed)));
             let bad = event["data"]["Name"]
                 .as_str()

@@ -10,16 +10,20 @@
 )]
 #![allow(missing_docs, reason = "tests")]
 
+mod append;
 mod bad_input;
 mod blocked;
 mod captured;
 mod chaos;
 mod commands;
+mod control;
+mod correctness;
 mod database;
 mod delivery;
 mod flow_control;
 mod grouping;
 mod kill;
+mod lanes;
 mod letters;
 mod letters_kept;
 mod lost_ground;
@@ -33,3 +37,4 @@ mod shutdown;
 mod sign_in;
 mod stream;
 mod support;
+mod workers;

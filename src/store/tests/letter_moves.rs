@@ -73,7 +73,10 @@ pub(super) async fn an_open_letter_is_summed_up_without_its_payload(bed: &Bed) {
         unit: Some("t1".to_owned()),
         ..letter("001A", Some(HANDLER))
     };
-    let placed = store.park_all(&lease, &[given.clone()]).await.unwrap()[0];
+    let placed = store
+        .park_all(&lease, std::slice::from_ref(&given))
+        .await
+        .unwrap()[0];
     let summary = LetterSummary {
         placed,
         subscription: "accounts".to_owned(),
@@ -135,6 +138,47 @@ pub(super) async fn a_letter_above_the_position_is_still_to_come_again(bed: &Bed
         [false, false, true],
         "one came after the last write"
     );
+}
+
+pub(super) async fn what_is_settled_before_the_position_follows_is_known_to_the_next_holder(
+    bed: &Bed,
+) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let progress = Progress {
+        position: Some(replay("0a")),
+        ..Progress::default()
+    };
+    let early = store.park(&lease, &letter("001A", Some(HANDLER))).await;
+    store.resolve(&lease, &[early.unwrap()]).await.unwrap();
+    assert_eq!(
+        store.settled_ahead(&lease).await.unwrap(),
+        [],
+        "no position"
+    );
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    store.save_progress(&lease, &progress).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    let given = [
+        letter("001B", Some(HANDLER)),
+        letter("001C", Some("ledger")),
+        letter("001D", None),
+        letter("001E", None),
+        letter("001F", Some(HANDLER)),
+    ];
+    let placed = store.park_all(&lease, &given).await.unwrap();
+    let [b, c, d, e] = [0, 1, 2, 3].map(|number| placed[number].id);
+    store.resolve(&lease, &[b, d]).await.unwrap();
+    store.discard(&only(&[c, e])).await.unwrap();
+    let mut settled = store.settled_ahead(&lease).await.unwrap();
+    settled.sort();
+    // A letter of everyone that was handled was passed on, and has successors.
+    let expected = [(None, 3), (Some(HANDLER), 0), (Some("ledger"), 1)];
+    let expected = expected.map(|(handler, number)| {
+        let identity = given[number].identity.clone();
+        (handler.map(str::to_owned), identity)
+    });
+    assert_eq!(settled, expected);
 }
 
 pub(super) async fn a_letter_that_is_refused_once_more_says_why_and_asks_for_nothing(bed: &Bed) {
@@ -273,6 +317,7 @@ pub(super) async fn a_holder_whose_epoch_has_passed_moves_no_letter(bed: &Bed) {
         store.park_again(&old, &[id], &refusal()).await,
         store.pass_on(&old, id, &[]).await.map(drop),
         store.open_letters(&old).await.map(drop),
+        store.settled_ahead(&old).await.map(drop),
         store.park_all(&old, &[behind("001B")]).await.map(drop),
     ];
     for refusal in refusals {

@@ -6,6 +6,7 @@ mod calls;
 mod grouping;
 mod groups;
 mod letters;
+mod parked;
 mod show;
 
 use std::collections::HashMap;
@@ -81,6 +82,7 @@ pub(super) struct Setup {
 
 pub(super) struct Delivery {
     lease: Lease,
+    store: Arc<dyn Store>,
     ordering: Ordering,
     runs: Vec<HandlerRun>,
     handlers: Vec<Arc<dyn Handler>>,
@@ -108,14 +110,19 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    pub(super) fn new(setup: Setup) -> Self {
+    pub(super) fn new(mut setup: Setup) -> Self {
         let (runs, handlers): (Vec<_>, Vec<_>) = setup.handlers.into_iter().unzip();
         let mut finished_before = FinishedBefore::new();
         for ahead in setup.finished_ahead {
-            // A handler that is configured no more has nothing to skip.
-            if let Some(run) = runs.iter().find(|run| run.name == ahead.handler) {
-                *finished_before.entry(ahead.identity).or_insert(0) |= run.bit;
-            }
+            // A handler that is configured no more has nothing to skip; its marks are forgotten with the rest.
+            let run = runs.iter().find(|run| run.name == ahead.handler);
+            *finished_before.entry(ahead.identity).or_insert(0) |= run.map_or(0, |run| run.bit);
+        }
+        for (handler, identity) in std::mem::take(&mut setup.letters.settled) {
+            let is_its = |run: &&HandlerRun| handler.as_ref().is_none_or(|name| *name == run.name);
+            let bits = runs.iter().filter(is_its).map(|run| run.bit);
+            let settled = bits.fold(0, |all, bit| all | bit);
+            *finished_before.entry(identity).or_insert(0) |= settled;
         }
         let names = runs.iter().map(|run| (run.bit, run.name.clone())).collect();
         let letters = Letters::new(
@@ -125,6 +132,12 @@ impl Delivery {
             setup.ordering,
             runs.iter().map(|run| run.name.clone()).collect(),
         );
+        let mut tracker = Tracker::new(setup.lease.key.topic.is_channel(), runs.len());
+        let mut position = Position::new(setup.lease.clone(), setup.store.clone(), names);
+        if handlers.iter().any(|h| h.transactional().is_some()) {
+            tracker.tell_passed();
+            position.keep_marks();
+        }
         let grouping = Grouping::new(
             setup.group,
             setup.begins_after.as_ref().and_then(Option::as_deref),
@@ -133,8 +146,9 @@ impl Delivery {
         Self {
             grouping,
             last_transaction: None,
-            tracker: Tracker::new(setup.lease.key.topic.is_channel(), runs.len()),
-            position: Position::new(setup.lease.clone(), setup.store, names),
+            tracker,
+            position,
+            store: setup.store.clone(),
             ordering: setup.ordering,
             runs,
             handlers,
@@ -179,7 +193,11 @@ impl Delivery {
                     Some(batch) => batch.into_iter().for_each(|item| self.take(item)),
                     None => open = false,
                 },
-                Some(called) = self.calls.join_next() => self.called(called),
+                Some(called) = self.calls.join_next() => {
+                    if !self.called(called) {
+                        return self.fenced();
+                    }
+                }
                 news = self.letters.news() => match news {
                     News::Written(Some(done)) => self.letters_written(done),
                     News::Written(None) => return self.fenced(),
@@ -226,7 +244,7 @@ impl Delivery {
         }
         self.position.follow(
             &self.tracker,
-            passed.occurred_at,
+            passed,
             self.caught_up_at,
             &self.finished_before,
         );

@@ -449,3 +449,57 @@ fn a_transaction_shares_the_worst_answer_that_one_of_its_events_got() {
         }
     }
 }
+
+#[test]
+fn what_follows_an_event_that_is_tried_again_is_not_parked_before_it() {
+    let now = Instant::now();
+    let mut run = run(0, 10, OnExhausted::Park);
+    for seq in 0..3 {
+        put(&mut run, seq, "A");
+    }
+    put(&mut run, 3, "B");
+    let bad = || Answer::Reject {
+        reason: "bad".to_owned(),
+    };
+    let (call, batch) = run.call(now).unwrap();
+    let answers = vec![
+        Answer::Handled,
+        Answer::Retry(Retry::because("later")),
+        bad(),
+        bad(),
+    ];
+    let answered = run.answered(now, call, batch, BatchAnswer::Each(answers));
+    let done: Vec<Seq> = answered.done.iter().map(|(w, _)| seq_of(w)).collect();
+    assert_eq!((done, answered.again), (vec![0, 3], 2));
+    // In its turn it is refused alone, and parked.
+    let mut order = vec![];
+    let done = drive_from(&mut run, now, Duration::from_secs(60), |seqs| {
+        order.extend_from_slice(seqs);
+        if seqs == [1] {
+            BatchAnswer::HANDLED
+        } else {
+            reject()
+        }
+    });
+    assert_eq!(order, [1, 2]);
+    assert!(matches!(done[1], (2, Verdict::Park { .. })), "{done:?}");
+}
+
+#[test]
+fn a_dead_letter_that_is_given_up_again_stops_nobody() {
+    let now = Instant::now();
+    let mut run = run(0, 1, OnExhausted::Stop);
+    let letter = Origin::Letter { place: 1, id: 1 };
+    let unit = Unit::One(event(&["A"]));
+    run.put_letters(letter, [1].into(), unit, Ordering::Record);
+    let later = now + Duration::from_secs(2 * 3600);
+    let (call, batch) = run.call(now).unwrap();
+    run.answered(now, call, batch, retry());
+    let (call, batch) = run.call(later).unwrap();
+    let answered = run.answered(later, call, batch, retry());
+    assert!(
+        matches!(answered.done[..], [(_, Verdict::Park { .. })]),
+        "{answered:?}"
+    );
+    assert_eq!(run.stopped(), None);
+}

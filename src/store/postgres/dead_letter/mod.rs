@@ -30,6 +30,13 @@ impl DeadLetters for PostgresStore {
         transaction!(self, |conn| owner::open_letters(conn, lease))
     }
 
+    async fn settled_ahead(
+        &self,
+        lease: &Lease,
+    ) -> Result<Vec<(Option<String>, EventIdentity)>, StoreError> {
+        transaction!(self, |conn| owner::settled_ahead(conn, lease))
+    }
+
     async fn letters(&self, ids: &[i64]) -> Result<Vec<StoredDeadLetter>, StoreError> {
         transaction!(self, |conn| letters(conn, ids))
     }

@@ -32,6 +32,13 @@ impl DeadLetters for SqliteStore {
         transaction!(self, READ, |conn| owner::open_letters(conn, lease))
     }
 
+    async fn settled_ahead(
+        &self,
+        lease: &Lease,
+    ) -> Result<Vec<(Option<String>, EventIdentity)>, StoreError> {
+        transaction!(self, READ, |conn| owner::settled_ahead(conn, lease))
+    }
+
     async fn letters(&self, ids: &[i64]) -> Result<Vec<StoredDeadLetter>, StoreError> {
         transaction!(self, READ, |conn| letters(conn, ids))
     }

@@ -47,6 +47,30 @@ pub(super) async fn open_letters(
     rows.iter().map(summary_from).collect()
 }
 
+/// What was settled since the position was last written. A letter of everyone counts where it was given up;
+/// handled, it was passed on to letters of the handlers.
+pub(super) async fn settled_ahead(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+) -> Result<Vec<(Option<String>, EventIdentity)>, StoreError> {
+    hold(conn, lease).await?;
+    let rows: Vec<(Option<String>, String)> = sqlx::query_as(
+        "select d.handler, d.identity from dead_letter d \
+         join subscription s on s.org_id = d.org_id and s.name = d.subscription \
+         where d.org_id = $1 and d.subscription = $2 and d.state <> 'open' \
+         and d.parked_at > s.position_at \
+         and (d.handler is not null or d.state = 'discarded')",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .fetch_all(conn)
+    .await?;
+    let settled = rows.into_iter();
+    Ok(settled
+        .map(|(handler, identity)| (handler, EventIdentity::from_stored(&identity)))
+        .collect())
+}
+
 /// Handled.
 pub(super) async fn resolve(
     conn: &mut SqliteConnection,
