@@ -294,6 +294,11 @@ impl Tracker {
         self.position.as_ref().map(|place| place.at)
     }
 
+    /// Every event before this one is finished and let go.
+    pub(super) fn low_water(&self) -> Seq {
+        self.first
+    }
+
     /// Received events that are not let go yet.
     #[cfg(test)]
     pub(super) fn in_flight(&self) -> usize {

@@ -22,6 +22,7 @@ impl Delivery {
                 self.position.forget(stale.map(|(identity, _)| identity));
                 let over = self.grouping.close(false);
                 self.hand_on(over);
+                self.letters.held.all_came_by();
                 self.tracker.push_keepalive(id, received_at);
             }
             Item::NewPlaces => {
