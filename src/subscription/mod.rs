@@ -142,7 +142,7 @@ pub async fn run(
         .unwrap_or_else(|| config.start.clone());
     let mut resume_after = taken.position.clone();
     let mut expected = None;
-    match begins {
+    match &begins {
         Start::Latest if taken.begun_without_position => {
             observer.hole("lost");
             let begun_at = taken.begun_at;
@@ -195,6 +195,8 @@ pub async fn run(
     let letters = LettersSetup {
         open,
         settled,
+        // At LATEST nothing comes that has come before.
+        nothing_again: resume_after.is_none() && begins == Start::Latest,
         resume_after: resume_after.clone(),
         max_parked: config.max_parked,
         loader: LetterLoader {

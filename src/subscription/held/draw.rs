@@ -1,6 +1,6 @@
 //! Which letters may be tried now.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Held, Letter, Phase, Rank, Since, Slot, Ticket};
 use crate::store::Placed;
@@ -17,7 +17,7 @@ pub(in crate::subscription) struct Drawing {
     max_events: usize,
     max_bytes: usize,
     /// Letters that may have become free to go; looked at closely when it is their turn.
-    candidates: BTreeSet<Rank>,
+    candidates: BTreeMap<Slot, BTreeSet<Rank>>,
     /// Events and bytes on their way.
     drawn: HashMap<Slot, (usize, usize)>,
 }
@@ -34,9 +34,18 @@ impl Drawing {
         Self {
             max_events,
             max_bytes,
-            candidates: BTreeSet::new(),
+            candidates: BTreeMap::new(),
             drawn: HashMap::new(),
         }
+    }
+
+    /// The oldest candidate of a slot, which is none any more.
+    fn next(&mut self, slot: Slot) -> Option<Rank> {
+        self.candidates.get_mut(&slot)?.pop_first()
+    }
+
+    fn may_go(&mut self, slot: Slot, ranks: impl IntoIterator<Item = Rank>) {
+        self.candidates.entry(slot).or_default().extend(ranks);
     }
 
     fn fits(&self, slot: Slot, events: usize, bytes: usize) -> bool {
@@ -70,9 +79,16 @@ impl Held {
     /// Letters that may be tried now, oldest first: a person asked for it, or they only waited behind
     /// another one; and nothing older of their records is left but what is on its way before them.
     pub(in crate::subscription) fn draw(&mut self) -> Vec<Drawn> {
+        let slots: Vec<Slot> = self.drawing.candidates.keys().copied().collect();
         let mut all = Vec::new();
-        let mut full = BTreeSet::new();
-        while let Some(rank) = self.drawing.candidates.pop_first() {
+        for slot in slots {
+            self.draw_from(slot, &mut all);
+        }
+        all
+    }
+
+    fn draw_from(&mut self, slot: Slot, all: &mut Vec<Drawn>) {
+        while let Some(rank) = self.drawing.next(slot) {
             let Some(members) = self.free_to_go(rank.ticket) else {
                 continue;
             };
@@ -80,12 +96,9 @@ impl Held {
                 .iter()
                 .filter_map(|one| self.letters.get(&one.ticket));
             let bytes = letters.map(|letter| letter.bytes).sum();
-            let Some(slot) = self.letters.get(&rank.ticket).map(|letter| letter.slot) else {
-                continue;
-            };
             if !self.drawing.fits(slot, members.len(), bytes) {
-                full.insert(rank);
-                continue;
+                self.drawing.may_go(slot, [rank]);
+                return;
             }
             let mut letters = Vec::with_capacity(members.len());
             for member in &members {
@@ -101,8 +114,6 @@ impl Held {
             }
             all.push(Drawn { slot, letters });
         }
-        self.drawing.candidates = full;
-        all
     }
 
     /// The letter with all of its unit, where nothing keeps them.
@@ -220,15 +231,16 @@ impl Held {
             return;
         };
         if letter.phase == Phase::Open {
-            self.drawing.candidates.insert(letter.rank);
+            self.drawing.may_go(letter.slot, [letter.rank]);
         }
     }
 
     /// What comes next of its records may be free to go.
     fn followers(&mut self, ticket: Ticket) {
         if let Some(letter) = self.letters.get(&ticket) {
-            let next = self.next_after(letter);
-            self.drawing.candidates.extend(next);
+            for (slot, next) in self.next_after(letter) {
+                self.drawing.may_go(slot, next);
+            }
         }
     }
 
@@ -237,12 +249,12 @@ impl Held {
         if letter.phase == Phase::Underway {
             self.drawing.give_back(letter);
         }
-        self.drawing.candidates.remove(&letter.rank);
-        let next = self.next_after(letter);
-        self.drawing.candidates.extend(next);
+        for (slot, next) in self.next_after(letter) {
+            self.drawing.may_go(slot, next);
+        }
     }
 
-    fn next_after(&self, letter: &Letter) -> Vec<Rank> {
+    fn next_after(&self, letter: &Letter) -> Vec<(Slot, Vec<Rank>)> {
         let slots: Vec<Slot> = match letter.slot {
             Slot::Everyone => (0..self.handlers.len()).map(Slot::Handler).collect(),
             own => vec![own],
@@ -251,8 +263,8 @@ impl Held {
             let letter = self.letters.get(&rank.ticket);
             letter.is_some_and(|letter| letter.phase == Phase::Open)
         };
-        let mut next = Vec::new();
-        for slot in slots {
+        let next_in = |slot| {
+            let mut next: Vec<Rank> = Vec::new();
             for record in &letter.records {
                 let set = self.by_record.get(&(slot, *record));
                 let after = set.into_iter().flat_map(|set| set.range(letter.rank..));
@@ -263,7 +275,8 @@ impl Held {
                 let unit = self.by_unit.get(&(slot, unit.clone()));
                 next.extend(unit.into_iter().flatten().find(|rank| rests(rank)).copied());
             }
-        }
-        next
+            (slot, next)
+        };
+        slots.into_iter().map(next_in).collect()
     }
 }
