@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 
 use super::{FinishedAhead, StoreError, SubscriptionKey};
+use crate::config::Start;
 use crate::event::ReplayId;
 
 /// The right to run a subscription. Every write carries its epoch; a writer whose epoch has passed is
@@ -31,6 +32,9 @@ pub struct TakenOver {
     /// Where it has no position: the first replay ID that came on a stream that began at LATEST
     /// ([`Store::mark_first`]). What came after it can still be had.
     pub begun_with: Option<ReplayId>,
+    /// Where a rewind told it to begin, while it has no position: earliest or latest, whatever the
+    /// configuration says.
+    pub begin_from: Option<Start>,
     /// What each handler has finished above the position (design 3.1, rule 3).
     pub finished_ahead: Vec<FinishedAhead>,
     /// When the position was last written.

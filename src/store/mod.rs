@@ -3,6 +3,7 @@
 //! One trait, [`Store`]; Postgres for production, SQLite where nothing else is installed. The tables are
 //! part of the interface (design 4.5): a person at a SQL prompt can see what goes on.
 
+mod command;
 mod common;
 mod crypto;
 mod dead_letter;
@@ -28,6 +29,10 @@ use crate::config::StoreConfig;
 use crate::event::{OrgId, Topic};
 use crate::salesforce::auth::CredentialVault;
 
+pub use command::{
+    CommandKind, CommandState, Commands, MarksAround, PositionMark, ReplayArguments,
+    ReplayProgress, StoredCommand,
+};
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, StoredDeadLetter};
 pub use error::StoreError;
 pub use hole::{Hole, HoleKind, Holes, StoredHole};
@@ -49,7 +54,7 @@ pub struct SubscriptionKey {
 /// Keeps what must survive. Every call is bounded in time and may be retried.
 #[async_trait]
 pub trait Store:
-    Leases + Positions + DeadLetters + Holes + Schemas + CredentialVault + Send + Sync
+    Leases + Positions + DeadLetters + Holes + Commands + Schemas + CredentialVault + Send + Sync
 {
     /// Answers when the store does.
     async fn ping(&self) -> Result<(), StoreError>;

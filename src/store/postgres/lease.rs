@@ -6,7 +6,9 @@ use sqlx::postgres::PgConnection;
 
 use super::{PostgresStore, sql};
 use crate::event::{EventIdentity, OrgId};
-use crate::store::common::{from_ms, not_a_rename, org_from, replay_id, same_org, same_topic};
+use crate::store::common::{
+    begin_from, from_ms, not_a_rename, org_from, replay_id, same_org, same_topic,
+};
 use crate::store::{FinishedAhead, Lease, Leases, StoreError, SubscriptionKey, TakenOver};
 
 #[async_trait]
@@ -65,7 +67,7 @@ pub(super) async fn take_over(
     create(conn, key, configured, start_is_explicit).await?;
     let row = sql::query(
         "select topic, position, (extract(epoch from position_at) * 1000)::bigint as position_at, \
-                begun_at is not null as begun, begun_with \
+                begun_at is not null as begun, begun_with, begin_from \
          from orgstream.subscription where org_id = $1 and name = $2 for update",
     )
     .bind(key.org_id.as_str())
@@ -92,6 +94,7 @@ pub(super) async fn take_over(
         },
         begun_without_position: row.try_get("begun")? && position.is_none(),
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
+        begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
         position,
         finished_ahead: finished_ahead(conn, key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),

@@ -17,6 +17,7 @@ macro_rules! transaction {
     };
 }
 
+mod command;
 mod connections;
 mod credential;
 mod dead_letter;

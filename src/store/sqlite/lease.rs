@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::{SqliteStore, WRITE};
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
-    from_ms, not_a_rename, org_from, replay_id, same_org, same_topic, to_ms,
+    begin_from, from_ms, not_a_rename, org_from, replay_id, same_org, same_topic, to_ms,
 };
 use crate::store::{FinishedAhead, Lease, Leases, StoreError, SubscriptionKey, TakenOver};
 
@@ -76,7 +76,7 @@ pub(super) async fn take_over(
     create(conn, key, configured, start_is_explicit).await?;
     let row = sqlx::query(
         "select topic, position, position_at, \
-                begun_at is not null as begun, begun_with \
+                begun_at is not null as begun, begun_with, begin_from \
          from subscription where org_id = $1 and name = $2",
     )
     .bind(key.org_id.as_str())
@@ -104,6 +104,7 @@ pub(super) async fn take_over(
         },
         begun_without_position: row.try_get("begun")? && position.is_none(),
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
+        begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
         position,
         finished_ahead: finished_ahead(conn, key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),

@@ -18,6 +18,7 @@ macro_rules! transaction {
     };
 }
 
+mod command;
 mod connection;
 mod credential;
 mod dead_letter;

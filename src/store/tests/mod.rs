@@ -5,6 +5,7 @@
 //! `ORGSTREAM_TEST_PGBOUNCER` names a pooler before the same server, the suite runs through it too.
 
 mod bed;
+mod commands;
 mod credentials;
 mod holes;
 mod letters;
@@ -69,6 +70,15 @@ suite! {
     holes::a_lost_hole_is_recorded_once_until_its_end_is_known,
     holes::a_gap_is_recorded_once_for_each_event_and_never_closed,
     holes::a_gap_of_very_many_records_keeps_the_first_and_the_count,
+    commands::a_command_is_asked_begun_saved_and_ended,
+    commands::a_withdrawn_command_is_stopped_and_one_that_is_over_stays_as_it_is,
+    commands::commands_are_carried_out_by_the_holder_only,
+    commands::a_command_of_a_later_release_is_left_alone,
+    commands::a_rewind_raises_the_epoch_and_sets_the_position,
+    commands::a_rewind_to_earliest_or_latest_is_found_again_until_there_is_a_position,
+    commands::a_rewind_to_latest_records_what_it_skips,
+    commands::a_withdrawn_rewind_changes_nothing,
+    commands::a_time_is_found_among_the_marks,
     credentials::only_one_holder_refreshes_until_its_time_is_up,
     credentials::a_rotated_token_is_found_again_and_rests_encrypted,
     credentials::a_token_that_cannot_be_read_or_kept_names_the_variable,
