@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Lease, StoreError, TakenOver};
+use super::common::{from_ms, replay_id};
+use super::{Hole, HoleKind, Lease, StoreError, TakenOver};
 use crate::config::Start;
 use crate::event::{OrgId, ReplayId};
 
@@ -244,4 +245,75 @@ pub trait Commands: Send + Sync {
         subscription: &str,
         at: SystemTime,
     ) -> Result<MarksAround, StoreError>;
+}
+
+/// The columns `position` and `begin_from` after a rewind to here.
+pub(super) fn begin_from_text(to: &Start) -> (Option<ReplayId>, Option<&'static str>) {
+    match to {
+        Start::Latest => (None, Some("latest")),
+        Start::Earliest => (None, Some("earliest")),
+        Start::After(id) => (Some(id.clone()), None),
+    }
+}
+
+/// Reads the column `begin_from`, which counts while there is no position.
+pub(super) fn begin_from(text: Option<&str>, position: Option<&ReplayId>) -> Option<Start> {
+    match (text, position) {
+        (Some("latest"), None) => Some(Start::Latest),
+        (Some("earliest"), None) => Some(Start::Earliest),
+        _ => None,
+    }
+}
+
+impl TakenOver {
+    /// What a rewind leaves.
+    pub(super) fn rewound(
+        lease: &Lease,
+        epoch: i64,
+        position: Option<ReplayId>,
+        to: &Start,
+    ) -> Self {
+        Self {
+            lease: Lease {
+                epoch,
+                ..lease.clone()
+            },
+            begin_from: begin_from(begin_from_text(to).1, position.as_ref()),
+            position_at: position.is_some().then(SystemTime::now),
+            position,
+            begun_without_position: false,
+            begun_with: None,
+            finished_ahead: Vec::new(),
+        }
+    }
+}
+
+/// What a rewind to latest leaves out; its end is the first event or keepalive that comes.
+pub(super) fn skipped_by_rewind(position: Option<ReplayId>) -> Hole {
+    Hole {
+        kind: HoleKind::Lost,
+        reason: "skipped_by_rewind".to_owned(),
+        from: position,
+        to: None,
+        entity: None,
+        record_ids: Vec::new(),
+        explanation:
+            "a person rewound the subscription to LATEST: what lay between its position and \
+                      the first event after it was not handled"
+                .to_owned(),
+    }
+}
+
+/// The columns `arguments` and `progress` of a command. What a person wrote there and is no JSON reads as
+/// nothing, which whoever reads on says.
+pub(super) fn command_json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+/// A row of `position_mark`.
+pub(super) fn position_mark((at, position): (i64, Vec<u8>)) -> Option<PositionMark> {
+    Some(PositionMark {
+        at: from_ms(at),
+        position: replay_id(Some(position))?,
+    })
 }

@@ -5,8 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{Hole, HoleKind, Lease, PositionMark, StoreError, SubscriptionKey, TakenOver};
-use crate::config::Start;
+use super::{HoleKind, StoreError, SubscriptionKey, Tenure};
 use crate::event::{OrgId, ReplayId, Topic};
 
 /// Record IDs kept of one hole; a gap may name any number, and its count is kept beside them.
@@ -17,11 +16,15 @@ pub(super) const MARK_INTERVAL_MS: i64 = 60_000;
 
 /// Milliseconds since 1970: how times travel to the database and rest in SQLite.
 pub(super) fn to_ms(time: SystemTime) -> i64 {
-    let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(after) => ms(after),
-        Err(before) => -ms(before.duration()),
+        Ok(after) => span_ms(after),
+        Err(before) => -span_ms(before.duration()),
     }
+}
+
+/// A span as it travels to the database.
+pub(super) fn span_ms(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The time that [`to_ms`] wrote. A value no clock can hold reads as 1970.
@@ -156,75 +159,27 @@ pub(super) fn not_a_rename(
     }
 }
 
-/// The columns `position` and `begin_from` after a rewind to here.
-pub(super) fn begin_from_text(to: &Start) -> (Option<ReplayId>, Option<&'static str>) {
-    match to {
-        Start::Latest => (None, Some("latest")),
-        Start::Earliest => (None, Some("earliest")),
-        Start::After(id) => (Some(id.clone()), None),
+/// Refuses what a person paused.
+pub(super) fn not_paused(paused: bool, key: &SubscriptionKey) -> Result<(), StoreError> {
+    if paused {
+        return Err(StoreError::Paused {
+            subscription: key.name.clone(),
+        });
     }
+    Ok(())
 }
 
-/// Reads the column `begin_from`, which counts while there is no position.
-pub(super) fn begin_from(text: Option<&str>, position: Option<&ReplayId>) -> Option<Start> {
-    match (text, position) {
-        (Some("latest"), None) => Some(Start::Latest),
-        (Some("earliest"), None) => Some(Start::Earliest),
-        _ => None,
+/// Who may run a subscription, by its last holder and what is left of the lease in milliseconds; `None`
+/// where it was given back or never taken.
+pub(super) fn tenure(holder: Option<String>, rest_ms: Option<i64>) -> Tenure {
+    match (holder, rest_ms.map(u64::try_from)) {
+        (None, _) | (_, None) => Tenure::Free,
+        (Some(holder), Some(Ok(rest))) if rest > 0 => Tenure::Held {
+            holder,
+            rest: Duration::from_millis(rest),
+        },
+        _ => Tenure::Lapsed,
     }
-}
-
-impl TakenOver {
-    /// What a rewind leaves.
-    pub(super) fn rewound(
-        lease: &Lease,
-        epoch: i64,
-        position: Option<ReplayId>,
-        to: &Start,
-    ) -> Self {
-        Self {
-            lease: Lease {
-                epoch,
-                ..lease.clone()
-            },
-            begin_from: begin_from(begin_from_text(to).1, position.as_ref()),
-            position_at: position.is_some().then(SystemTime::now),
-            position,
-            begun_without_position: false,
-            begun_with: None,
-            finished_ahead: Vec::new(),
-        }
-    }
-}
-
-/// What a rewind to latest leaves out; its end is the first event or keepalive that comes.
-pub(super) fn skipped_by_rewind(position: Option<ReplayId>) -> Hole {
-    Hole {
-        kind: HoleKind::Lost,
-        reason: "skipped_by_rewind".to_owned(),
-        from: position,
-        to: None,
-        entity: None,
-        record_ids: Vec::new(),
-        explanation:
-            "a person rewound the subscription to LATEST: what lay between its position and \
-                      the first event after it was not handled"
-                .to_owned(),
-    }
-}
-
-/// The columns `arguments` and `progress` of a command. What a person wrote there and is no JSON reads as
-/// nothing, which whoever reads on says.
-pub(super) fn command_json(text: &str) -> serde_json::Value {
-    serde_json::from_str(text).unwrap_or_default()
-}
-
-/// A row of `position_mark`.
-pub(super) fn position_mark((at, position): (i64, Vec<u8>)) -> Option<PositionMark> {
-    Some(PositionMark {
-        at: from_ms(at),
-        position: replay_id(Some(position))?,
-    })
 }
 
 #[cfg(test)]

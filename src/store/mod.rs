@@ -36,7 +36,7 @@ pub use command::{
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, StoredDeadLetter};
 pub use error::StoreError;
 pub use hole::{Hole, HoleKind, Holes, StoredHole};
-pub use lease::{Lease, Leases, TakenOver};
+pub use lease::{Heartbeat, Lease, Leases, Survey, Surveyed, TakenOver, Tenure, Worker};
 pub use position::{FinishedAhead, Positions, Progress, StateReport, SubscriptionStatus};
 pub use schema::Schemas;
 

@@ -11,10 +11,8 @@ use super::lease::{fenced, hold};
 use super::{PostgresStore, hole, sql};
 use crate::config::Start;
 use crate::event::{OrgId, ReplayId};
-use crate::store::common::{
-    begin_from_text, command_json, from_ms, plain, position_mark, replay_id, skipped_by_rewind,
-    to_ms,
-};
+use crate::store::command::{begin_from_text, command_json, position_mark, skipped_by_rewind};
+use crate::store::common::{from_ms, plain, replay_id, to_ms};
 use crate::store::{
     CommandKind, CommandState, Commands, Lease, MarksAround, StoreError, StoredCommand, TakenOver,
 };

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use super::bed::{Bed, now, org, replay, take};
+use super::bed::{BRIEF, Bed, now, org, replay, take};
 use crate::config::Start;
 use crate::event::EventIdentity;
 use crate::store::{
@@ -168,7 +168,7 @@ async fn rewound(store: &dyn Store, lease: &Lease, to: &Start) -> TakenOver {
 /// What the next worker finds is what the rewind gave.
 async fn found(store: &dyn Store, lease: &Lease) -> TakenOver {
     let configured = [lease.key.name.clone()];
-    let taken = store.take_over(&lease.key, &lease.holder, &configured, false);
+    let taken = store.take_over(&lease.key, &lease.holder, BRIEF, &configured, false);
     taken.await.unwrap()
 }
 
