@@ -265,29 +265,6 @@ pub(super) fn begin_from(text: Option<&str>, position: Option<&ReplayId>) -> Opt
     }
 }
 
-impl TakenOver {
-    /// What a rewind leaves.
-    pub(super) fn rewound(
-        lease: &Lease,
-        epoch: i64,
-        position: Option<ReplayId>,
-        to: &Start,
-    ) -> Self {
-        Self {
-            lease: Lease {
-                epoch,
-                ..lease.clone()
-            },
-            begin_from: begin_from(begin_from_text(to).1, position.as_ref()),
-            position_at: position.is_some().then(SystemTime::now),
-            position,
-            begun_without_position: false,
-            begun_with: None,
-            finished_ahead: Vec::new(),
-        }
-    }
-}
-
 /// What a rewind to latest leaves out; its end is the first event or keepalive that comes.
 pub(super) fn skipped_by_rewind(position: Option<ReplayId>) -> Hole {
     Hole {

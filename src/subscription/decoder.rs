@@ -53,6 +53,8 @@ pub(super) struct Decoder {
     pub(super) source: Arc<Source>,
     pub(super) subscription: String,
     pub(super) epoch: i64,
+    /// True for the stream of a side replay.
+    pub(super) replayed: bool,
     /// Field that orders platform events.
     pub(super) key: Option<String>,
     /// How long a schema that cannot be had just now holds everything up.
@@ -188,7 +190,7 @@ impl Decoder {
                     decoded,
                     received_at,
                     epoch: self.epoch,
-                    replayed: false,
+                    replayed: self.replayed,
                     key,
                 }))
             }

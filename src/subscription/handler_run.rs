@@ -117,6 +117,12 @@ impl HandlerRun {
         self.lanes.put(Waiting::new(origin, unit, ordering));
     }
 
+    /// Forgets what waits and came from there; what is with the handler is not called back.
+    pub(super) fn forget(&mut self, from: impl Fn(Origin) -> bool) {
+        self.lanes.forget(&from);
+        self.stopped.retain(|origin, _| !from(*origin));
+    }
+
     /// The next call to make now, if any.
     pub(super) fn next_call(&mut self, now: Instant) -> Option<(CallId, Vec<Waiting>)> {
         let calls = self.lanes.calls();

@@ -172,6 +172,11 @@ impl Lanes {
         self.waiting.insert(waiting.origin, waiting);
     }
 
+    /// Forgets what waits and came from there.
+    pub(super) fn forget(&mut self, from: impl Fn(Origin) -> bool) {
+        self.waiting.retain(|origin, _| !from(*origin));
+    }
+
     /// Events that wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()

@@ -22,21 +22,23 @@ mod observe;
 mod parking;
 mod position;
 mod reader;
+mod replay_end;
 mod resume;
+mod rewind;
 mod state;
+mod streams;
 mod tracker;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::avro::SchemaCache;
 use crate::config::{BackoffConfig, SalesforceConfig, Start, SubscriptionConfig};
-use crate::event::{OrgId, ReplayId, Source};
+use crate::event::{OrgId, ReplayId};
 use crate::handler::Handler;
 use crate::salesforce::pubsub::PubSub;
 use crate::store::{Hole, HoleKind, Lease, Store, StoreError, TakenOver};
@@ -48,13 +50,13 @@ pub use state::State;
 pub(crate) use backoff::pause;
 
 use backoff::Backoff;
-use decoder::Decoder;
 use delivery::{Delivery, Setup};
 use handler_run::HandlerRun;
 use in_flight::InFlight;
 use observe::Observer;
-use reader::Reader;
 use resume::Resume;
+use rewind::Rewound;
+use streams::{Opening, Streams};
 
 /// Pauses while the store fails.
 const STORE_RETRY: BackoffConfig = BackoffConfig {
@@ -112,95 +114,118 @@ pub async fn run(
     shared: Shared,
     config: SubscriptionConfig,
     handlers: Vec<Arc<dyn Handler>>,
-    taken: TakenOver,
+    mut taken: TakenOver,
     assignment: Assignment,
     shown_state: watch::Sender<State>,
     stop: CancellationToken,
 ) -> Result<Ended, tokio::task::JoinError> {
-    // Its own, so that losing this subscription stops no other.
-    let stop = stop.child_token();
     let observer = Observer::new(&config.name);
-    let mut resume_after = taken.position;
-    if taken.begun_without_position && config.start == Start::Latest {
-        observer.hole("lost");
-        record_lost_start(&shared, &taken.lease, taken.begun_with.as_ref(), &stop).await;
-        // Never LATEST again once something has come.
-        resume_after = taken.begun_with;
-    }
-    let in_flight = Arc::new(InFlight::new(
-        config.max_in_flight,
-        config.max_in_flight_bytes,
-    ));
-    let (stream_state, stream_state_seen) = watch::channel(State::Connecting);
-    let (arrivals, arrivals_out) = mpsc::unbounded_channel();
-    let (items, items_out) = mpsc::unbounded_channel();
-    let reader = Reader {
-        topic: config.topic.clone(),
-        lease: taken.lease.clone(),
-        bus: shared.bus.clone(),
-        store: shared.store.clone(),
-        salesforce: shared.salesforce.clone(),
-        on_expired: config.on_expired_replay_id,
-        resume: Resume::new(config.topic.is_channel(), resume_after, &config.start),
-        in_flight: in_flight.clone(),
-        clock: assignment.clock.clone(),
-        arrivals,
-        state: stream_state,
-        observer: observer.clone(),
-        stop: stop.clone(),
-        begun: false,
+    let mut lease = taken.lease.clone();
+    let ended = loop {
+        match rewind::carry_out(&shared, &lease, &stop).await {
+            Rewound::Ready(Some(rewound)) => taken = rewound,
+            Rewound::Ready(None) => {}
+            Rewound::Stopped => break Ended::Stopped,
+            Rewound::Fenced => break Ended::TakenOver,
+        }
+        lease = taken.lease.clone();
+        let stint = Stint {
+            shared: &shared,
+            config: &config,
+            handlers: &handlers,
+            assignment: assignment.clone(),
+            shown_state: shown_state.clone(),
+            observer: observer.clone(),
+            // Its own, so that losing this subscription stops no other.
+            stop: stop.child_token(),
+        };
+        match stint.run(taken).await? {
+            delivery::Ended::Stopped => break Ended::Stopped,
+            delivery::Ended::Fenced => break Ended::TakenOver,
+            delivery::Ended::RewindAsked if stop.is_cancelled() => break Ended::Stopped,
+            delivery::Ended::RewindAsked => {
+                taken = match rewind::found_again(&shared, &lease, &stop).await {
+                    Rewound::Ready(Some(found)) => found,
+                    Rewound::Ready(None) | Rewound::Stopped => break Ended::Stopped,
+                    Rewound::Fenced => break Ended::TakenOver,
+                };
+            }
+        }
     };
-    let decoder = Decoder {
-        source: Arc::new(Source {
-            org_id: shared.org_id.clone(),
-            host: shared.host.clone(),
-            topic: config.topic.clone(),
-        }),
-        subscription: config.name.clone(),
-        epoch: taken.lease.epoch,
-        key: config.key.clone(),
-        schema_wait: config.schema_wait,
-        schemas: shared.schemas.clone(),
-        in_flight: in_flight.clone(),
-        observer: observer.clone(),
-        stop: stop.clone(),
-        missing: HashMap::new(),
-    };
-    let runs = config.handlers.iter().enumerate().map(|(index, handler)| {
-        let limits = handlers[index].batch_limits();
-        let retry = shared.salesforce.blocked_retry;
-        HandlerRun::new(index, handler, limits, config.concurrency, retry)
-    });
-    let lease = taken.lease;
-    let delivery = Delivery::new(Setup {
-        lease: lease.clone(),
-        store: shared.store.clone(),
-        ordering: config.ordering,
-        handlers: runs.zip(handlers.iter().cloned()).collect(),
-        finished_ahead: taken.finished_ahead,
-        behind_since: taken.position_at.unwrap_or_else(SystemTime::now),
-        assignment,
-        in_flight,
-        stream_state: stream_state_seen,
-        shown_state: shown_state.clone(),
-        observer: observer.clone(),
-        stop: stop.clone(),
-    });
-    let reader = tokio::spawn(reader.run());
-    let decoder = tokio::spawn(decoder.run(arrivals_out, items));
-    let ended = delivery.run(items_out).await;
-    stop.cancel();
-    reader.await?;
-    decoder.await?;
     observer.ended();
     shown_state.send_replace(State::Stopped);
-    Ok(match ended {
-        delivery::Ended::Stopped => {
-            release(&shared.store, &lease).await;
-            Ended::Stopped
+    if ended == Ended::Stopped {
+        release(&shared.store, &lease).await;
+    }
+    Ok(ended)
+}
+
+/// A subscription under one epoch.
+struct Stint<'a> {
+    shared: &'a Shared,
+    config: &'a SubscriptionConfig,
+    handlers: &'a [Arc<dyn Handler>],
+    assignment: Assignment,
+    shown_state: watch::Sender<State>,
+    observer: Observer,
+    stop: CancellationToken,
+}
+
+impl Stint<'_> {
+    async fn run(self, taken: TakenOver) -> Result<delivery::Ended, tokio::task::JoinError> {
+        let (shared, config, stop) = (self.shared, self.config, self.stop);
+        let start = taken.begin_from.as_ref().unwrap_or(&config.start);
+        let mut resume_after = taken.position;
+        if taken.begun_without_position && *start == Start::Latest {
+            self.observer.hole("lost");
+            record_lost_start(shared, &taken.lease, taken.begun_with.as_ref(), &stop).await;
+            // Never LATEST again once something has come.
+            resume_after = taken.begun_with;
         }
-        delivery::Ended::Fenced => Ended::TakenOver,
-    })
+        let in_flight = Arc::new(InFlight::new(
+            config.max_in_flight,
+            config.max_in_flight_bytes,
+        ));
+        let streams = Streams {
+            shared: shared.clone(),
+            config: config.clone(),
+            lease: taken.lease.clone(),
+            clock: self.assignment.clock.clone(),
+        };
+        let stream = streams.open(Opening {
+            resume: Resume::new(config.topic.is_channel(), resume_after.clone(), start),
+            in_flight: in_flight.clone(),
+            observer: self.observer.clone(),
+            replay: None,
+            stop: stop.clone(),
+        });
+        let runs = config.handlers.iter().enumerate().map(|(index, handler)| {
+            let limits = self.handlers[index].batch_limits();
+            let retry = shared.salesforce.blocked_retry;
+            HandlerRun::new(index, handler, limits, config.concurrency, retry)
+        });
+        let delivery = Delivery::new(Setup {
+            lease: taken.lease,
+            store: shared.store.clone(),
+            ordering: config.ordering,
+            handlers: runs.zip(self.handlers.iter().cloned()).collect(),
+            finished_ahead: taken.finished_ahead,
+            behind_since: taken.position_at.unwrap_or_else(SystemTime::now),
+            assignment: self.assignment,
+            streams,
+            resumed_after: resume_after,
+            in_flight,
+            stream_state: stream.state.clone(),
+            shown_state: self.shown_state,
+            observer: self.observer,
+            stop: stop.clone(),
+        });
+        let (items, tasks) = stream.split();
+        let ended = delivery.run(items).await;
+        stop.cancel();
+        tasks.ended().await?;
+        Ok(ended)
+    }
 }
 
 /// Gives the lease back, so that another worker need not wait for its end. Politeness: one that cannot be

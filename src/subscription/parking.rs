@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::delivery::end_of_task;
-use super::lanes::Waiting;
-use super::tracker::{HandlerSet, Seq};
+use super::lanes::{Origin, Waiting};
+use super::tracker::HandlerSet;
 use crate::event::Event;
 use crate::store::{DeadLetter, Lease, Store};
 use crate::telemetry::metrics;
@@ -19,7 +19,7 @@ use crate::telemetry::metrics;
 /// An event that is parked, or to be.
 #[derive(Debug)]
 pub(super) struct Parked {
-    pub(super) seq: Seq,
+    pub(super) origin: Origin,
     /// The handlers it is parked for; `None` for all of them.
     pub(super) handlers: Option<HandlerSet>,
 }
@@ -47,7 +47,12 @@ impl Parking {
     }
 
     /// Parks an event, however long the store is away.
-    pub(super) fn park(&mut self, seq: Seq, handlers: Option<HandlerSet>, letter: DeadLetter) {
+    pub(super) fn park(
+        &mut self,
+        origin: Origin,
+        handlers: Option<HandlerSet>,
+        letter: DeadLetter,
+    ) {
         warn!(
             subscription = self.lease.key.name,
             handler = letter.handler,
@@ -57,7 +62,8 @@ impl Parking {
             error = letter.error,
             "event parked"
         );
-        self.waiting.push_back((Parked { seq, handlers }, letter));
+        self.waiting
+            .push_back((Parked { origin, handlers }, letter));
         self.write_next();
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 
-use super::lease::{fenced, hold};
+use super::lease::{fenced, hold, taken};
 use super::{PostgresStore, hole, sql};
 use crate::config::Start;
 use crate::event::{OrgId, ReplayId};
@@ -335,9 +335,13 @@ async fn rewind(
     sql::query("delete from orgstream.finished_ahead where org_id = $1 and subscription = $2")
         .bind(lease.key.org_id.as_str())
         .bind(&lease.key.name)
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
-    Ok(Some(TakenOver::rewound(lease, epoch, position, to)))
+    let lease = Lease {
+        epoch,
+        ..lease.clone()
+    };
+    Ok(Some(taken(conn, &lease).await?))
 }
 
 async fn marks_around(

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::lease::{fenced, hold};
+use super::lease::{fenced, hold, taken};
 use super::{READ, SqliteStore, WRITE, hole};
 use crate::config::Start;
 use crate::event::{OrgId, ReplayId};
@@ -350,9 +350,13 @@ async fn rewind(
     sqlx::query("delete from finished_ahead where org_id = $1 and subscription = $2")
         .bind(lease.key.org_id.as_str())
         .bind(&lease.key.name)
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
-    Ok(Some(TakenOver::rewound(lease, epoch, position, to)))
+    let lease = Lease {
+        epoch,
+        ..lease.clone()
+    };
+    Ok(Some(taken(conn, &lease).await?))
 }
 
 async fn marks_around(

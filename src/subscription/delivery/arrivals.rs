@@ -42,6 +42,7 @@ impl Delivery {
         if self.is_repeat(&identity, raw_size) {
             return;
         }
+        self.replays.live_brought(event.raw.replay_id.as_ref());
         self.in_flight.grow(size - raw_size, size);
         let finished = self.finished_before.remove(&identity).unwrap_or(0);
         let tracked = Tracked {
@@ -59,40 +60,42 @@ impl Delivery {
     }
 
     fn take_undecodable(&mut self, event: Undecodable) {
-        let record_ids = event.header.as_ref().map(|h| h.record_ids.clone());
-        let identity = match record_ids.iter().flatten().next() {
-            Some(record_id) => event.raw.identity(Some(record_id)),
-            None => event.raw.identity_unread(),
-        };
-        if self.is_repeat(&identity, event.raw.size()) {
+        let (size, replay_id) = (event.raw.size(), event.raw.replay_id.clone());
+        let letter = undecodable_letter(event);
+        if self.is_repeat(&letter.identity, size) {
             return;
         }
+        self.replays.live_brought(replay_id.as_ref());
         let tracked = Tracked {
-            identity: identity.clone(),
-            occurred_at: event.received_at,
-            size: event.raw.size(),
+            identity: letter.identity.clone(),
+            occurred_at: letter.received_at,
+            size,
         };
-        let seq = self
-            .tracker
-            .push_event(tracked, event.raw.replay_id.clone(), 0);
+        let seq = self.tracker.push_event(tracked, replay_id, 0);
         self.position.received(1);
-        self.park(
-            seq,
-            None,
-            DeadLetter {
-                identity,
-                handler: None,
-                reason: event.reason.to_owned(),
-                error: event.error,
-                attempts: 0,
-                event_uuid: event.raw.id,
-                replay_id: event.raw.replay_id,
-                schema_id: event.raw.schema_id,
-                payload: event.raw.payload,
-                record_ids: record_ids.unwrap_or_default(),
-                record_name: None,
-                received_at: event.received_at,
-            },
-        );
+        self.park(Origin::Live(seq), None, letter);
+    }
+}
+
+/// An event that could not be decoded, as it is parked for all handlers.
+pub(super) fn undecodable_letter(event: Undecodable) -> DeadLetter {
+    let record_ids = event.header.map(|header| header.record_ids);
+    let identity = match record_ids.iter().flatten().next() {
+        Some(record_id) => event.raw.identity(Some(record_id)),
+        None => event.raw.identity_unread(),
+    };
+    DeadLetter {
+        identity,
+        handler: None,
+        reason: event.reason.to_owned(),
+        error: event.error,
+        attempts: 0,
+        event_uuid: event.raw.id,
+        replay_id: event.raw.replay_id,
+        schema_id: event.raw.schema_id,
+        payload: event.raw.payload,
+        record_ids: record_ids.unwrap_or_default(),
+        record_name: None,
+        received_at: event.received_at,
     }
 }

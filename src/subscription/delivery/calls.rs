@@ -1,7 +1,6 @@
 //! Calls of handlers, and what becomes of the events they answered for.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -9,7 +8,6 @@ use tokio::task::JoinError;
 use tracing::{info, warn};
 
 use super::{Delivery, end_of_task};
-use crate::event::Event;
 use crate::handler::{BatchAnswer, EventBatch};
 use crate::store::DeadLetter;
 use crate::subscription::handler_run::{Health, Verdict};
@@ -67,7 +65,12 @@ impl Delivery {
         let now = Instant::now();
         let run = &mut self.runs[called.handler];
         let (name, bit) = (run.name.clone(), run.bit);
+        let stale = batch.iter().any(|w| self.replays.is_stale(w.origin));
         let answered = run.answered(now, called.call, batch, called.answer);
+        if stale {
+            // What a handler wants again of a replay that was withdrawn meanwhile.
+            run.forget(|origin| self.replays.is_stale(origin));
+        }
         self.observer
             .handler_call(&name, called.took, answered.again);
         if let Some(health) = answered.health {
@@ -76,14 +79,14 @@ impl Delivery {
         for (waiting, verdict) in answered.done {
             match verdict {
                 Verdict::Handled => {
-                    for (seq, _) in live(&waiting) {
-                        self.finished(seq, Some(bit), Outcome::Handled);
+                    for place in places(&waiting) {
+                        self.finished(place, Some(bit), Outcome::Handled);
                     }
                 }
                 Verdict::Park { reason, error } => {
                     let letters = dead_letters(&waiting, &name, reason, &error);
-                    for ((seq, _), letter) in live(&waiting).zip(letters) {
-                        self.park(seq, Some(bit), letter);
+                    for (place, letter) in places(&waiting).zip(letters) {
+                        self.park(place, Some(bit), letter);
                     }
                 }
             }
@@ -103,7 +106,20 @@ impl Delivery {
         }
     }
 
-    pub(super) fn finished(&mut self, seq: Seq, handlers: Option<HandlerSet>, outcome: Outcome) {
+    pub(super) fn finished(
+        &mut self,
+        place: Origin,
+        handlers: Option<HandlerSet>,
+        outcome: Outcome,
+    ) {
+        let seq = match place {
+            Origin::Live(seq) => seq,
+            Origin::Replay(seq) => {
+                let parked = outcome == Outcome::Parked;
+                return self.replays.finished(seq, handlers, parked);
+            }
+            Origin::Letter { .. } => return,
+        };
         let last = match handlers {
             Some(handlers) => self.tracker.finish(seq, handlers),
             None => self.tracker.finish_for_all(seq),
@@ -116,20 +132,19 @@ impl Delivery {
     }
 
     /// Parks durably; only then is the event finished, so that the position cannot pass it before.
-    pub(super) fn park(&mut self, seq: Seq, handlers: Option<HandlerSet>, letter: DeadLetter) {
+    pub(super) fn park(&mut self, place: Origin, handlers: Option<HandlerSet>, letter: DeadLetter) {
         self.observer
             .parked(letter.handler.as_deref(), &letter.reason);
-        self.parking.park(seq, handlers, letter);
+        self.parking.park(place, handlers, letter);
     }
 }
 
-/// The events of a unit off the stream, each with its place in the tracker: they follow each other there.
-fn live(waiting: &Waiting) -> impl Iterator<Item = (Seq, &Arc<Event>)> {
-    let first = match waiting.origin {
-        Origin::Live(seq) => Some(seq),
-        Origin::Letter { .. } | Origin::Replay(_) => None,
-    };
-    first
-        .into_iter()
-        .flat_map(|first| (first..).zip(waiting.unit.events()))
+/// Where each event of a unit came from: on a stream they follow each other.
+fn places(waiting: &Waiting) -> impl Iterator<Item = Origin> {
+    let origin = waiting.origin;
+    (0..waiting.unit.events().len()).map(move |offset| match origin {
+        Origin::Live(first) => Origin::Live(first + offset as Seq),
+        Origin::Replay(first) => Origin::Replay(first + offset as Seq),
+        Origin::Letter { .. } => origin,
+    })
 }

@@ -3,7 +3,9 @@
 
 mod arrivals;
 mod calls;
+mod replay;
 mod show;
+mod side;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Ordering;
-use crate::event::EventIdentity;
+use crate::event::{EventIdentity, ReplayId};
 use crate::handler::Handler;
 use crate::store::{FinishedAhead, Lease, Store};
 use crate::subscription::Assignment;
@@ -27,8 +29,10 @@ use crate::subscription::observe::{Observer, Outcome};
 use crate::subscription::parking::Parking;
 use crate::subscription::position::{FinishedBefore, Position, Written};
 use crate::subscription::state::State;
+use crate::subscription::streams::Streams;
 use crate::subscription::tracker::Tracker;
 use calls::Called;
+use replay::Replays;
 
 /// How long a stopping subscription may go on with what is in flight. With the last write after it, a
 /// stop takes less than the 30 seconds that a dyno is given.
@@ -47,6 +51,8 @@ pub(super) enum Ended {
     Stopped,
     /// Another worker has taken over.
     Fenced,
+    /// As stopped, because a rewind is asked for.
+    RewindAsked,
 }
 
 /// Everything a delivery needs.
@@ -59,6 +65,10 @@ pub(super) struct Setup {
     /// When the position was last written, else now.
     pub(super) behind_since: SystemTime,
     pub(super) assignment: Assignment,
+    /// Opens the streams of side replays.
+    pub(super) streams: Streams,
+    /// Where the live stream began.
+    pub(super) resumed_after: Option<ReplayId>,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) stream_state: watch::Receiver<State>,
     /// The subscription's state as people see it: the stream's, or that of a handler that stopped it.
@@ -83,6 +93,7 @@ pub(super) struct Delivery {
     calls: JoinSet<Called>,
     parking: Parking,
     position: Position,
+    replays: Replays,
     stream_state: watch::Receiver<State>,
     shown_state: watch::Sender<State>,
     caught_up_at: Option<SystemTime>,
@@ -102,10 +113,17 @@ impl Delivery {
                 *finished_before.entry(ahead.identity).or_insert(0) |= run.bit;
             }
         }
+        let asked = setup.assignment.asked.clone();
         let names = runs.iter().map(|run| (run.bit, run.name.clone())).collect();
         Self {
             tracker: Tracker::new(setup.lease.key.topic.is_channel(), runs.len()),
             position: Position::new(setup.lease.clone(), setup.store.clone(), names),
+            replays: Replays::new(
+                setup.streams,
+                setup.store.clone(),
+                asked,
+                setup.resumed_after,
+            ),
             ordering: setup.ordering,
             runs,
             handlers,
@@ -135,6 +153,7 @@ impl Delivery {
         loop {
             self.call_handlers();
             self.follow();
+            self.replays.follow();
             if !open && self.is_drained() {
                 break;
             }
@@ -147,12 +166,17 @@ impl Delivery {
                 Some(called) = self.calls.join_next() => self.called(called),
                 parked = self.parking.done() => match parked {
                     Some(parked) => {
-                        self.finished(parked.seq, parked.handlers, Outcome::Parked);
+                        self.finished(parked.origin, parked.handlers, Outcome::Parked);
                     }
                     None => return self.fenced(),
                 },
                 written = self.position.written() => {
                     if written == Written::Fenced {
+                        return self.fenced();
+                    }
+                }
+                happened = self.replays.next() => {
+                    if !self.replayed(happened) {
                         return self.fenced();
                     }
                 }
@@ -165,6 +189,7 @@ impl Delivery {
                 () = sleep_until(wake) => {}
                 _ = tick.tick() => self.tick(),
                 () = self.stop.cancelled(), if drain_until.is_none() => {
+                    self.stop_replays();
                     drain_until = Some(Instant::now() + DRAIN_LIMIT);
                 }
                 () = sleep_until(drain_until), if drain_until.is_some() => {
@@ -200,7 +225,8 @@ impl Delivery {
     fn wake_at(&self) -> Option<Instant> {
         let now = Instant::now();
         let handlers = self.runs.iter().filter_map(|run| run.wake_at(now));
-        handlers.chain(self.position.wake_at()).min()
+        let own = [self.position.wake_at(), self.replays.wake_at()];
+        handlers.chain(own.into_iter().flatten()).min()
     }
 
     /// Nothing under way, and nothing that could be begun before the handlers' next attempt.
@@ -222,14 +248,21 @@ impl Delivery {
         self.parking.abandon();
         self.calls.abort_all();
         self.follow();
-        let stopped = State::Stopped;
+        let rewinds = self.replays.rewind_asked();
+        let state = if rewinds {
+            State::Connecting
+        } else {
+            State::Stopped
+        };
         let last = self.position.write_now(
             &self.tracker,
             self.caught_up_at,
             &self.finished_before,
-            &stopped,
+            &state,
         );
-        match tokio::time::timeout(LAST_WRITE_LIMIT, last).await {
+        let replays = self.replays.write_now();
+        let both = async { tokio::join!(last, replays).0 };
+        match tokio::time::timeout(LAST_WRITE_LIMIT, both).await {
             Ok(Written::Done) => info!(
                 subscription = self.lease.key.name,
                 position = self.tracker.position().map(tracing::field::display),
@@ -242,7 +275,11 @@ impl Delivery {
                 "stopped, but the store did not take the last position: the events since will come again"
             ),
         }
-        Ended::Stopped
+        if rewinds {
+            Ended::RewindAsked
+        } else {
+            Ended::Stopped
+        }
     }
 }
 

@@ -1,0 +1,393 @@
+//! One side replay: what of it is handed over, finished and stored, and when it is over.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::Delivery;
+use super::arrivals::undecodable_letter;
+use super::replay::Ending;
+use crate::config::Start;
+use crate::event::{ChangeEventHeader, Event, EventIdentity, ReplayId};
+use crate::store::{CommandState, ReplayArguments, ReplayProgress, StoredCommand};
+use crate::subscription::decoder::{Item, Undecodable};
+use crate::subscription::in_flight::InFlight;
+use crate::subscription::lanes::{Origin, Unit};
+use crate::subscription::replay_end::{ReplayEnd, Sight};
+use crate::subscription::resume::Resume;
+use crate::subscription::rewind;
+use crate::subscription::state::State;
+use crate::subscription::streams::{Opening, Tasks};
+use crate::subscription::tracker::{HandlerSet, Seq, Tracked, Tracker};
+
+/// A side replay may hold so much of what its subscription may hold.
+const SHARE: usize = 4;
+
+/// Least time between two writes of how far it is.
+const PACE: Duration = Duration::from_secs(1);
+
+/// A side replay under way.
+pub(super) struct Side {
+    pub(super) id: i64,
+    pub(super) items: Option<mpsc::UnboundedReceiver<Vec<Item>>>,
+    pub(super) tasks: Option<Tasks>,
+    pub(super) stop: CancellationToken,
+    state: watch::Receiver<State>,
+    /// Why its stream cannot go on.
+    gone: watch::Receiver<Option<String>>,
+    in_flight: Arc<InFlight>,
+    tracker: Tracker,
+    /// What its events' places count from.
+    base: Seq,
+    /// The handlers that are not given anything.
+    left_out: HandlerSet,
+    end: ReplayEnd,
+    repeats: HashMap<EventIdentity, usize>,
+    progress: ReplayProgress,
+    newest: Option<SystemTime>,
+    /// Something is to be stored.
+    moved: bool,
+    saved_at: Option<Instant>,
+    over: Option<(CommandState, String)>,
+}
+
+impl Side {
+    /// Lets go what is finished.
+    pub(super) fn follow(&mut self) {
+        let passed = self.tracker.advance();
+        self.in_flight.release(passed.events, passed.bytes);
+        self.progress.finished += passed.events as u64;
+        self.newest = self.newest.max(passed.occurred_at);
+        let detail = self.state.borrow().detail().map(str::to_owned);
+        if passed.events > 0 || detail != self.progress.detail {
+            self.progress.detail = detail;
+            self.moved = true;
+        }
+    }
+
+    /// What to tell the store, where it is over and everything of it is finished.
+    pub(super) fn ending(&mut self) -> Option<Ending> {
+        if !self.tracker.is_idle() {
+            return None;
+        }
+        let (state, why) = self.over.take()?;
+        let progress = self.now();
+        let parked = match progress.parked {
+            0 => String::new(),
+            parked => format!(", parked {parked} times"),
+        };
+        let outcome = format!("{why}; {} events handed over{parked}", progress.finished);
+        Some(Ending {
+            id: self.id,
+            state,
+            outcome,
+            progress: Some(progress),
+        })
+    }
+
+    /// When its progress is to be stored.
+    pub(super) fn save_at(&self) -> Option<Instant> {
+        let last = self.saved_at.map(|at| at + PACE);
+        self.moved.then(|| last.unwrap_or_else(Instant::now))
+    }
+
+    /// What was to be stored was not.
+    pub(super) fn changed(&mut self) {
+        self.moved = true;
+    }
+
+    pub(super) fn take_progress(&mut self, now: Instant) -> ReplayProgress {
+        self.moved = false;
+        self.saved_at = Some(now);
+        self.now()
+    }
+
+    /// Where it goes on from.
+    pub(super) fn place(&self) -> Option<&str> {
+        self.progress.place.as_deref()
+    }
+
+    fn now(&self) -> ReplayProgress {
+        let place = self.tracker.position().map(ToString::to_string);
+        ReplayProgress {
+            place: place.or_else(|| self.progress.place.clone()),
+            at_ms: self.newest.map(to_ms),
+            last: self.end.last().iter().map(ToString::to_string).collect(),
+            before: self.end.before().map(ToString::to_string),
+            ..self.progress.clone()
+        }
+    }
+
+    /// True where an event of this place is this replay's.
+    pub(super) fn is_its(&self, seq: Seq) -> bool {
+        seq >= self.base
+    }
+
+    pub(super) fn finished(&mut self, seq: Seq, handlers: Option<HandlerSet>, parked: bool) {
+        // What came late of an earlier replay.
+        let Some(seq) = seq.checked_sub(self.base) else {
+            return;
+        };
+        self.progress.parked += u64::from(parked);
+        match handlers {
+            Some(handlers) => self.tracker.finish(seq, handlers),
+            None => self.tracker.finish_for_all(seq),
+        };
+    }
+
+    pub(super) fn live_brought(&mut self, id: &ReplayId) {
+        self.moved |= self.end.before().is_none();
+        if self.end.live_brought(id) {
+            self.done(CAUGHT_UP);
+        }
+    }
+
+    /// Its stream ended by itself.
+    pub(super) fn stream_ended(&mut self) {
+        self.items = None;
+        let gone = self.gone.borrow().clone();
+        if let (Some(why), None) = (gone, &self.over) {
+            self.over = Some((
+                CommandState::Failed,
+                format!("the place to go on from is not on the bus: {why}"),
+            ));
+        }
+    }
+
+    fn done(&mut self, why: &str) {
+        if self.over.is_none() {
+            self.over = Some((CommandState::Done, why.to_owned()));
+        }
+        self.items = None;
+        self.stop.cancel();
+    }
+
+    fn is_repeat(&mut self, identity: &EventIdentity, size: usize) -> bool {
+        let Some(left) = self.repeats.get_mut(identity).filter(|left| **left > 0) else {
+            return false;
+        };
+        *left -= 1;
+        self.in_flight.release(1, size);
+        true
+    }
+
+    /// Takes an event in; `None` where it is not part of the replay.
+    fn admit(
+        &mut self,
+        tracked: Tracked,
+        raw_size: usize,
+        replay_id: Option<ReplayId>,
+        committed_at: Option<SystemTime>,
+    ) -> Option<Origin> {
+        if self.over.is_some() || self.is_repeat(&tracked.identity, raw_size) {
+            return None;
+        }
+        let sight = self.end.sees(replay_id.as_ref(), committed_at);
+        if sight == Sight::Over {
+            self.done(END_REACHED);
+            return None;
+        }
+        self.in_flight.grow(tracked.size - raw_size, tracked.size);
+        self.progress.received += 1;
+        let seq = self.tracker.push_event(tracked, replay_id, self.left_out);
+        if sight == Sight::TakeLast {
+            self.done(END_REACHED);
+        }
+        Some(Origin::Replay(self.base + seq))
+    }
+}
+
+const CAUGHT_UP: &str = "caught up with the live stream";
+const END_REACHED: &str = "reached its end";
+
+impl Delivery {
+    /// A side replay as a command describes it, with its stream open.
+    pub(super) fn side_of(&mut self, command: &StoredCommand) -> Result<Side, String> {
+        let unreadable = |error| format!("the command cannot be read: {error}");
+        let arguments: ReplayArguments =
+            serde_json::from_value(command.arguments.clone()).map_err(unreadable)?;
+        let progress: ReplayProgress =
+            serde_json::from_value(command.progress.clone()).map_err(unreadable)?;
+        let channel = self.lease.key.topic.is_channel();
+        let place = match (&progress.place, rewind::begin(&arguments)?) {
+            (Some(place), _) => Start::After(read(place)?),
+            (None, Start::Latest) => {
+                return Err(
+                    "a side replay cannot begin at LATEST: nothing lies behind it".to_owned(),
+                );
+            }
+            (None, begin) => begin,
+        };
+        let left_out = self.left_out(&arguments.handlers)?;
+        let end = self.end_of(&arguments, &progress)?;
+        let config = &self.replays.streams.config;
+        let in_flight = Arc::new(InFlight::new(
+            config.max_in_flight.div_ceil(SHARE),
+            config.max_in_flight_bytes.div_ceil(SHARE),
+        ));
+        let stop = self.stop.child_token();
+        let (gone_tell, gone) = watch::channel(None);
+        let nothing = matches!(&place, Start::After(id) if end.is_at(id));
+        let stream = self.replays.streams.open(Opening {
+            resume: Resume::new(channel, None, &place),
+            in_flight: in_flight.clone(),
+            observer: self.observer.of_replay(),
+            replay: Some(gone_tell),
+            stop: stop.clone(),
+        });
+        let state = stream.state.clone();
+        let (items, tasks) = stream.split();
+        let mut side = Side {
+            id: command.id,
+            items: Some(items),
+            tasks: Some(tasks),
+            stop,
+            state,
+            gone,
+            in_flight,
+            tracker: Tracker::new(channel, self.runs.len()),
+            base: self.replays.next_base(),
+            left_out,
+            end,
+            repeats: HashMap::new(),
+            newest: progress.at_ms.map(from_ms),
+            progress,
+            moved: true,
+            saved_at: None,
+            over: None,
+        };
+        if nothing {
+            side.done("nothing lies between its beginning and the live stream");
+        }
+        Ok(side)
+    }
+
+    /// The handlers that are not named, where some are.
+    fn left_out(&self, named: &[String]) -> Result<HandlerSet, String> {
+        if let Some(name) = named
+            .iter()
+            .find(|name| !self.runs.iter().any(|run| run.name == **name))
+        {
+            let known: Vec<_> = self.runs.iter().map(|run| run.name.as_str()).collect();
+            return Err(format!(
+                "there is no handler `{name}`; this subscription has {}",
+                known.join(", ")
+            ));
+        }
+        let others = self.runs.iter().filter(|run| !named.contains(&run.name));
+        Ok(match named {
+            [] => 0,
+            _ => others.fold(0, |set, run| set | run.bit),
+        })
+    }
+
+    /// At the latest it ends where the live stream stands now.
+    fn end_of(
+        &self,
+        arguments: &ReplayArguments,
+        progress: &ReplayProgress,
+    ) -> Result<ReplayEnd, String> {
+        let channel = self.lease.key.topic.is_channel();
+        let mut end = ReplayEnd::new(channel, arguments.to_time_ms.map(from_ms));
+        for id in arguments.to.iter().chain(&progress.last) {
+            end.ends_with(read(id)?);
+        }
+        let position = self.tracker.position();
+        if let Some(position) = position.or(self.replays.resumed_after.as_ref()) {
+            end.ends_with(position.clone());
+        }
+        match (&progress.before, self.tracker.first_in_flight()) {
+            (Some(id), _) => end.ends_before(read(id)?),
+            (None, Some(id)) => end.ends_before(id.clone()),
+            // Everything that came is finished, and the position may be a keepalive's, which no event carries.
+            (None, None) => {
+                if let Some(id) = &self.replays.last_live {
+                    end.ends_with(id.clone());
+                }
+            }
+        }
+        Ok(end)
+    }
+
+    pub(super) fn take_replayed(&mut self, item: Item) {
+        if self.stop.is_cancelled() {
+            return;
+        }
+        match item {
+            Item::Event(event) => self.take_replayed_event(&event),
+            Item::Undecodable(event) => self.take_replayed_undecodable(*event),
+            Item::Keepalive(id) => {
+                if let Some(side) = &mut self.replays.side {
+                    side.repeats.clear();
+                    side.tracker.push_keepalive(id);
+                    side.done(CAUGHT_UP);
+                }
+            }
+            Item::Resumed => {
+                if let Some(side) = &mut self.replays.side {
+                    side.repeats = side.tracker.incomplete_events();
+                }
+            }
+        }
+    }
+
+    fn take_replayed_event(&mut self, event: &Arc<Event>) {
+        let Some(side) = &mut self.replays.side else {
+            return;
+        };
+        let tracked = Tracked {
+            identity: event.identity(),
+            occurred_at: event.occurred_at(),
+            size: event.size(),
+        };
+        let header = event.decoded.header.as_ref();
+        let committed_at = header.and_then(ChangeEventHeader::committed_at);
+        let replay_id = event.raw.replay_id.clone();
+        let Some(origin) = side.admit(tracked, event.raw.size(), replay_id, committed_at) else {
+            return;
+        };
+        let left_out = side.left_out;
+        for run in self.runs.iter_mut().filter(|run| run.bit & left_out == 0) {
+            run.put(origin, Unit::One(event.clone()), self.ordering);
+        }
+    }
+
+    fn take_replayed_undecodable(&mut self, event: Undecodable) {
+        let Some(side) = &mut self.replays.side else {
+            return;
+        };
+        let committed_at = event
+            .header
+            .as_ref()
+            .and_then(ChangeEventHeader::committed_at);
+        let (size, replay_id) = (event.raw.size(), event.raw.replay_id.clone());
+        let letter = undecodable_letter(event);
+        let tracked = Tracked {
+            identity: letter.identity.clone(),
+            occurred_at: letter.received_at,
+            size,
+        };
+        if let Some(origin) = side.admit(tracked, size, replay_id, committed_at) {
+            self.park(origin, None, letter);
+        }
+    }
+}
+
+fn read(id: &str) -> Result<ReplayId, String> {
+    id.parse()
+        .map_err(|error| format!("the command holds `{id}`: {error}"))
+}
+
+fn to_ms(time: SystemTime) -> i64 {
+    let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH);
+    i64::try_from(since_1970.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+}
+
+fn from_ms(ms: i64) -> SystemTime {
+    let since_1970 = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    let time = SystemTime::UNIX_EPOCH.checked_add(since_1970);
+    time.unwrap_or(SystemTime::UNIX_EPOCH)
+}
