@@ -10,6 +10,7 @@ mod emulator;
 mod migrate;
 mod output;
 mod publish;
+mod replay;
 mod run;
 mod schema;
 mod status;
@@ -56,6 +57,7 @@ enum Command {
     Check(check::CheckArgs),
     Status(status::StatusArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
+    Replay(replay::ReplayArgs),
     Tail(tail::TailArgs),
     Publish(publish::PublishArgs),
     Topics(topics::TopicsArgs),
@@ -143,6 +145,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(args) => check::run(config, args).await,
         Command::Status(args) => status::run(config, args).await,
         Command::DeadLetters(args) => dead_letters::run(config, args).await,
+        Command::Replay(args) => replay::run(config, args).await,
         Command::Tail(args) => tail::run(config, args).await,
         Command::Publish(args) => publish::run(config, args).await,
         Command::Topics(args) => topics::run(config, args).await,

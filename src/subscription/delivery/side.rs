@@ -77,7 +77,7 @@ impl Side {
         let progress = self.now();
         let parked = match progress.parked {
             0 => String::new(),
-            parked => format!(", parked {parked} times"),
+            parked => format!(", {parked} parked"),
         };
         let outcome = format!("{why}; {} events handed over{parked}", progress.finished);
         Some(Ending {
