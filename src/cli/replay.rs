@@ -7,7 +7,7 @@ mod watch;
 use std::io::{self, BufRead as _, IsTerminal as _};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use clap::Args;
 use serde_json::Value;
@@ -21,14 +21,11 @@ use super::output::{NONE, Table, age, note, print, print_json};
 use super::run::on_signal;
 use crate::config::{self, Env as _, ProcessEnv};
 use crate::store::{
-    CommandKind, CommandState, ReplayArguments, Store, StoredCommand, SubscriptionStatus, Tenure,
+    CommandKind, CommandState, ReplayArguments, Store, StoredCommand, SubscriptionStatus,
 };
 
 /// How many commands `--status` lists.
 const LISTED: u32 = 20;
-
-/// How long looking for a worker may take.
-const SURVEY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Hand events over again that the bus still keeps, up to three days back.
 ///
@@ -141,7 +138,7 @@ async fn replay(
     let stop = CancellationToken::new();
     on_signal(stop.clone())?;
     let id = ask(store, &one, &plan).await?;
-    if let Some(hint) = nobody_there(store, &one).await {
+    if let Some(hint) = nobody_there(&one) {
         note(&hint);
     }
     let command = if args.no_wait {
@@ -198,26 +195,15 @@ async fn ask(store: &dyn Store, one: &SubscriptionStatus, plan: &Plan) -> Result
     Ok(id)
 }
 
-/// What to say where no worker runs it, as far as that can be known.
-async fn nobody_there(store: &dyn Store, one: &SubscriptionStatus) -> Option<String> {
+/// What to say where no worker runs it.
+fn nobody_there(one: &SubscriptionStatus) -> Option<String> {
     let name = &one.key.name;
-    let survey = store.survey(&one.key.org_id, SURVEY_LIMIT).await.ok()?;
-    let row = survey
-        .subscriptions
-        .into_iter()
-        .find(|row| row.name == *name)?;
-    if row.paused {
+    if one.paused_at.is_some() {
         return Some(format!(
             "{name} is paused: it is carried out after `orgstream resume {name}`"
         ));
     }
-    let held = matches!(row.tenure, Tenure::Held { .. });
-    let idle = if store.leases_run_out() {
-        !held
-    } else {
-        ["new", "stopped"].contains(&one.state.as_str())
-    };
-    idle.then(|| format!("no worker runs {name} now: it is carried out when one does"))
+    (!one.held).then(|| format!("no worker runs {name} now: it is carried out when one does"))
 }
 
 /// Says how a command ended.

@@ -5,6 +5,7 @@
 
 mod command;
 mod common;
+mod control;
 mod crypto;
 mod dead_letter;
 mod error;
@@ -33,6 +34,7 @@ pub use command::{
     CommandKind, CommandState, Commands, MarksAround, PositionMark, ReplayArguments,
     ReplayProgress, StoredCommand,
 };
+pub use control::{Controls, Renamed};
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, StoredDeadLetter};
 pub use error::StoreError;
 pub use hole::{Hole, HoleKind, Holes, StoredHole};
@@ -54,7 +56,16 @@ pub struct SubscriptionKey {
 /// Keeps what must survive. Every call is bounded in time and may be retried.
 #[async_trait]
 pub trait Store:
-    Leases + Positions + DeadLetters + Holes + Commands + Schemas + CredentialVault + Send + Sync
+    Leases
+    + Controls
+    + Positions
+    + DeadLetters
+    + Holes
+    + Commands
+    + Schemas
+    + CredentialVault
+    + Send
+    + Sync
 {
     /// Answers when the store does.
     async fn ping(&self) -> Result<(), StoreError>;

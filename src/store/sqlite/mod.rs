@@ -20,6 +20,7 @@ macro_rules! transaction {
 
 mod command;
 mod connection;
+mod control;
 mod credential;
 mod dead_letter;
 mod hole;
