@@ -22,6 +22,7 @@ mod kill;
 mod lost_ground;
 mod metrics;
 mod node_client;
+mod replay;
 mod replay_ids;
 mod resume;
 mod schemas;

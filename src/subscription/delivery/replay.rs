@@ -154,26 +154,25 @@ impl Replays {
             }
         }
         let now = Instant::now();
-        if self.call.is_none() && self.due().is_some_and(|at| at <= now) {
+        if self.call.is_none() && self.due(now).is_some_and(|at| at <= now) {
             self.call = self.next_call(now);
         }
     }
 
     /// When there is something to begin.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        self.due().filter(|_| self.call.is_none())
+        self.due(Instant::now()).filter(|_| self.call.is_none())
     }
 
-    fn due(&self) -> Option<Instant> {
+    fn due(&self, now: Instant) -> Option<Instant> {
         if self.stopping {
             return None;
         }
-        let now = Instant::now();
         let at_once = self.ending.is_some() || self.look || self.begin.is_some();
         let due = if at_once {
             Some(now)
         } else {
-            self.side.as_ref().and_then(Side::save_at)
+            self.side.as_ref().and_then(|side| side.save_at(now))
         };
         due.map(|due| {
             self.not_before
@@ -260,7 +259,11 @@ impl Replays {
         if let Some(call) = self.call.take() {
             call.await;
         }
-        let Some(side) = self.side.as_mut().filter(|side| side.save_at().is_some()) else {
+        let Some(side) = self
+            .side
+            .as_mut()
+            .filter(|side| side.save_at(Instant::now()).is_some())
+        else {
             return;
         };
         let (id, progress) = (side.id, json(&side.take_progress(Instant::now())));

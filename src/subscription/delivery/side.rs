@@ -89,9 +89,9 @@ impl Side {
     }
 
     /// When its progress is to be stored.
-    pub(super) fn save_at(&self) -> Option<Instant> {
+    pub(super) fn save_at(&self, now: Instant) -> Option<Instant> {
         let last = self.saved_at.map(|at| at + PACE);
-        self.moved.then(|| last.unwrap_or_else(Instant::now))
+        self.moved.then(|| last.unwrap_or(now))
     }
 
     /// What was to be stored was not.
