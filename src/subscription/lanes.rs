@@ -88,6 +88,17 @@ pub(super) enum Origin {
     Replay(Seq),
 }
 
+impl Origin {
+    /// The place so many events further on the same stream; a dead letter stands by itself.
+    pub(super) fn plus(self, events: usize) -> Self {
+        match self {
+            Self::Live(seq) => Self::Live(seq + events as Seq),
+            Self::Replay(seq) => Self::Replay(seq + events as Seq),
+            Self::Letter { .. } => self,
+        }
+    }
+}
+
 /// Events that are handed over, handled and parked together: one, or all of a transaction.
 #[derive(Debug, Clone)]
 pub(super) enum Unit {
@@ -394,6 +405,7 @@ pub(super) mod tests {
             received_at: SystemTime::UNIX_EPOCH,
             epoch: 1,
             replayed: false,
+            partial: false,
             key: None,
         })
     }

@@ -175,7 +175,9 @@ impl Stint<'_> {
     async fn run(self, taken: TakenOver) -> Result<delivery::Ended, tokio::task::JoinError> {
         let (shared, config, stop) = (self.shared, self.config, self.stop);
         let start = taken.begin_from.as_ref().unwrap_or(&config.start);
-        let mut resume_after = taken.position;
+        let mut resume_after = taken.position.clone();
+        // After a rewind nobody knows what came just before.
+        let known = taken.position.is_some() && taken.transaction.as_deref() != Some("");
         if taken.begun_without_position && *start == Start::Latest {
             self.observer.hole("lost");
             record_lost_start(shared, &taken.lease, taken.begun_with.as_ref(), &stop).await;
@@ -208,6 +210,7 @@ impl Stint<'_> {
             lease: taken.lease,
             store: shared.store.clone(),
             ordering: config.ordering,
+            begins_after: known.then_some(taken.transaction),
             handlers: runs.zip(self.handlers.iter().cloned()).collect(),
             finished_ahead: taken.finished_ahead,
             behind_since: taken.position_at.unwrap_or_else(SystemTime::now),

@@ -323,7 +323,8 @@ async fn rewind(
     let epoch: i64 = sql::query_scalar(
         "update orgstream.subscription set epoch = epoch + 1, write_number = 0, position = $3, \
              position_at = case when $3::bytea is null then null else now() end, \
-             position_time = null, begin_from = $4, begun_at = null, begun_with = null \
+             position_time = null, begin_from = $4, \
+             position_transaction = case when $3::bytea is null then null else '' end, begun_at = null, begun_with = null \
          where org_id = $1 and name = $2 returning epoch",
     )
     .bind(lease.key.org_id.as_str())

@@ -170,7 +170,7 @@ pub(super) async fn taken(conn: &mut PgConnection, lease: &Lease) -> Result<Take
     hold(conn, lease).await?;
     let row = sql::query(
         "select position, (extract(epoch from position_at) * 1000)::bigint as position_at, \
-                begun_at is not null as begun, begun_with, begin_from \
+                begun_at is not null as begun, begun_with, begin_from, position_transaction \
          from orgstream.subscription where org_id = $1 and name = $2",
     )
     .bind(lease.key.org_id.as_str())
@@ -184,6 +184,7 @@ pub(super) async fn taken(conn: &mut PgConnection, lease: &Lease) -> Result<Take
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
         position,
+        transaction: row.try_get("position_transaction")?,
         finished_ahead: finished_ahead(conn, &lease.key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
     })

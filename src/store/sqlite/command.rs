@@ -337,7 +337,8 @@ async fn rewind(
     let epoch: i64 = sqlx::query_scalar(
         "update subscription set epoch = epoch + 1, write_number = 0, position = $3, \
              position_at = case when $3 is null then null else $5 end, \
-             position_time = null, begin_from = $4, begun_at = null, begun_with = null \
+             position_time = null, begin_from = $4, \
+             position_transaction = case when $3 is null then null else '' end, begun_at = null, begun_with = null \
          where org_id = $1 and name = $2 returning epoch",
     )
     .bind(lease.key.org_id.as_str())

@@ -162,7 +162,7 @@ pub(super) async fn taken(
     hold(conn, lease).await?;
     let row = sqlx::query(
         "select position, position_at, \
-                begun_at is not null as begun, begun_with, begin_from \
+                begun_at is not null as begun, begun_with, begin_from, position_transaction \
          from subscription where org_id = $1 and name = $2",
     )
     .bind(lease.key.org_id.as_str())
@@ -176,6 +176,7 @@ pub(super) async fn taken(
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
         position,
+        transaction: row.try_get("position_transaction")?,
         finished_ahead: finished_ahead(conn, &lease.key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
     })

@@ -11,10 +11,10 @@ use super::{Delivery, end_of_task};
 use crate::handler::{BatchAnswer, EventBatch};
 use crate::store::DeadLetter;
 use crate::subscription::handler_run::{Health, Verdict};
-use crate::subscription::lanes::{CallId, Origin, Waiting};
+use crate::subscription::lanes::{CallId, Origin};
 use crate::subscription::observe::Outcome;
 use crate::subscription::parking::dead_letters;
-use crate::subscription::tracker::{HandlerSet, Seq};
+use crate::subscription::tracker::HandlerSet;
 
 /// A finished call of a handler.
 pub(super) struct Called {
@@ -79,15 +79,14 @@ impl Delivery {
         for (waiting, verdict) in answered.done {
             match verdict {
                 Verdict::Handled => {
-                    for place in places(&waiting) {
+                    for offset in 0..waiting.unit.events().len() {
+                        let place = waiting.origin.plus(offset);
                         self.finished(place, Some(bit), Outcome::Handled);
                     }
                 }
                 Verdict::Park { reason, error } => {
                     let letters = dead_letters(&waiting, &name, reason, &error);
-                    for (place, letter) in places(&waiting).zip(letters) {
-                        self.park(place, Some(bit), letter);
-                    }
+                    self.park(waiting.origin, Some(bit), letters);
                 }
             }
         }
@@ -131,20 +130,18 @@ impl Delivery {
         self.position.changed();
     }
 
-    /// Parks durably; only then is the event finished, so that the position cannot pass it before.
-    pub(super) fn park(&mut self, place: Origin, handlers: Option<HandlerSet>, letter: DeadLetter) {
-        self.observer
-            .parked(letter.handler.as_deref(), &letter.reason);
-        self.parking.park(place, handlers, letter);
+    /// Parks events durably that follow each other in a tracker; only then are they finished, so that the
+    /// position cannot pass them before.
+    pub(super) fn park(
+        &mut self,
+        first: Origin,
+        handlers: Option<HandlerSet>,
+        letters: Vec<DeadLetter>,
+    ) {
+        for letter in &letters {
+            self.observer
+                .parked(letter.handler.as_deref(), &letter.reason);
+        }
+        self.parking.park(first, handlers, letters);
     }
-}
-
-/// Where each event of a unit came from: on a stream they follow each other.
-fn places(waiting: &Waiting) -> impl Iterator<Item = Origin> {
-    let origin = waiting.origin;
-    (0..waiting.unit.events().len()).map(move |offset| match origin {
-        Origin::Live(first) => Origin::Live(first + offset as Seq),
-        Origin::Replay(first) => Origin::Replay(first + offset as Seq),
-        Origin::Letter { .. } => origin,
-    })
 }

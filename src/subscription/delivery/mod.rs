@@ -3,6 +3,8 @@
 
 mod arrivals;
 mod calls;
+mod grouping;
+mod groups;
 mod replay;
 mod show;
 mod side;
@@ -32,7 +34,10 @@ use crate::subscription::state::State;
 use crate::subscription::streams::Streams;
 use crate::subscription::tracker::Tracker;
 use calls::Called;
+use grouping::{Grouping, Limits};
 use replay::Replays;
+
+pub(super) use grouping::unit_name;
 
 /// How long a stopping subscription may go on with what is in flight. With the last write after it, a
 /// stop takes less than the 30 seconds that a dyno is given.
@@ -60,6 +65,9 @@ pub(super) struct Setup {
     pub(super) lease: Lease,
     pub(super) store: Arc<dyn Store>,
     pub(super) ordering: Ordering,
+    /// The transaction of the change event at the position it begins after; `None` where there is no
+    /// position, or a rewind put it there.
+    pub(super) begins_after: Option<Option<String>>,
     pub(super) handlers: Vec<(HandlerRun, Arc<dyn Handler>)>,
     pub(super) finished_ahead: Vec<FinishedAhead>,
     /// When the position was last written, else now.
@@ -83,6 +91,9 @@ pub(super) struct Delivery {
     runs: Vec<HandlerRun>,
     handlers: Vec<Arc<dyn Handler>>,
     tracker: Tracker,
+    grouping: Grouping,
+    /// The transaction of the change event that came last.
+    last_transaction: Option<Arc<str>>,
     assignment: Assignment,
     in_flight: Arc<InFlight>,
     finished_before: FinishedBefore,
@@ -115,7 +126,14 @@ impl Delivery {
         }
         let asked = setup.assignment.asked.clone();
         let names = runs.iter().map(|run| (run.bit, run.name.clone())).collect();
+        let grouping = Grouping::new(
+            Limits::of(&setup.streams.config),
+            setup.begins_after.as_ref().and_then(Option::as_deref),
+            setup.begins_after.is_none(),
+        );
         Self {
+            grouping,
+            last_transaction: None,
             tracker: Tracker::new(setup.lease.key.topic.is_channel(), runs.len()),
             position: Position::new(setup.lease.clone(), setup.store.clone(), names),
             replays: Replays::new(
@@ -151,13 +169,19 @@ impl Delivery {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            if open {
+                self.close_group(Instant::now());
+            }
+            self.hand_on_replayed(Instant::now());
             self.call_handlers();
             self.follow();
             self.replays.follow();
             if !open && self.is_drained() {
                 break;
             }
-            let wake = self.wake_at();
+            // What is open at a stop is left: it comes again whole.
+            let over = self.grouping.due().filter(|_| open);
+            let wake = self.wake_at().into_iter().chain(over).min();
             tokio::select! {
                 batch = items.recv(), if open => match batch {
                     Some(batch) => batch.into_iter().for_each(|item| self.take(item)),
@@ -165,8 +189,9 @@ impl Delivery {
                 },
                 Some(called) = self.calls.join_next() => self.called(called),
                 parked = self.parking.done() => match parked {
-                    Some(parked) => {
-                        self.finished(parked.origin, parked.handlers, Outcome::Parked);
+                    Some(parked) => for offset in 0..parked.count {
+                        let place = parked.first.plus(offset);
+                        self.finished(place, parked.handlers, Outcome::Parked);
                     }
                     None => return self.fenced(),
                 },

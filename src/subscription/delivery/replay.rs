@@ -161,7 +161,11 @@ impl Replays {
 
     /// When there is something to begin.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        self.due(Instant::now()).filter(|_| self.call.is_none())
+        let call = self.due(Instant::now()).filter(|_| self.call.is_none());
+        let group = self.side.as_ref().and_then(Side::group_due);
+        call.into_iter()
+            .chain(group.filter(|_| !self.stopping))
+            .min()
     }
 
     fn due(&self, now: Instant) -> Option<Instant> {

@@ -8,14 +8,15 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Delivery;
-use super::arrivals::undecodable_letter;
+use super::grouping::{Group, Grouping, Limits, Member, What, transaction};
+use super::groups::{Silence, behind, letters_of, silence};
 use super::replay::Ending;
 use crate::config::Start;
-use crate::event::{ChangeEventHeader, Event, EventIdentity, ReplayId};
+use crate::event::{ChangeEventHeader, EventIdentity, ReplayId};
 use crate::store::{CommandState, ReplayArguments, ReplayProgress, StoredCommand};
-use crate::subscription::decoder::{Item, Undecodable};
+use crate::subscription::decoder::Item;
 use crate::subscription::in_flight::InFlight;
-use crate::subscription::lanes::{Origin, Unit};
+use crate::subscription::lanes::Origin;
 use crate::subscription::replay_end::{ReplayEnd, Sight};
 use crate::subscription::resume::Resume;
 use crate::subscription::rewind;
@@ -40,6 +41,9 @@ pub(super) struct Side {
     gone: watch::Receiver<Option<String>>,
     in_flight: Arc<InFlight>,
     tracker: Tracker,
+    grouping: Grouping,
+    /// Groups that are complete and not handed on yet.
+    complete: Vec<Group>,
     /// What its events' places count from.
     base: Seq,
     /// The handlers that are not given anything.
@@ -70,7 +74,7 @@ impl Side {
 
     /// What to tell the store, where it is over and everything of it is finished.
     pub(super) fn ending(&mut self) -> Option<Ending> {
-        if !self.tracker.is_idle() {
+        if !self.tracker.is_idle() || !self.complete.is_empty() {
             return None;
         }
         let (state, why) = self.over.take()?;
@@ -141,13 +145,14 @@ impl Side {
     pub(super) fn live_brought(&mut self, id: &ReplayId) {
         self.moved |= self.end.before().is_none();
         if self.end.live_brought(id) {
-            self.done(CAUGHT_UP);
+            self.done(CAUGHT_UP, true);
         }
     }
 
     /// Its stream ended by itself.
     pub(super) fn stream_ended(&mut self) {
         self.items = None;
+        self.group(|grouping| grouping.close(true));
         let gone = self.gone.borrow().clone();
         if let (Some(why), None) = (gone, &self.over) {
             self.over = Some((
@@ -157,7 +162,43 @@ impl Side {
         }
     }
 
-    fn done(&mut self, why: &str) {
+    /// When its open transaction is over if nothing comes.
+    pub(super) fn group_due(&self) -> Option<Instant> {
+        self.grouping.due()
+    }
+
+    /// Closes a transaction that nothing else closes, once its wait is over.
+    fn close_group(&mut self, now: Instant) {
+        let Some(due) = self.grouping.due().filter(|due| *due <= now) else {
+            return;
+        };
+        let live = *self.state.borrow() == State::Live;
+        match silence(
+            &self.grouping,
+            &self.tracker,
+            &self.in_flight,
+            live,
+            due,
+            now,
+        ) {
+            Silence::Over => self.group(|grouping| grouping.close(false)),
+            Silence::Full => self.group(|grouping| grouping.close(true)),
+            Silence::Ours => self.grouping.wait_again(now),
+        }
+    }
+
+    /// Takes what is complete now, and has the place stay before what is not.
+    fn group(&mut self, collect: impl FnOnce(&mut Grouping) -> Vec<Group>) {
+        for group in collect(&mut self.grouping) {
+            self.tracker.join(group.first, group.members.len());
+            self.complete.push(group);
+        }
+        self.tracker.open_from(self.grouping.open_from());
+    }
+
+    /// It is over; `partial` where more may exist of the transaction that came last.
+    fn done(&mut self, why: &str, partial: bool) {
+        self.group(|grouping| grouping.close(partial));
         if self.over.is_none() {
             self.over = Some((CommandState::Done, why.to_owned()));
         }
@@ -174,29 +215,52 @@ impl Side {
         true
     }
 
-    /// Takes an event in; `None` where it is not part of the replay.
-    fn admit(
-        &mut self,
-        tracked: Tracked,
-        raw_size: usize,
-        replay_id: Option<ReplayId>,
-        committed_at: Option<SystemTime>,
-    ) -> Option<Origin> {
-        if self.over.is_some() || self.is_repeat(&tracked.identity, raw_size) {
-            return None;
+    /// Takes an event in, unless it came before or is not part of the replay.
+    fn take(&mut self, what: What) {
+        self.in_flight.arrived();
+        let (raw, header, size, occurred_at) = match &what {
+            What::Event(event) => (
+                &event.raw,
+                event.decoded.header.as_ref(),
+                event.size(),
+                event.occurred_at(),
+            ),
+            What::Undecodable(event) => (
+                &event.raw,
+                event.header.as_ref(),
+                event.raw.size(),
+                event.received_at,
+            ),
+        };
+        let identity = what.identity();
+        let (raw_size, replay_id) = (raw.size(), raw.replay_id.clone());
+        if self.over.is_some() || self.is_repeat(&identity, raw_size) {
+            return;
         }
+        let committed_at = header.and_then(ChangeEventHeader::committed_at);
         let sight = self.end.sees(replay_id.as_ref(), committed_at);
         if sight == Sight::Over {
-            self.done(END_REACHED);
-            return None;
+            let more = self.grouping.is_of(transaction(header));
+            self.done(END_REACHED, more);
+            return;
         }
-        self.in_flight.grow(tracked.size - raw_size, tracked.size);
+        self.in_flight.grow(size - raw_size, size);
         self.progress.received += 1;
+        let tracked = Tracked {
+            identity,
+            occurred_at,
+            size,
+            transaction: None,
+        };
         let seq = self.tracker.push_event(tracked, replay_id, self.left_out);
+        let member = Member {
+            what,
+            finished: self.left_out,
+        };
+        self.group(|grouping| grouping.take(seq, member, Instant::now()));
         if sight == Sight::TakeLast {
-            self.done(END_REACHED);
+            self.done(END_REACHED, true);
         }
-        Some(Origin::Replay(self.base + seq))
     }
 }
 
@@ -224,8 +288,13 @@ impl Delivery {
         let left_out = self.left_out(&arguments.handlers)?;
         let end = self.end_of(&arguments, &progress)?;
         let config = &self.replays.streams.config;
+        // As much as a transaction needs to come in whole.
+        let limits = Limits::of(config);
+        let whole = limits.map_or(0, |limits| limits.events.saturating_mul(2));
         let in_flight = Arc::new(InFlight::new(
-            config.max_in_flight.div_ceil(SHARE),
+            whole
+                .min(config.max_in_flight)
+                .max(config.max_in_flight.div_ceil(SHARE)),
             config.max_in_flight_bytes.div_ceil(SHARE),
         ));
         let stop = self.stop.child_token();
@@ -249,6 +318,9 @@ impl Delivery {
             gone,
             in_flight,
             tracker: Tracker::new(channel, self.runs.len()),
+            // What came before its beginning may have been of the same transaction.
+            grouping: Grouping::new(limits, None, true),
+            complete: Vec::new(),
             base: self.replays.next_base(),
             left_out,
             end,
@@ -260,7 +332,10 @@ impl Delivery {
             over: None,
         };
         if nothing {
-            side.done("nothing lies between its beginning and the live stream");
+            side.done(
+                "nothing lies between its beginning and the live stream",
+                false,
+            );
         }
         Ok(side)
     }
@@ -316,62 +391,45 @@ impl Delivery {
         if self.stop.is_cancelled() {
             return;
         }
+        let Some(side) = &mut self.replays.side else {
+            return;
+        };
         match item {
-            Item::Event(event) => self.take_replayed_event(&event),
-            Item::Undecodable(event) => self.take_replayed_undecodable(*event),
+            Item::Event(event) => side.take(What::Event(event)),
+            Item::Undecodable(event) => side.take(What::Undecodable(Arc::from(event))),
             Item::Keepalive(id) => {
-                if let Some(side) = &mut self.replays.side {
-                    side.repeats.clear();
-                    side.tracker.push_keepalive(id);
-                    side.done(CAUGHT_UP);
-                }
+                side.repeats.clear();
+                side.done(CAUGHT_UP, false);
+                side.tracker.push_keepalive(id);
             }
-            Item::Resumed => {
-                if let Some(side) = &mut self.replays.side {
-                    side.repeats = side.tracker.incomplete_events();
-                }
+            Item::Resumed { continues } => {
+                side.repeats = side.tracker.incomplete_events();
+                side.group(|grouping| grouping.resumed(continues, Instant::now()));
             }
         }
     }
 
-    fn take_replayed_event(&mut self, event: &Arc<Event>) {
-        let Some(side) = &mut self.replays.side else {
+    /// Puts what is complete of the side replay into the lanes of its handlers.
+    pub(super) fn hand_on_replayed(&mut self, now: Instant) {
+        let Some(side) = (self.replays.side.as_mut()).filter(|_| !self.stop.is_cancelled()) else {
             return;
         };
-        let tracked = Tracked {
-            identity: event.identity(),
-            occurred_at: event.occurred_at(),
-            size: event.size(),
-        };
-        let header = event.decoded.header.as_ref();
-        let committed_at = header.and_then(ChangeEventHeader::committed_at);
-        let replay_id = event.raw.replay_id.clone();
-        let Some(origin) = side.admit(tracked, event.raw.size(), replay_id, committed_at) else {
-            return;
-        };
-        let left_out = side.left_out;
-        for run in self.runs.iter_mut().filter(|run| run.bit & left_out == 0) {
-            run.put(origin, Unit::One(event.clone()), self.ordering);
-        }
-    }
-
-    fn take_replayed_undecodable(&mut self, event: Undecodable) {
-        let Some(side) = &mut self.replays.side else {
-            return;
-        };
-        let committed_at = event
-            .header
-            .as_ref()
-            .and_then(ChangeEventHeader::committed_at);
-        let (size, replay_id) = (event.raw.size(), event.raw.replay_id.clone());
-        let letter = undecodable_letter(event);
-        let tracked = Tracked {
-            identity: letter.identity.clone(),
-            occurred_at: letter.received_at,
-            size,
-        };
-        if let Some(origin) = side.admit(tracked, size, replay_id, committed_at) {
-            self.park(origin, None, letter);
+        side.close_group(now);
+        let base = side.base;
+        for group in std::mem::take(&mut side.complete) {
+            match group.undecodable().map(behind) {
+                Some(behind) => {
+                    let letters = letters_of(&group, &behind);
+                    self.park(Origin::Replay(base + group.first), None, letters);
+                }
+                None => {
+                    for run in &mut self.runs {
+                        for (seq, unit) in group.units(run.bit) {
+                            run.put(Origin::Replay(base + seq), unit, self.ordering);
+                        }
+                    }
+                }
+            }
         }
     }
 }

@@ -1,0 +1,132 @@
+//! Groups on their way from the stream to the handlers, or to the dead letters.
+
+use std::time::{Duration, Instant};
+
+use super::Delivery;
+use super::grouping::{Group, Grouping, Member, What};
+use crate::store::DeadLetter;
+use crate::subscription::credits::Credits;
+use crate::subscription::decoder::Undecodable;
+use crate::subscription::in_flight::InFlight;
+use crate::subscription::lanes::Origin;
+use crate::subscription::parking::dead_letter;
+use crate::subscription::state::State;
+use crate::subscription::tracker::Tracker;
+
+/// A timer that fires later than this was not looked at: the process itself was stopped.
+const STOPPED: Duration = Duration::from_secs(1);
+
+impl Delivery {
+    /// Hands groups over that are complete, and has the position stay before the one that is not.
+    pub(super) fn hand_on(&mut self, groups: Vec<Group>) {
+        for group in groups {
+            self.tracker.join(group.first, group.members.len());
+            match group.undecodable() {
+                Some(undecodable) => self.park_group(&group, &behind(undecodable)),
+                None => {
+                    for run in &mut self.runs {
+                        for (seq, unit) in group.units(run.bit) {
+                            run.put(Origin::Live(seq), unit, self.ordering);
+                        }
+                    }
+                }
+            }
+        }
+        self.tracker.open_from(self.grouping.open_from());
+    }
+
+    /// Closes a transaction that nothing else closes, once its wait is over.
+    pub(super) fn close_group(&mut self, now: Instant) {
+        let Some(due) = self.grouping.due().filter(|due| *due <= now) else {
+            return;
+        };
+        let live = *self.stream_state.borrow() == State::Live;
+        match silence(
+            &self.grouping,
+            &self.tracker,
+            &self.in_flight,
+            live,
+            due,
+            now,
+        ) {
+            Silence::Over => {
+                let groups = self.grouping.close(false);
+                self.hand_on(groups);
+            }
+            Silence::Full => {
+                let groups = self.grouping.close(true);
+                self.hand_on(groups);
+            }
+            Silence::Ours => self.grouping.wait_again(now),
+        }
+    }
+
+    /// Parks all of a group for all handlers: without one of its events none is handed over.
+    fn park_group(&mut self, group: &Group, behind: &str) {
+        // All of it was parked before a restart.
+        if group
+            .members
+            .iter()
+            .all(|member| self.tracker.is_all(member.finished))
+        {
+            return;
+        }
+        self.park(Origin::Live(group.first), None, letters_of(group, behind));
+    }
+}
+
+/// What it says about the open transaction of a stream that nothing has come for it until `due`.
+pub(super) fn silence(
+    grouping: &Grouping,
+    tracker: &Tracker,
+    in_flight: &InFlight,
+    live: bool,
+    due: Instant,
+    now: Instant,
+) -> Silence {
+    let unread = in_flight.under_way() > 0 || now.duration_since(due) > STOPPED;
+    let owed = in_flight.owed() > 0;
+    // With nothing asked for and no room to ask, nothing comes until something is let go; and with
+    // nothing else before it, that has to be this.
+    let full = !owed && Credits::first(in_flight.room()).is_none();
+    let alone = (grouping.open_from()).is_some_and(|first| tracker.is_first(first));
+    if unread {
+        Silence::Ours
+    } else if full && alone {
+        Silence::Full
+    } else if owed && live {
+        Silence::Over
+    } else {
+        Silence::Ours
+    }
+}
+
+/// The dead letters of a group that cannot be handed over, because one of its events cannot be decoded.
+pub(super) fn letters_of(group: &Group, behind: &str) -> Vec<DeadLetter> {
+    let unit = group.name();
+    let letter = |member: &Member| DeadLetter {
+        unit: unit.clone(),
+        ..match &member.what {
+            What::Undecodable(event) => event.letter(),
+            What::Event(event) => dead_letter(event, None, "parked_behind", behind, 0),
+        }
+    };
+    group.members.iter().map(letter).collect()
+}
+
+/// Why nothing came.
+pub(super) enum Silence {
+    /// There is nothing: the transaction is whole.
+    Over,
+    /// There is no room for more of it.
+    Full,
+    /// It says nothing, because we did not ask, or have not looked.
+    Ours,
+}
+
+pub(super) fn behind(undecodable: &Undecodable) -> String {
+    format!(
+        "event {} of the same transaction cannot be decoded",
+        undecodable.identity()
+    )
+}
