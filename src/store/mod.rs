@@ -19,6 +19,7 @@ mod schema;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod vault;
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub use hole::{Hole, HoleKind, Holes, StoredHole};
 pub use lease::{Heartbeat, Lease, Leases, Survey, Surveyed, TakenOver, Tenure, Worker};
 pub use position::{FinishedAhead, Positions, Progress, StateReport, SubscriptionStatus};
 pub use schema::Schemas;
+pub use transaction::{HandOver, Mark, TransactionError, Transactions, Work};
 
 /// Names a subscription's row: a position belongs to an org, a name and a topic (design 3.1, rule 4).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -63,6 +65,7 @@ pub trait Store:
     + Holes
     + Commands
     + Schemas
+    + Transactions
     + CredentialVault
     + Send
     + Sync

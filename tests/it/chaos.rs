@@ -139,13 +139,18 @@ async fn everything_at_once(store: Store, url: Option<String>, database: Option<
     let mut config = config(&org, &store, &hook);
     if let Some(url) = url {
         let direct = format!("url = \"{}\"", store.url);
-        config = config.replace(&direct, &format!("url = \"{url}\"\ntimeout = \"500ms\""));
+        config = config.replace(
+            &direct,
+            &format!("url = \"{url}\"\ntimeout = \"500ms\"\nlease = \"2s\""),
+        );
     }
     let stop = Arc::new(AtomicBool::new(false));
     let load = tokio::spawn(load(org.clone(), stop.clone(), random.u64(..)));
     let mut logged: Vec<Value> = Vec::new();
     for round in 0..6 {
         let daemon = Daemon::run(&config);
+        // Where the one before it was killed, its lease holds for a while.
+        daemon.logged(&["subscription taken over"]).await;
         for _ in 0..4 {
             tokio::time::sleep(Duration::from_millis(random.u64(20..700))).await;
             trouble(&org, &mut random).await;

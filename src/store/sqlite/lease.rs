@@ -311,6 +311,7 @@ async fn survey(conn: &mut SqliteConnection, org_id: &OrgId) -> Result<Survey, S
     });
     Ok(Survey {
         workers: 1,
+        stopping: 0,
         subscriptions: subscriptions.collect::<Result<_, StoreError>>()?,
     })
 }
