@@ -256,22 +256,15 @@ pub(super) fn begin_from_text(to: &Start) -> (Option<ReplayId>, Option<&'static 
     }
 }
 
-/// Reads the column `begin_from`, which counts while there is no position.
-pub(super) fn begin_from(text: Option<&str>, position: Option<&ReplayId>) -> Option<Start> {
-    match (text, position) {
-        (Some("latest"), None) => Some(Start::Latest),
-        (Some("earliest"), None) => Some(Start::Earliest),
-        _ => None,
-    }
-}
-
 /// What a rewind to latest leaves out; its end is the first event or keepalive that comes.
-pub(super) fn skipped_by_rewind(position: Option<ReplayId>) -> Hole {
+pub(super) fn skipped_by_rewind(position: Option<ReplayId>, time: Option<i64>) -> Hole {
     Hole {
         kind: HoleKind::Lost,
         reason: "skipped_by_rewind".to_owned(),
         from: position,
         to: None,
+        from_time: time.map(from_ms),
+        to_time: None,
         entity: None,
         record_ids: Vec::new(),
         explanation:

@@ -14,6 +14,7 @@ mod lease;
 mod migrations;
 mod position;
 mod postgres;
+mod retention;
 mod schema;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -38,9 +39,10 @@ pub use command::{
 pub use control::{Controls, Renamed};
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, PART, StoredDeadLetter};
 pub use error::StoreError;
-pub use hole::{Hole, HoleKind, Holes, StoredHole};
+pub use hole::{Hole, HoleFilter, HoleKind, Holes, StoredHole};
 pub use lease::{Heartbeat, Lease, Leases, Survey, Surveyed, TakenOver, Tenure, Worker};
-pub use position::{FinishedAhead, Positions, Progress, StateReport, SubscriptionStatus};
+pub use position::{FinishedAhead, Positions, Progress, Recent, StateReport, SubscriptionStatus};
+pub use retention::{PRUNE_PORTION, Pruned, Retention};
 pub use schema::Schemas;
 pub use transaction::{HandOver, Mark, TransactionError, Transactions, Work};
 
@@ -66,6 +68,7 @@ pub trait Store:
     + Commands
     + Schemas
     + Transactions
+    + Retention
     + CredentialVault
     + Send
     + Sync

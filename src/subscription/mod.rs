@@ -9,16 +9,20 @@
 //! Three tasks for each subscription. The reader never waits for a handler or the store, the
 //! decoder keeps stream order, and the delivery owns everything about what is finished.
 
+mod age;
 mod backoff;
 mod breaks;
 mod calling;
+mod cost;
 mod credits;
 mod decoder;
 mod delivery;
+mod gaps;
 mod handler_run;
 mod in_flight;
 mod lanes;
 mod lease_clock;
+mod lost;
 #[cfg(test)]
 mod marks_model;
 mod observe;
@@ -35,7 +39,7 @@ mod tracker;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -43,19 +47,22 @@ use crate::avro::SchemaCache;
 use crate::config::{BackoffConfig, SalesforceConfig, Start, SubscriptionConfig};
 use crate::event::{OrgId, ReplayId};
 use crate::handler::Handler;
+use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::PubSub;
-use crate::store::{Hole, HoleKind, Lease, Store, StoreError, TakenOver};
+use crate::store::{Lease, Store, StoreError, TakenOver};
 use crate::telemetry::metrics;
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
 pub use state::State;
 
+pub(crate) use age::{Kept, PositionAge};
 pub(crate) use backoff::pause;
 
 use backoff::Backoff;
 use delivery::{Delivery, Setup};
 use handler_run::HandlerRun;
 use in_flight::InFlight;
+use lost::lost_start;
 use observe::Observer;
 use resume::Resume;
 use rewind::Rewound;
@@ -77,6 +84,8 @@ pub struct Shared {
     pub bus: PubSub,
     /// Where positions are kept.
     pub store: Arc<dyn Store>,
+    /// What is left of the org's allocations.
+    pub limits: Limits,
     /// Compiled schemas.
     pub schemas: Arc<SchemaCache>,
     /// Timing of streams.
@@ -177,16 +186,25 @@ struct Stint<'a> {
 impl Stint<'_> {
     async fn run(self, taken: TakenOver) -> Result<delivery::Ended, tokio::task::JoinError> {
         let (shared, config, stop) = (self.shared, self.config, self.stop);
-        let start = taken.begin_from.as_ref().unwrap_or(&config.start);
+        let begins = taken.begin_from.as_ref().unwrap_or(&config.start);
         let mut resume_after = taken.position.clone();
         // After a rewind nobody knows what came just before.
         let known = taken.position.is_some() && taken.transaction.as_deref() != Some("");
-        if taken.begun_without_position && *start == Start::Latest {
-            self.observer.hole("lost");
-            record_lost_start(shared, &taken.lease, taken.begun_with.as_ref(), &stop).await;
-            // Never LATEST again once something has come.
-            resume_after = taken.begun_with;
+        let mut expected = None;
+        match begins {
+            Start::Latest if taken.begun_without_position => {
+                self.observer.hole("lost");
+                let (begun_at, first) = (taken.begun_at, taken.begun_with.as_ref());
+                record_lost_start(shared, &taken.lease, begun_at, first, &stop).await;
+                // Never LATEST again once something has come.
+                resume_after = taken.begun_with;
+            }
+            Start::Earliest => expected = taken.begun_with,
+            _ => {}
         }
+        // Written before its time was kept, the position is at least as old as its row.
+        let position_time = taken.position_time.or(taken.position_at);
+        let position_time = position_time.filter(|_| resume_after.is_some());
         let in_flight = Arc::new(InFlight::new(
             config.max_in_flight,
             config.max_in_flight_bytes,
@@ -197,8 +215,16 @@ impl Stint<'_> {
             lease: taken.lease.clone(),
             clock: self.assignment.clock.clone(),
         };
+        let (given_up, given_up_out) = mpsc::unbounded_channel();
         let stream = streams.open(Opening {
-            resume: Resume::new(config.topic.is_channel(), resume_after.clone(), start),
+            resume: Resume::new(
+                config.topic.is_channel(),
+                resume_after.clone(),
+                position_time,
+                begins,
+            ),
+            given_up,
+            expected,
             in_flight: in_flight.clone(),
             observer: self.observer.clone(),
             replay: None,
@@ -220,6 +246,14 @@ impl Stint<'_> {
             assignment: self.assignment,
             streams,
             resumed_after: resume_after,
+            given_up: given_up_out,
+            age: PositionAge::new(
+                (
+                    shared.salesforce.retention,
+                    shared.salesforce.retention_warning,
+                ),
+                position_time,
+            ),
             in_flight,
             stream_state: stream.state.clone(),
             shown_state: self.shown_state,
@@ -252,36 +286,18 @@ async fn release(store: &Arc<dyn Store>, lease: &Lease) {
     );
 }
 
-/// An earlier run began at LATEST and ended before it had a position. What came after the first replay ID
-/// that it saw can be had again; that one itself cannot, because nothing names the place before it.
+/// Records what a start at LATEST has lost that ended before it had a position.
 async fn record_lost_start(
     shared: &Shared,
     lease: &Lease,
+    begun_at: Option<SystemTime>,
     first: Option<&ReplayId>,
     stop: &CancellationToken,
 ) {
-    let explanation = match first {
-        None => {
-            "an earlier run began at LATEST and ended before it had a position: what was published from \
-             then until this run's first response was perhaps not handled"
-        }
-        Some(_) => {
-            "an earlier run began at LATEST and ended before the first event it received was finished: \
-             that event, at the end of this hole, is not delivered again, and all after it are"
-        }
-    };
-    let hole = Hole {
-        kind: HoleKind::Lost,
-        reason: "latest_before_first_response".to_owned(),
-        from: None,
-        to: first.cloned(),
-        entity: None,
-        record_ids: Vec::new(),
-        explanation: explanation.to_owned(),
-    };
+    let hole = lost_start(begun_at, first);
     warn!(
         subscription = lease.key.name,
-        "{explanation}; a hole is recorded"
+        "{}; a hole is recorded", hole.explanation
     );
     persist(
         &shared.store,

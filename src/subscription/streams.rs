@@ -8,15 +8,17 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::cost::EarliestCost;
 use super::decoder::{Decoder, Item};
 use super::in_flight::InFlight;
 use super::lease_clock::LeaseClock;
+use super::lost::GivenUp;
 use super::observe::Observer;
 use super::reader::Reader;
 use super::resume::Resume;
 use super::state::State;
 use crate::config::SubscriptionConfig;
-use crate::event::Source;
+use crate::event::{ReplayId, Source};
 use crate::store::Lease;
 
 /// What the streams of one subscription under one epoch have in common.
@@ -30,6 +32,10 @@ pub(super) struct Streams {
 /// What one of them has of its own.
 pub(super) struct Opening {
     pub(super) resume: Resume,
+    /// Where the reader tells that the position is given up.
+    pub(super) given_up: mpsc::UnboundedSender<GivenUp>,
+    /// What an earlier run from EARLIEST began with, of which nothing was finished.
+    pub(super) expected: Option<ReplayId>,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) observer: Observer,
     /// For a side replay: where its reader says that the place to begin after is gone.
@@ -91,6 +97,14 @@ impl Streams {
             observer: opening.observer,
             stop: opening.stop,
             begun: false,
+            given_up: opening.given_up,
+            expected: opening.expected,
+            cost: EarliestCost::new(
+                shared.limits.clone(),
+                shared.store.clone(),
+                self.lease.key.clone(),
+                shared.salesforce.retention,
+            ),
         };
         Stream {
             items,

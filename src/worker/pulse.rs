@@ -16,6 +16,9 @@ use crate::telemetry::metrics;
 /// How often the worker looks around.
 const SURVEY_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a row may stay locked before a heartbeat asks again.
+const LOCKED_PAUSE: Duration = Duration::from_millis(250);
+
 /// How often while another worker stops: what it lets go is taken at once.
 const SURVEY_OFTEN: Duration = Duration::from_millis(200);
 
@@ -108,9 +111,14 @@ impl Pulse {
         self.call = None;
         let now = Instant::now();
         match &told {
-            Told::Beat(sent_at, Ok(_)) => {
+            Told::Beat(sent_at, Ok(beat)) => {
                 self.counted = true;
-                self.next_beat = *sent_at + self.ttl / 5;
+                self.next_beat = if beat.renewed.len() < beat.held.len() {
+                    // A row was locked by a write, which takes a moment.
+                    now + (self.ttl / 20).min(LOCKED_PAUSE)
+                } else {
+                    *sent_at + self.ttl / 5
+                };
             }
             Told::Beat(_, Err(_)) => self.next_beat = now + (self.ttl / 10).min(SURVEY_EVERY),
             Told::Survey(Ok(survey)) => self.surveyed(now, survey),

@@ -188,10 +188,10 @@ async fn a_stream_that_breaks_within_a_transaction_goes_on_with_it_also_between_
     .await;
     org.settings(json!({"split_siblings": true, "events_per_response": 1}))
         .await;
-    for after in [2, 2, 1] {
-        org.fault(json!({"rpc": "Subscribe", "kind": "reset", "times": 1, "after_events": after}))
-            .await;
-    }
+    // Three streams that end after two events each. Not resets, which lose what is not on its way yet: after
+    // the first event alone there is no place to resume from.
+    org.fault(json!({"rpc": "Subscribe", "kind": "end", "times": 3, "after_events": 2}))
+        .await;
     // Three accounts in one event, which the channel splits into three under one replay ID.
     let mut three = account_update(&record(1), "a.1");
     three["ChangeEventHeader"]["recordIds"] = json!([record(1), record(2), record(3)]);

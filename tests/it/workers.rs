@@ -214,9 +214,19 @@ async fn a_stopped_worker_hands_over_at_once_and_nothing_repeats() {
 
 #[tokio::test]
 async fn a_worker_that_wakes_up_late_hands_nothing_out_and_moves_no_position() {
-    let Some(store) = Store::postgres().await else {
-        return;
-    };
+    if let Some(store) = Store::postgres().await {
+        a_worker_wakes_up_late(store).await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_wakes_up_late_moves_no_position_through_pgbouncer() {
+    if let Some((_, pooled)) = Store::pgbouncer().await {
+        a_worker_wakes_up_late(pooled).await;
+    }
+}
+
+async fn a_worker_wakes_up_late(store: Store) {
     let org = Emulator::start().await;
     let hook = Hook::closed().await;
     let config = config(&org, &store.url, 1, LEASE, &webhook(&hook.url(), ""));

@@ -302,22 +302,22 @@ async fn rewind(
     to: &Start,
     outcome: &str,
 ) -> Result<Option<TakenOver>, StoreError> {
-    let row: Option<(i64, Option<Vec<u8>>)> = sql::query_as(
-        "select epoch, position from orgstream.subscription \
+    let row: Option<(i64, Option<Vec<u8>>, Option<i64>)> = sql::query_as(
+        "select epoch, position, (extract(epoch from position_time) * 1000)::bigint from orgstream.subscription \
          where org_id = $1 and name = $2 for update",
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
     .fetch_optional(&mut *conn)
     .await?;
-    let Some((_, old)) = row.filter(|(epoch, _)| *epoch == lease.epoch) else {
+    let Some((_, old, time)) = row.filter(|(epoch, ..)| *epoch == lease.epoch) else {
         return Err(fenced(lease));
     };
     if !end(conn, lease, id, CommandState::Done, outcome, None).await? {
         return Ok(None);
     }
     if *to == Start::Latest {
-        hole::record(conn, lease, &skipped_by_rewind(replay_id(old))).await?;
+        hole::record(conn, lease, &skipped_by_rewind(replay_id(old), time)).await?;
     }
     let (position, begin_from) = begin_from_text(to);
     let epoch: i64 = sql::query_scalar(

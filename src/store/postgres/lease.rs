@@ -8,10 +8,9 @@ use sqlx::postgres::PgConnection;
 
 use super::{PostgresStore, bounded, sql};
 use crate::event::{EventIdentity, OrgId};
-use crate::store::command::begin_from;
 use crate::store::common::{
-    from_ms, from_sql_count, not_a_rename, not_paused, org_from, plain, replay_id, same_org,
-    same_topic, span_ms, tenure,
+    begin_from, from_ms, from_sql_count, not_a_rename, not_paused, org_from, plain, replay_id,
+    same_org, same_topic, span_ms, tenure,
 };
 use crate::store::{
     FinishedAhead, Heartbeat, Lease, Leases, StoreError, SubscriptionKey, Survey, Surveyed,
@@ -170,7 +169,9 @@ pub(super) async fn taken(conn: &mut PgConnection, lease: &Lease) -> Result<Take
     hold(conn, lease).await?;
     let row = sql::query(
         "select position, (extract(epoch from position_at) * 1000)::bigint as position_at, \
-                begun_at is not null as begun, begun_with, begin_from, position_transaction \
+                (extract(epoch from position_time) * 1000)::bigint as position_time, \
+                (extract(epoch from begun_at) * 1000)::bigint as begun_at, begun_with, begin_from, \
+                position_transaction \
          from orgstream.subscription where org_id = $1 and name = $2",
     )
     .bind(lease.key.org_id.as_str())
@@ -178,9 +179,12 @@ pub(super) async fn taken(conn: &mut PgConnection, lease: &Lease) -> Result<Take
     .fetch_one(&mut *conn)
     .await?;
     let position = replay_id(row.try_get("position")?);
+    let begun_at = row.try_get::<Option<i64>, _>("begun_at")?.map(from_ms);
     Ok(TakenOver {
         lease: lease.clone(),
-        begun_without_position: row.try_get("begun")? && position.is_none(),
+        begun_without_position: begun_at.is_some() && position.is_none(),
+        begun_at,
+        position_time: row.try_get::<Option<i64>, _>("position_time")?.map(from_ms),
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
         position,

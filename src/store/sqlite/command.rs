@@ -316,22 +316,22 @@ async fn rewind(
     to: &Start,
     outcome: &str,
 ) -> Result<Option<TakenOver>, StoreError> {
-    let row: Option<(i64, Option<Vec<u8>>)> = sqlx::query_as(
-        "select epoch, position from subscription \
+    let row: Option<(i64, Option<Vec<u8>>, Option<i64>)> = sqlx::query_as(
+        "select epoch, position, position_time from subscription \
          where org_id = $1 and name = $2",
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
     .fetch_optional(&mut *conn)
     .await?;
-    let Some((_, old)) = row.filter(|(epoch, _)| *epoch == lease.epoch) else {
+    let Some((_, old, time)) = row.filter(|(epoch, ..)| *epoch == lease.epoch) else {
         return Err(fenced(lease));
     };
     if !end(conn, lease, id, CommandState::Done, outcome, None).await? {
         return Ok(None);
     }
     if *to == Start::Latest {
-        hole::record(conn, lease, &skipped_by_rewind(replay_id(old))).await?;
+        hole::record(conn, lease, &skipped_by_rewind(replay_id(old), time)).await?;
     }
     let (position, begin_from) = begin_from_text(to);
     let epoch: i64 = sqlx::query_scalar(

@@ -8,7 +8,8 @@ use super::bed::{BRIEF, Bed, now, org, replay, take};
 use crate::config::Start;
 use crate::event::EventIdentity;
 use crate::store::{
-    CommandKind, CommandState, FinishedAhead, Lease, Progress, Store, StoreError, TakenOver,
+    CommandKind, CommandState, FinishedAhead, HoleFilter, Lease, Progress, Store, StoreError,
+    TakenOver,
 };
 
 async fn ask(store: &dyn Store, kind: CommandKind) -> i64 {
@@ -191,7 +192,13 @@ pub(super) async fn a_rewind_raises_the_epoch_and_sets_the_position(bed: &Bed) {
     let next = found(&*store, &taken.lease).await;
     assert_eq!(next.position, Some(replay("05")));
     assert!(next.finished_ahead.is_empty() && !next.begun_without_position);
-    assert!(store.holes(false).await.unwrap().is_empty());
+    assert!(
+        store
+            .holes(&HoleFilter::default())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     store.save_progress(&next.lease, &progress).await.unwrap();
 }
 
@@ -228,14 +235,19 @@ pub(super) async fn a_rewind_to_latest_records_what_it_skips(bed: &Bed) {
     let store = bed.ready().await;
     let lease = standing_at(&*store, "0a").await;
     let taken = rewound(&*store, &lease, &Start::Latest).await;
-    let holes = store.holes(true).await.unwrap();
+    let holes = store.holes(&HoleFilter::default()).await.unwrap();
     assert_eq!(holes.len(), 1);
     assert_eq!(holes[0].hole.reason, "skipped_by_rewind");
     assert_eq!(holes[0].hole.from, Some(replay("0a")));
     assert_eq!(holes[0].hole.to, None);
     let end = replay("0f");
-    store.close_holes(&taken.lease, &end).await.unwrap();
-    assert_eq!(store.holes(true).await.unwrap()[0].hole.to, Some(end));
+    store.close_holes(&taken.lease, &end, now()).await.unwrap();
+    assert_eq!(
+        store.holes(&HoleFilter::default()).await.unwrap()[0]
+            .hole
+            .to,
+        Some(end)
+    );
 }
 
 pub(super) async fn a_withdrawn_rewind_changes_nothing(bed: &Bed) {
@@ -245,7 +257,13 @@ pub(super) async fn a_withdrawn_rewind_changes_nothing(bed: &Bed) {
     store.withdraw(id).await.unwrap();
     let taken = store.rewind(&lease, id, &Start::Latest, "").await.unwrap();
     assert!(taken.is_none());
-    assert!(store.holes(false).await.unwrap().is_empty());
+    assert!(
+        store
+            .holes(&HoleFilter::default())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let next = found(&*store, &lease).await;
     assert_eq!(next.position, Some(replay("0a")));
     assert_eq!(

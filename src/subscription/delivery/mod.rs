@@ -23,10 +23,13 @@ use crate::event::{EventIdentity, ReplayId};
 use crate::handler::Handler;
 use crate::store::{FinishedAhead, Lease, Store};
 use crate::subscription::Assignment;
+use crate::subscription::age::PositionAge;
 use crate::subscription::decoder::Item;
+use crate::subscription::gaps::Gaps;
 use crate::subscription::handler_run::HandlerRun;
 use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::{CallId, Waiting};
+use crate::subscription::lost::GivenUp;
 use crate::subscription::observe::{Observer, Outcome};
 use crate::subscription::parking::Parking;
 use crate::subscription::position::{FinishedBefore, Position, Written};
@@ -77,6 +80,8 @@ pub(super) struct Setup {
     pub(super) streams: Streams,
     /// Where the live stream began.
     pub(super) resumed_after: Option<ReplayId>,
+    pub(super) given_up: mpsc::UnboundedReceiver<GivenUp>,
+    pub(super) age: PositionAge,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) stream_state: watch::Receiver<State>,
     /// The subscription's state as people see it: the stream's, or that of a handler that stopped it.
@@ -104,6 +109,10 @@ pub(super) struct Delivery {
     with_handlers: HashMap<(usize, CallId), Vec<Waiting>>,
     calls: JoinSet<Called>,
     parking: Parking,
+    gaps: Gaps,
+    /// The reader says that the position is given up.
+    given_up: mpsc::UnboundedReceiver<GivenUp>,
+    age: PositionAge,
     position: Position,
     replays: Replays,
     stream_state: watch::Receiver<State>,
@@ -158,7 +167,10 @@ impl Delivery {
             repeats: HashMap::new(),
             with_handlers: HashMap::new(),
             calls: JoinSet::new(),
-            parking: Parking::new(setup.lease.clone(), setup.store),
+            parking: Parking::new(setup.lease.clone(), setup.store.clone()),
+            gaps: Gaps::new(setup.lease.clone(), setup.store),
+            given_up: setup.given_up,
+            age: setup.age,
             lease: setup.lease,
             stream_state: setup.stream_state,
             shown_state: setup.shown_state,
@@ -206,6 +218,11 @@ impl Delivery {
                     }
                     None => return self.fenced(),
                 },
+                recorded = self.gaps.recorded() => match recorded {
+                    Some(seq) => self.tracker.unpin(seq),
+                    None => return self.fenced(),
+                },
+                Some(given_up) = self.given_up.recv() => self.give_up_position(given_up),
                 written = self.position.written() => {
                     if written == Written::Fenced {
                         return self.fenced();
@@ -267,7 +284,14 @@ impl Delivery {
 
     /// Nothing under way, and nothing that could be begun before the handlers' next attempt.
     fn is_drained(&self) -> bool {
-        self.calls.is_empty() && self.parking.is_idle()
+        self.calls.is_empty() && self.parking.is_idle() && self.gaps.is_idle()
+    }
+
+    /// The bus does not know the position any more, nor the places of what is in flight.
+    fn give_up_position(&mut self, given_up: GivenUp) {
+        self.tracker.forget_places();
+        self.age.forget();
+        self.position.give_up(given_up);
     }
 
     fn fenced(self) -> Ended {
@@ -277,11 +301,13 @@ impl Delivery {
             "another worker has taken this subscription over: this one lets it go"
         );
         self.parking.abandon();
+        self.gaps.abandon();
         Ended::Fenced
     }
 
     async fn finish(mut self) -> Ended {
         self.parking.abandon();
+        self.gaps.abandon();
         self.calls.abort_all();
         self.follow();
         let rewinds = self.replays.rewind_asked();

@@ -301,7 +301,10 @@ impl Delivery {
         let (gone_tell, gone) = watch::channel(None);
         let nothing = matches!(&place, Start::After(id) if end.is_at(id));
         let stream = self.replays.streams.open(Opening {
-            resume: Resume::new(channel, None, &place),
+            resume: Resume::new(channel, None, None, &place),
+            // Nobody listens: a side replay gives no position up.
+            given_up: mpsc::unbounded_channel().0,
+            expected: None,
             in_flight: in_flight.clone(),
             observer: self.observer.of_replay(),
             replay: Some(gone_tell),
@@ -397,11 +400,13 @@ impl Delivery {
         match item {
             Item::Event(event) => side.take(What::Event(event)),
             Item::Undecodable(event) => side.take(What::Undecodable(Arc::from(event))),
-            Item::Keepalive(id) => {
+            Item::Keepalive(id, received_at) => {
                 side.repeats.clear();
                 side.done(CAUGHT_UP, false);
-                side.tracker.push_keepalive(id);
+                side.tracker.push_keepalive(id, received_at);
             }
+            // Only where a position is given up, which a side replay has none of.
+            Item::NewPlaces => {}
             Item::Resumed { continues } => {
                 side.repeats = side.tracker.incomplete_events();
                 side.group(|grouping| grouping.resumed(continues, Instant::now()));
