@@ -470,6 +470,40 @@ async fn a_refused_replayed_event_is_parked_and_the_replay_goes_on() {
 }
 
 #[tokio::test]
+async fn a_side_replay_hands_transactions_over_whole_where_they_are_grouped() {
+    let (org, store) = (Emulator::start().await, Store::sqlite());
+    let more = "start = \"earliest\"\ngroup = \"transaction\"\ngroup_wait = \"200ms\"";
+    let config = configured(&org, &store, "", ("accounts", ACCOUNTS, more), LOG);
+    let mut daemon = Daemon::run(&config);
+    for transaction in ["a", "b"] {
+        let one =
+            |n: usize| json!({"topic": ACCOUNTS, "event": account_update(&record(n), transaction)});
+        org.post("/transaction", &json!({"events": [one(1), one(2), one(3)]}))
+            .await;
+    }
+    let first = daemon.handled(6).await;
+    standing_at(&store, first[5]["replayid"].as_str().unwrap()).await;
+    let command = replayed(&config, &["--from", "earliest", "--handler", "out"]).await;
+    assert_eq!(command["progress"]["finished"], json!(6), "{command}");
+    let events = daemon.handled(12).await;
+    assert_eq!(marked(&events[6..]).join(" "), "a* a* a* b* b* b*");
+    assert!(
+        events[..9]
+            .iter()
+            .all(|event| event.get("partial").is_none())
+    );
+    // Inside a transaction it says that what it hands over is not the whole.
+    let to = events[1]["replayid"].as_str().unwrap();
+    replayed(&config, &["--from", "earliest", "--to", to]).await;
+    let events = daemon.handled(14).await;
+    assert!(
+        events[12..].iter().all(|event| event["partial"] == true),
+        "{events:?}"
+    );
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
 async fn a_side_replay_from_a_place_that_is_gone_fails_and_the_live_stream_goes_on() {
     let (org, store) = (Emulator::start().await, Store::sqlite());
     let config = accounts(&org, &store, "", "start = \"earliest\"");

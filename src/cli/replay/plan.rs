@@ -14,7 +14,7 @@ use crate::cli::output::length;
 use crate::config::{ProcessEnv, Subscriptions};
 use crate::event::{Topic, TopicKind, rfc3339};
 use crate::handler::Registry;
-use crate::store::{CommandKind, ReplayArguments, Store, SubscriptionStatus};
+use crate::store::{CommandKind, Recent, ReplayArguments, Store, SubscriptionStatus};
 
 /// How long the bus keeps events (facts: 72 hours for high-volume platform events and change events).
 const RETENTION: Duration = Duration::from_secs(72 * 3600);
@@ -149,7 +149,12 @@ pub(super) async fn make(
         topic: one.key.topic.to_string(),
         kind: command.name(),
         position: one.position.as_ref().map(ToString::to_string),
-        warnings: warnings(command, &arguments, from_time.is_some()),
+        warnings: warnings(
+            command,
+            &arguments,
+            from_time.is_some(),
+            lately(store, one).await,
+        ),
         arguments,
         from_time,
         command: Some(command),
@@ -157,7 +162,12 @@ pub(super) async fn make(
 }
 
 /// What a person should know before.
-fn warnings(command: CommandKind, arguments: &ReplayArguments, from_a_time: bool) -> Vec<String> {
+fn warnings(
+    command: CommandKind,
+    arguments: &ReplayArguments,
+    from_a_time: bool,
+    lately: Option<Recent>,
+) -> Vec<String> {
     let mut warnings = Vec::new();
     let rewinds = command == CommandKind::Rewind;
     if rewinds && arguments.from == "latest" {
@@ -178,7 +188,14 @@ fn warnings(command: CommandKind, arguments: &ReplayArguments, from_a_time: bool
     if arguments.from == "earliest" {
         warnings.push(format!(
             "{cost}: everything that the bus keeps of this topic, up to three days of it, is delivered again. \
-             How many events that is cannot be known before."
+             {}",
+            match lately {
+                Some(Recent { events, over }) => format!(
+                    "Lately this subscription received {events} events in {}.",
+                    length(over)
+                ),
+                None => "How many events that is cannot be known before.".to_owned(),
+            }
         ));
     } else {
         warnings.push(format!(
@@ -205,6 +222,12 @@ fn warnings(command: CommandKind, arguments: &ReplayArguments, from_a_time: bool
         );
     }
     warnings
+}
+
+/// How much came lately, as far as the store can tell.
+async fn lately(store: &dyn Store, one: &SubscriptionStatus) -> Option<Recent> {
+    let recent = store.recent_events(&one.key, RETENTION).await.ok()?;
+    recent.filter(|recent| recent.events > 0)
 }
 
 /// The place where the subscription stood at a time.
