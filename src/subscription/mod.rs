@@ -19,9 +19,11 @@ mod decoder;
 mod delivery;
 mod gaps;
 mod handler_run;
+mod held;
 mod in_flight;
 mod lanes;
 mod lease_clock;
+mod letter_loader;
 mod lost;
 #[cfg(test)]
 mod marks_model;
@@ -45,11 +47,11 @@ use tracing::warn;
 
 use crate::avro::SchemaCache;
 use crate::config::{BackoffConfig, SalesforceConfig, Start, SubscriptionConfig};
-use crate::event::{OrgId, ReplayId};
+use crate::event::{EventIdentity, OrgId, ReplayId};
 use crate::handler::Handler;
 use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::PubSub;
-use crate::store::{Lease, Store, StoreError, TakenOver};
+use crate::store::{Lease, LetterSummary, Store, StoreError, TakenOver};
 use crate::telemetry::metrics;
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
@@ -59,9 +61,10 @@ pub(crate) use age::{Kept, PositionAge};
 pub(crate) use backoff::pause;
 
 use backoff::Backoff;
-use delivery::{Delivery, Setup};
+use delivery::{Delivery, LettersSetup, Setup};
 use handler_run::HandlerRun;
 use in_flight::InFlight;
+use letter_loader::LetterLoader;
 use lost::lost_start;
 use observe::Observer;
 use resume::Resume;
@@ -148,6 +151,7 @@ pub async fn run(
             assignment: assignment.clone(),
             shown_state: shown_state.clone(),
             observer: observer.clone(),
+            told: stop.clone(),
             // Its own, so that losing this subscription stops no other.
             stop: stop.child_token(),
         };
@@ -180,6 +184,8 @@ struct Stint<'a> {
     assignment: Assignment,
     shown_state: watch::Sender<State>,
     observer: Observer,
+    /// Whoever runs it says that it is to stop.
+    told: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -205,6 +211,17 @@ impl Stint<'_> {
         // Written before its time was kept, the position is at least as old as its row.
         let position_time = taken.position_time.or(taken.position_at);
         let position_time = position_time.filter(|_| resume_after.is_some());
+        let mut assignment = self.assignment;
+        // What is said to be asked up to now is in what is read now.
+        assignment.asked.borrow_and_update();
+        let (store, lease) = (&shared.store, &taken.lease);
+        let letters = keep_trying(store, lease, &stop, "open_letters", read_letters);
+        let Some((open, settled)) = letters.await else {
+            return Ok(match self.told.is_cancelled() {
+                true => delivery::Ended::Stopped,
+                false => delivery::Ended::Fenced,
+            });
+        };
         let in_flight = Arc::new(InFlight::new(
             config.max_in_flight,
             config.max_in_flight_bytes,
@@ -213,7 +230,18 @@ impl Stint<'_> {
             shared: shared.clone(),
             config: config.clone(),
             lease: taken.lease.clone(),
-            clock: self.assignment.clock.clone(),
+            clock: assignment.clock.clone(),
+        };
+        let letters = LettersSetup {
+            open,
+            settled,
+            resume_after: resume_after.clone(),
+            max_parked: config.max_parked,
+            loader: LetterLoader {
+                store: shared.store.clone(),
+                schemas: shared.schemas.clone(),
+                maker: streams.maker(false),
+            },
         };
         let (given_up, given_up_out) = mpsc::unbounded_channel();
         let stream = streams.open(Opening {
@@ -243,7 +271,8 @@ impl Stint<'_> {
             handlers: runs.zip(self.handlers.iter().cloned()).collect(),
             finished_ahead: taken.finished_ahead,
             behind_since: taken.position_at.unwrap_or_else(SystemTime::now),
-            assignment: self.assignment,
+            letters,
+            assignment,
             streams,
             resumed_after: resume_after,
             given_up: given_up_out,
@@ -267,6 +296,14 @@ impl Stint<'_> {
         Ok(ended)
     }
 }
+
+/// The letters that are open, and those that are settled although their events are still to come again.
+async fn read_letters(store: Arc<dyn Store>, lease: Lease) -> Result<Letters, StoreError> {
+    let open = store.open_letters(&lease).await?;
+    Ok((open, store.settled_ahead(&lease).await?))
+}
+
+type Letters = (Vec<LetterSummary>, Vec<(Option<String>, EventIdentity)>);
 
 /// Gives the lease back, so that another worker need not wait for its end. Politeness: one that cannot be
 /// given back now runs out.
@@ -325,19 +362,36 @@ where
     F: Fn(Arc<dyn Store>, Lease) -> Fut,
     Fut: Future<Output = Result<(), StoreError>>,
 {
+    let done = keep_trying(store, lease, stop, what, write).await;
+    done.is_some()
+}
+
+/// The answer to a call that must be made, however long the store is away. `None` where `stop` came first
+/// or another worker has taken over.
+async fn keep_trying<T, F, Fut>(
+    store: &Arc<dyn Store>,
+    lease: &Lease,
+    stop: &CancellationToken,
+    what: &'static str,
+    call: F,
+) -> Option<T>
+where
+    F: Fn(Arc<dyn Store>, Lease) -> Fut,
+    Fut: Future<Output = Result<T, StoreError>>,
+{
     let mut backoff = Backoff::new(STORE_RETRY);
     loop {
         let error = tokio::select! {
             biased;
-            result = write(store.clone(), lease.clone()) => match result {
-                Ok(()) => return true,
+            result = call(store.clone(), lease.clone()) => match result {
+                Ok(answer) => return Some(answer),
                 Err(error) => error,
             },
-            () = stop.cancelled() => return false,
+            () = stop.cancelled() => return None,
         };
         if matches!(error, StoreError::Fenced { .. }) {
             stop.cancel();
-            return false;
+            return None;
         }
         let pause = backoff.next_pause();
         warn!(
@@ -348,7 +402,7 @@ where
             "the store did not take a write; it is tried again"
         );
         tokio::select! {
-            () = stop.cancelled() => return false,
+            () = stop.cancelled() => return None,
             () = tokio::time::sleep(pause) => {}
         }
     }

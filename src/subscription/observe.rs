@@ -28,6 +28,7 @@ struct Handles {
     events: Gauge,
     bytes: Gauge,
     credits: Gauge,
+    letters: Gauge,
 }
 
 impl Observer {
@@ -42,6 +43,7 @@ impl Observer {
             events: m::IN_FLIGHT_EVENTS.gauge(&[subscription]),
             bytes: m::IN_FLIGHT_BYTES.gauge(&[subscription]),
             credits: m::CREDITS_OUTSTANDING.gauge(&[subscription]),
+            letters: m::DEAD_LETTERS_OPEN.gauge(&[subscription]),
         }))
     }
 
@@ -52,6 +54,7 @@ impl Observer {
             received: self.0.received.clone(),
             handled: self.0.handled.clone(),
             parked: self.0.parked.clone(),
+            letters: Gauge::noop(),
             lag: Gauge::noop(),
             events: Gauge::noop(),
             bytes: Gauge::noop(),
@@ -82,6 +85,19 @@ impl Observer {
         m::event_parked(&self.0.subscription, handler, reason);
     }
 
+    /// So many dead letters are open no more: `handled` or `discarded`.
+    pub(super) fn letters_resolved(&self, outcome: &'static str, count: usize) {
+        if count > 0 {
+            m::letters_resolved(&self.0.subscription, outcome, count as u64);
+        }
+    }
+
+    /// So many dead letters are open.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    pub(super) fn letters_open(&self, count: usize) {
+        self.0.letters.set(count as f64);
+    }
+
     pub(super) fn lag(&self, lag: Duration) {
         self.0.lag.set(lag.as_secs_f64());
     }
@@ -107,6 +123,7 @@ impl Observer {
         self.in_flight(0, 0);
         self.credits(0);
         self.position_kept(f64::NAN);
+        self.letters_open(0);
     }
 
     pub(super) fn reconnect(&self, reason: &'static str) {

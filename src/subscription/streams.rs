@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::cost::EarliestCost;
-use super::decoder::{Decoder, Item};
+use super::decoder::{Decoder, EventMaker, Item};
 use super::in_flight::InFlight;
 use super::lease_clock::LeaseClock;
 use super::lost::GivenUp;
@@ -58,6 +58,20 @@ pub(super) struct Tasks {
 }
 
 impl Streams {
+    /// Makes events of payloads under this epoch.
+    pub(super) fn maker(&self, replayed: bool) -> EventMaker {
+        EventMaker {
+            source: Arc::new(Source {
+                org_id: self.shared.org_id.clone(),
+                host: self.shared.host.clone(),
+                topic: self.config.topic.clone(),
+            }),
+            epoch: self.lease.epoch,
+            replayed,
+            key: self.config.key.clone(),
+        }
+    }
+
     /// Begins to stream.
     pub(super) fn open(&self, opening: Opening) -> Stream {
         let (shared, config) = (&self.shared, &self.config);
@@ -65,15 +79,8 @@ impl Streams {
         let (arrivals, arrivals_out) = mpsc::unbounded_channel();
         let (items_in, items) = mpsc::unbounded_channel();
         let decoder = Decoder {
-            source: Arc::new(Source {
-                org_id: shared.org_id.clone(),
-                host: shared.host.clone(),
-                topic: config.topic.clone(),
-            }),
             subscription: config.name.clone(),
-            epoch: self.lease.epoch,
-            replayed: opening.replay.is_some(),
-            key: config.key.clone(),
+            maker: self.maker(opening.replay.is_some()),
             schema_wait: config.schema_wait,
             schemas: shared.schemas.clone(),
             in_flight: opening.in_flight.clone(),

@@ -170,11 +170,14 @@ mod tests {
         metrics::reconnected("accounts", "silence");
         metrics::handler_answered("accounts", "log", second);
         metrics::handler_retries("accounts", "log", 1);
+        metrics::append_skipped("accounts", "rows", 1);
         metrics::decode_failure("accounts", "truncated");
         metrics::schema_fetched("fetched");
         metrics::position_written("written");
         metrics::store_called("save_progress", second);
         metrics::hole_recorded("accounts", "lost");
+        metrics::DEAD_LETTERS_OPEN.gauge(&["accounts"]).set(1.0);
+        metrics::letters_resolved("accounts", "handled", 1);
         metrics::token_refreshed("signed_in");
         metrics::bitmap_bits_ignored(2);
     }

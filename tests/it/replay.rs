@@ -470,6 +470,47 @@ async fn a_refused_replayed_event_is_parked_and_the_replay_goes_on() {
 }
 
 #[tokio::test]
+async fn what_comes_again_of_a_record_waits_behind_its_dead_letter() {
+    let (org, store) = (Emulator::start().await, Store::sqlite());
+    let hook = Hook::start(|event, _| {
+        let bad = event["data"]["Name"] == "b";
+        if bad { 422 } else { 200 }.into()
+    })
+    .await;
+    let config = two(&org, &store, &hook, "");
+    let mut daemon = Daemon::run(&config);
+    let ids = published(&org, &["a", "b", "c"]).await;
+    store.parks(2).await;
+    standing_at(&store, &ids[2]).await;
+    // Beside the live stream: `a` joins the two that are parked, and those count as they are.
+    let command = replayed(&config, &["--from", "earliest", "--handler", "hook"]).await;
+    assert_eq!(command["progress"]["finished"], json!(3), "{command}");
+    assert_eq!(command["progress"]["parked"], json!(3), "{command}");
+    // And once more, rewound.
+    replayed(&config, &["--from", "earliest"]).await;
+    daemon.handled(6).await;
+    standing_at(&store, &ids[2]).await;
+    let parked = store.parks(3).await;
+    let reasons: Vec<&str> = parked
+        .iter()
+        .map(|one| one.letter.reason.as_str())
+        .collect();
+    assert_eq!(reasons, ["rejected", "parked_behind", "parked_behind"]);
+    assert_eq!(marked(&hook.accepted()).join(" "), "a");
+    let discard = [
+        "dead-letters",
+        "discard",
+        &parked[0].id.to_string(),
+        "--yes",
+    ];
+    let (code, _, err) = Daemon::output(&discard, &config, &BTreeMap::new()).await;
+    assert_eq!(code, 0, "{err}");
+    let accepted = hook.accepts(3).await;
+    assert_eq!(names(&accepted).join(" "), "a c a");
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
 async fn a_side_replay_hands_transactions_over_whole_where_they_are_grouped() {
     let (org, store) = (Emulator::start().await, Store::sqlite());
     let more = "start = \"earliest\"\ngroup = \"transaction\"\ngroup_wait = \"200ms\"";

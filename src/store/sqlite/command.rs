@@ -334,9 +334,11 @@ async fn rewind(
         hole::record(conn, lease, &skipped_by_rewind(replay_id(old), time)).await?;
     }
     let (position, begin_from) = begin_from_text(to);
+    // Its time counts although there may be no position: whatever was parked or settled before was so before
+    // the rewind, and holds, or is handed over, from its beginning on.
     let epoch: i64 = sqlx::query_scalar(
         "update subscription set epoch = epoch + 1, write_number = 0, position = $3, \
-             position_at = case when $3 is null then null else $5 end, \
+             position_at = $5, \
              position_time = null, begin_from = $4, \
              position_transaction = case when $3 is null then null else '' end, begun_at = null, begun_with = null \
          where org_id = $1 and name = $2 returning epoch",

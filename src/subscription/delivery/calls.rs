@@ -6,10 +6,10 @@ use tokio::task::JoinError;
 use tracing::{info, warn};
 
 use super::{Delivery, end_of_task};
-use crate::store::DeadLetter;
 use crate::subscription::calling::{Call, CallEnd};
 use crate::subscription::handler_run::{Health, Verdict};
-use crate::subscription::lanes::{CallId, Origin};
+use crate::subscription::held::Slot;
+use crate::subscription::lanes::{CallId, Next, Origin, Waiting};
 use crate::subscription::observe::Outcome;
 use crate::subscription::parking::dead_letters;
 use crate::subscription::tracker::HandlerSet;
@@ -30,7 +30,17 @@ impl Delivery {
             return;
         }
         for index in 0..self.runs.len() {
-            while let Some((call, batch)) = self.runs[index].next_call(now) {
+            loop {
+                let letters = &self.letters;
+                let held = |waiting: &Waiting| letters.is_held(index, waiting);
+                let (call, batch) = match self.runs[index].next_call(now, &held) {
+                    Some(Next::Call(call, batch)) => (call, batch),
+                    Some(Next::Aside(units)) => {
+                        self.set_aside(index, units);
+                        continue;
+                    }
+                    None => break,
+                };
                 let made = Call::new(
                     self.handlers[index].clone(),
                     self.runs[index].name.clone(),
@@ -78,6 +88,9 @@ impl Delivery {
         }
         for (waiting, verdict) in answered.done {
             match verdict {
+                verdict if matches!(waiting.origin, Origin::Letter { .. }) => {
+                    self.letter_answered(called.handler, &waiting, verdict);
+                }
                 Verdict::Handled => {
                     for offset in 0..waiting.unit.events().len() {
                         let place = waiting.origin.plus(offset);
@@ -86,7 +99,8 @@ impl Delivery {
                 }
                 Verdict::Park { reason, error } => {
                     let letters = dead_letters(&waiting, &name, reason, &error);
-                    self.park(waiting.origin, Some(bit), letters);
+                    let slot = Slot::Handler(called.handler);
+                    self.park(waiting.origin, Some((slot, bit)), letters);
                 }
             }
         }
@@ -106,6 +120,7 @@ impl Delivery {
         }
     }
 
+    /// Handlers have finished the event of this place. What becomes of a letter is the store's to say.
     pub(super) fn finished(
         &mut self,
         place: Origin,
@@ -129,20 +144,5 @@ impl Delivery {
             self.position.finished(1);
         }
         self.position.changed();
-    }
-
-    /// Parks events durably that follow each other in a tracker; only then are they finished, so that the
-    /// position cannot pass them before.
-    pub(super) fn park(
-        &mut self,
-        first: Origin,
-        handlers: Option<HandlerSet>,
-        letters: Vec<DeadLetter>,
-    ) {
-        for letter in &letters {
-            self.observer
-                .parked(letter.handler.as_deref(), &letter.reason);
-        }
-        self.parking.park(first, handlers, letters);
     }
 }

@@ -425,7 +425,7 @@ impl Delivery {
             match group.undecodable().map(behind) {
                 Some(behind) => {
                     let letters = letters_of(&group, &behind);
-                    self.park(Origin::Replay(base + group.first), None, letters);
+                    self.park_new(Origin::Replay(base + group.first), None, letters);
                 }
                 None => {
                     for run in &mut self.runs {
