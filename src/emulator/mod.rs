@@ -15,6 +15,7 @@ mod errors;
 mod faults;
 mod handle;
 mod keys;
+mod limits;
 mod line;
 mod oauth;
 mod org;
@@ -53,7 +54,7 @@ pub use org::{StateReport, StreamReport};
 pub use publishing::{
     PublishError, PublishJson, Published, TransactionEvent, TransactionJson, captured_events,
 };
-pub use settings::{HeadersSent, IdleClose, Settings, TokenFormat, UnknownTopic};
+pub use settings::{HeadersSent, IdleClose, LimitsShown, Settings, TokenFormat, UnknownTopic};
 pub use topics::Member;
 
 use org::Org;
@@ -141,7 +142,7 @@ impl Emulator {
             &tasks,
             &stop,
         )?;
-        let oauth = oauth::router(Arc::clone(&org));
+        let oauth = oauth::router(Arc::clone(&org)).merge(limits::router(Arc::clone(&org)));
         match &certificates {
             Some(made) => serve_http(made.https(login.listener), oauth, &tasks, &stop),
             None => serve_http(login.listener, oauth, &tasks, &stop),

@@ -13,6 +13,7 @@ mod lease;
 mod migrations;
 mod position;
 mod postgres;
+mod retention;
 mod schema;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -31,11 +32,15 @@ use crate::event::{OrgId, Topic};
 use crate::salesforce::auth::CredentialVault;
 
 pub use control::{Controls, Renamed};
-pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, PART, StoredDeadLetter};
+pub use dead_letter::{
+    DeadLetter, DeadLetterFilter, DeadLetters, LetterSelection, LetterSummary, PART, Placed,
+    Refusal, StoredDeadLetter,
+};
 pub use error::StoreError;
-pub use hole::{Hole, HoleKind, Holes, StoredHole};
+pub use hole::{Hole, HoleFilter, HoleKind, Holes, StoredHole};
 pub use lease::{Heartbeat, Lease, Leases, Survey, Surveyed, TakenOver, Tenure, Worker};
-pub use position::{FinishedAhead, Positions, Progress, StateReport, SubscriptionStatus};
+pub use position::{FinishedAhead, Positions, Progress, Recent, StateReport, SubscriptionStatus};
+pub use retention::{PRUNE_PORTION, Pruned, Retention};
 pub use schema::Schemas;
 pub use transaction::{HandOver, Mark, TransactionError, Transactions, Work};
 
@@ -60,6 +65,7 @@ pub trait Store:
     + Holes
     + Schemas
     + Transactions
+    + Retention
     + CredentialVault
     + Send
     + Sync

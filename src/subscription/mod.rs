@@ -9,16 +9,22 @@
 //! Three tasks for each subscription. The reader never waits for a handler or the store, the
 //! decoder keeps stream order, and the delivery owns everything about what is finished.
 
+mod age;
 mod backoff;
 mod breaks;
 mod calling;
+mod cost;
 mod credits;
 mod decoder;
 mod delivery;
+mod gaps;
 mod handler_run;
+mod held;
 mod in_flight;
 mod lanes;
 mod lease_clock;
+mod letter_loader;
+mod lost;
 #[cfg(test)]
 mod marks_model;
 mod observe;
@@ -41,20 +47,25 @@ use crate::avro::SchemaCache;
 use crate::config::{BackoffConfig, Group, SalesforceConfig, Start, SubscriptionConfig};
 use crate::event::{OrgId, ReplayId, Source};
 use crate::handler::Handler;
+use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::PubSub;
-use crate::store::{Hole, HoleKind, Lease, Store, StoreError, TakenOver};
+use crate::store::{Lease, Store, StoreError, TakenOver};
 use crate::telemetry::metrics;
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
 pub use state::State;
 
+pub(crate) use age::{Kept, PositionAge};
 pub(crate) use backoff::pause;
 
 use backoff::Backoff;
-use decoder::Decoder;
-use delivery::{Delivery, Setup};
+use cost::EarliestCost;
+use decoder::{Decoder, EventMaker};
+use delivery::{Delivery, LettersSetup, Setup};
 use handler_run::HandlerRun;
 use in_flight::InFlight;
+use letter_loader::LetterLoader;
+use lost::lost_start;
 use observe::Observer;
 use reader::Reader;
 use resume::Resume;
@@ -75,6 +86,8 @@ pub struct Shared {
     pub bus: PubSub,
     /// Where positions are kept.
     pub store: Arc<dyn Store>,
+    /// What is left of the org's allocations.
+    pub limits: Limits,
     /// Compiled schemas.
     pub schemas: Arc<SchemaCache>,
     /// Timing of streams.
@@ -116,26 +129,87 @@ pub async fn run(
     config: SubscriptionConfig,
     handlers: Vec<Arc<dyn Handler>>,
     taken: TakenOver,
-    assignment: Assignment,
+    mut assignment: Assignment,
     shown_state: watch::Sender<State>,
     stop: CancellationToken,
 ) -> Result<Ended, tokio::task::JoinError> {
     // Its own, so that losing this subscription stops no other.
-    let stop = stop.child_token();
+    let (told, stop) = (stop.clone(), stop.child_token());
     let observer = Observer::new(&config.name);
+    let begins = taken
+        .begin_from
+        .clone()
+        .unwrap_or_else(|| config.start.clone());
     let mut resume_after = taken.position.clone();
-    if taken.begun_without_position && config.start == Start::Latest {
-        observer.hole("lost");
-        record_lost_start(&shared, &taken.lease, taken.begun_with.as_ref(), &stop).await;
-        // Never LATEST again once something has come.
-        resume_after = taken.begun_with;
+    let mut expected = None;
+    match begins {
+        Start::Latest if taken.begun_without_position => {
+            observer.hole("lost");
+            let begun_at = taken.begun_at;
+            record_lost_start(
+                &shared,
+                &taken.lease,
+                begun_at,
+                taken.begun_with.as_ref(),
+                &stop,
+            )
+            .await;
+            // Never LATEST again once something has come.
+            resume_after = taken.begun_with;
+        }
+        Start::Earliest => expected = taken.begun_with,
+        _ => {}
     }
+    // Written before its time was kept, the position is at least as old as its row.
+    let position_time = taken.position_time.or(taken.position_at);
+    let position_time = position_time.filter(|_| resume_after.is_some());
+    // What is said to be asked up to now is in what is read now.
+    assignment.asked.borrow_and_update();
+    let open_letters = keep_trying(
+        &shared.store,
+        &taken.lease,
+        &stop,
+        "open_letters",
+        |store, lease| async move {
+            let open = store.open_letters(&lease).await?;
+            Ok((open, store.settled_ahead(&lease).await?))
+        },
+    );
+    let Some((open, settled)) = open_letters.await else {
+        shown_state.send_replace(State::Stopped);
+        if !told.is_cancelled() {
+            return Ok(Ended::TakenOver);
+        }
+        release(&shared.store, &taken.lease).await;
+        return Ok(Ended::Stopped);
+    };
+    let maker = EventMaker {
+        source: Arc::new(Source {
+            org_id: shared.org_id.clone(),
+            host: shared.host.clone(),
+            topic: config.topic.clone(),
+        }),
+        epoch: taken.lease.epoch,
+        key: config.key.clone(),
+    };
+    let letters = LettersSetup {
+        open,
+        settled,
+        resume_after: resume_after.clone(),
+        max_parked: config.max_parked,
+        loader: LetterLoader {
+            store: shared.store.clone(),
+            schemas: shared.schemas.clone(),
+            maker: maker.clone(),
+        },
+    };
     let in_flight = Arc::new(InFlight::new(
         config.max_in_flight,
         config.max_in_flight_bytes,
     ));
     let (stream_state, stream_state_seen) = watch::channel(State::Connecting);
     let (arrivals, arrivals_out) = mpsc::unbounded_channel();
+    let (given_up, given_up_out) = mpsc::unbounded_channel();
     let (items, items_out) = mpsc::unbounded_channel();
     let reader = Reader {
         topic: config.topic.clone(),
@@ -144,7 +218,12 @@ pub async fn run(
         store: shared.store.clone(),
         salesforce: shared.salesforce.clone(),
         on_expired: config.on_expired_replay_id,
-        resume: Resume::new(config.topic.is_channel(), resume_after, &config.start),
+        resume: Resume::new(
+            config.topic.is_channel(),
+            resume_after,
+            position_time,
+            &begins,
+        ),
         in_flight: in_flight.clone(),
         clock: assignment.clock.clone(),
         arrivals,
@@ -152,16 +231,18 @@ pub async fn run(
         observer: observer.clone(),
         stop: stop.clone(),
         begun: false,
+        given_up,
+        expected,
+        cost: EarliestCost::new(
+            shared.limits.clone(),
+            shared.store.clone(),
+            taken.lease.key.clone(),
+            shared.salesforce.retention,
+        ),
     };
     let decoder = Decoder {
-        source: Arc::new(Source {
-            org_id: shared.org_id.clone(),
-            host: shared.host.clone(),
-            topic: config.topic.clone(),
-        }),
         subscription: config.name.clone(),
-        epoch: taken.lease.epoch,
-        key: config.key.clone(),
+        maker: maker.clone(),
         schema_wait: config.schema_wait,
         schemas: shared.schemas.clone(),
         in_flight: in_flight.clone(),
@@ -186,8 +267,17 @@ pub async fn run(
         begins_after: taken.position.is_some().then_some(taken.transaction),
         handlers: runs.zip(handlers.iter().cloned()).collect(),
         finished_ahead: taken.finished_ahead,
+        letters,
         behind_since: taken.position_at.unwrap_or_else(SystemTime::now),
         assignment,
+        given_up: given_up_out,
+        age: PositionAge::new(
+            (
+                shared.salesforce.retention,
+                shared.salesforce.retention_warning,
+            ),
+            position_time,
+        ),
         in_flight,
         stream_state: stream_state_seen,
         shown_state: shown_state.clone(),
@@ -229,36 +319,18 @@ async fn release(store: &Arc<dyn Store>, lease: &Lease) {
     );
 }
 
-/// An earlier run began at LATEST and ended before it had a position. What came after the first replay ID
-/// that it saw can be had again; that one itself cannot, because nothing names the place before it.
+/// Records what a start at LATEST has lost that ended before it had a position.
 async fn record_lost_start(
     shared: &Shared,
     lease: &Lease,
+    begun_at: Option<SystemTime>,
     first: Option<&ReplayId>,
     stop: &CancellationToken,
 ) {
-    let explanation = match first {
-        None => {
-            "an earlier run began at LATEST and ended before it had a position: what was published from \
-             then until this run's first response was perhaps not handled"
-        }
-        Some(_) => {
-            "an earlier run began at LATEST and ended before the first event it received was finished: \
-             that event, at the end of this hole, is not delivered again, and all after it are"
-        }
-    };
-    let hole = Hole {
-        kind: HoleKind::Lost,
-        reason: "latest_before_first_response".to_owned(),
-        from: None,
-        to: first.cloned(),
-        entity: None,
-        record_ids: Vec::new(),
-        explanation: explanation.to_owned(),
-    };
+    let hole = lost_start(begun_at, first);
     warn!(
         subscription = lease.key.name,
-        "{explanation}; a hole is recorded"
+        "{}; a hole is recorded", hole.explanation
     );
     persist(
         &shared.store,
@@ -286,19 +358,36 @@ where
     F: Fn(Arc<dyn Store>, Lease) -> Fut,
     Fut: Future<Output = Result<(), StoreError>>,
 {
+    let done = keep_trying(store, lease, stop, what, write).await;
+    done.is_some()
+}
+
+/// The answer to a call that must be made, however long the store is away. `None` where `stop` came first
+/// or another worker has taken over.
+async fn keep_trying<T, F, Fut>(
+    store: &Arc<dyn Store>,
+    lease: &Lease,
+    stop: &CancellationToken,
+    what: &'static str,
+    call: F,
+) -> Option<T>
+where
+    F: Fn(Arc<dyn Store>, Lease) -> Fut,
+    Fut: Future<Output = Result<T, StoreError>>,
+{
     let mut backoff = Backoff::new(STORE_RETRY);
     loop {
         let error = tokio::select! {
             biased;
-            result = write(store.clone(), lease.clone()) => match result {
-                Ok(()) => return true,
+            result = call(store.clone(), lease.clone()) => match result {
+                Ok(answer) => return Some(answer),
                 Err(error) => error,
             },
-            () = stop.cancelled() => return false,
+            () = stop.cancelled() => return None,
         };
         if matches!(error, StoreError::Fenced { .. }) {
             stop.cancel();
-            return false;
+            return None;
         }
         let pause = backoff.next_pause();
         warn!(
@@ -309,7 +398,7 @@ where
             "the store did not take a write; it is tried again"
         );
         tokio::select! {
-            () = stop.cancelled() => return false,
+            () = stop.cancelled() => return None,
             () = tokio::time::sleep(pause) => {}
         }
     }

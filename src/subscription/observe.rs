@@ -24,9 +24,11 @@ struct Handles {
     handled: Counter,
     parked: Counter,
     lag: Gauge,
+    kept: Gauge,
     events: Gauge,
     bytes: Gauge,
     credits: Gauge,
+    letters: Gauge,
 }
 
 impl Observer {
@@ -37,9 +39,11 @@ impl Observer {
             handled: m::EVENTS_FINISHED.counter(&[subscription, "handled"]),
             parked: m::EVENTS_FINISHED.counter(&[subscription, "parked"]),
             lag: m::LAG.gauge(&[subscription]),
+            kept: m::POSITION_KEPT.gauge(&[subscription]),
             events: m::IN_FLIGHT_EVENTS.gauge(&[subscription]),
             bytes: m::IN_FLIGHT_BYTES.gauge(&[subscription]),
             credits: m::CREDITS_OUTSTANDING.gauge(&[subscription]),
+            letters: m::DEAD_LETTERS_OPEN.gauge(&[subscription]),
         }))
     }
 
@@ -65,8 +69,26 @@ impl Observer {
         m::event_parked(&self.0.subscription, handler, reason);
     }
 
+    /// So many dead letters are open no more: `handled` or `discarded`.
+    pub(super) fn letters_resolved(&self, outcome: &'static str, count: usize) {
+        if count > 0 {
+            m::letters_resolved(&self.0.subscription, outcome, count as u64);
+        }
+    }
+
+    /// So many dead letters are open.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    pub(super) fn letters_open(&self, count: usize) {
+        self.0.letters.set(count as f64);
+    }
+
     pub(super) fn lag(&self, lag: Duration) {
         self.0.lag.set(lag.as_secs_f64());
+    }
+
+    /// How many seconds the bus still keeps what follows the position.
+    pub(super) fn position_kept(&self, seconds: f64) {
+        self.0.kept.set(seconds);
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
@@ -84,6 +106,8 @@ impl Observer {
         self.lag(Duration::ZERO);
         self.in_flight(0, 0);
         self.credits(0);
+        self.position_kept(f64::NAN);
+        self.letters_open(0);
     }
 
     pub(super) fn reconnect(&self, reason: &'static str) {

@@ -161,6 +161,7 @@ mod tests {
         metrics::event_parked("accounts", Some("log"), "rejected");
         metrics::event_parked("accounts", None, "undecodable");
         metrics::LAG.gauge(&["accounts"]).set(1.0);
+        metrics::POSITION_KEPT.gauge(&["accounts"]).set(1.0);
         metrics::IN_FLIGHT_EVENTS.gauge(&["accounts"]).set(3.0);
         metrics::IN_FLIGHT_BYTES.gauge(&["accounts"]).set(300.0);
         metrics::CREDITS_OUTSTANDING.gauge(&["accounts"]).set(100.0);
@@ -169,11 +170,14 @@ mod tests {
         metrics::reconnected("accounts", "silence");
         metrics::handler_answered("accounts", "log", second);
         metrics::handler_retries("accounts", "log", 1);
+        metrics::append_skipped("accounts", "rows", 1);
         metrics::decode_failure("accounts", "truncated");
         metrics::schema_fetched("fetched");
         metrics::position_written("written");
         metrics::store_called("save_progress", second);
         metrics::hole_recorded("accounts", "lost");
+        metrics::DEAD_LETTERS_OPEN.gauge(&["accounts"]).set(1.0);
+        metrics::letters_resolved("accounts", "handled", 1);
         metrics::token_refreshed("signed_in");
         metrics::bitmap_bits_ignored(2);
     }

@@ -26,6 +26,7 @@ mod hole;
 mod lease;
 mod migrate;
 mod position;
+mod retention;
 mod schema;
 mod transaction;
 
@@ -70,6 +71,11 @@ impl SqliteStore {
 /// A list as it rests in a column: JSON.
 fn to_json(list: &[String]) -> String {
     serde_json::Value::from(list).to_string()
+}
+
+/// Numbers for `json_each`.
+fn ids_json(ids: &[i64]) -> String {
+    serde_json::Value::from(ids).to_string()
 }
 
 /// Reads what [`to_json`] wrote.

@@ -228,6 +228,7 @@ pub(super) fn letter(record: &str, handler: Option<&str>) -> DeadLetter {
         record_ids: vec![record.to_owned()],
         record_name: Some("AccountChangeEvent".to_owned()),
         unit: None,
+        place: None,
         received_at: now(),
     }
 }
@@ -238,6 +239,8 @@ pub(super) fn hole(kind: HoleKind, from: Option<&str>) -> Hole {
         reason: "expired_replay_id".to_owned(),
         from: from.map(replay),
         to: None,
+        from_time: None,
+        to_time: None,
         entity: None,
         record_ids: Vec::new(),
         explanation: "The bus no longer had the stored position.".to_owned(),

@@ -8,8 +8,10 @@ mod bed;
 mod credentials;
 mod holes;
 mod leases;
+mod letter_moves;
 mod letters;
 mod postgres;
+mod retention;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod subscriptions;
@@ -63,6 +65,8 @@ suite! {
     subscriptions::workers_that_take_over_at_once_get_different_epochs,
     subscriptions::states_counters_and_open_work_are_shown,
     subscriptions::positions_are_marked_at_most_once_a_minute,
+    subscriptions::a_position_that_is_given_up_is_none_and_says_where_to_begin,
+    subscriptions::how_many_events_came_lately_is_told_by_the_marks,
     leases::a_lease_keeps_others_out_until_it_runs_out_or_is_given_back,
     leases::a_heartbeat_renews_what_is_still_the_holders_even_after_it_ran_out,
     leases::workers_are_counted_while_they_live_and_do_not_stop,
@@ -77,9 +81,22 @@ suite! {
     letters::the_events_of_a_unit_are_parked_together,
     letters::filters_and_limits_choose_the_oldest_first,
     letters::text_that_no_database_likes_is_kept_readable,
+    letter_moves::letters_parked_together_keep_their_order_and_one_open_again_is_the_newest,
+    letter_moves::an_open_letter_is_summed_up_without_its_payload,
+    letter_moves::a_letter_above_the_position_is_still_to_come_again,
+    letter_moves::what_is_settled_before_the_position_follows_is_known_to_the_next_holder,
+    letter_moves::a_letter_that_is_refused_once_more_says_why_and_asks_for_nothing,
+    letter_moves::a_letter_that_can_be_decoded_now_gives_every_handler_one_in_its_place,
+    letter_moves::people_ask_withdraw_and_discard_and_the_owner_hears_of_it,
+    letter_moves::a_holder_whose_epoch_has_passed_moves_no_letter,
     holes::a_lost_hole_is_recorded_once_until_its_end_is_known,
+    holes::a_position_that_is_lost_again_is_the_same_hole_whose_end_moves,
+    holes::a_start_at_latest_that_dies_again_adds_to_the_hole_it_began_in,
     holes::a_gap_is_recorded_once_for_each_event_and_never_closed,
     holes::a_gap_of_very_many_records_keeps_the_first_and_the_count,
+    holes::holes_are_acknowledged_by_number_by_subscription_or_all,
+    retention::only_what_is_done_with_for_long_is_deleted,
+    retention::what_is_deleted_goes_in_portions,
     credentials::only_one_holder_refreshes_until_its_time_is_up,
     credentials::a_rotated_token_is_found_again_and_rests_encrypted,
     credentials::a_token_that_cannot_be_read_or_kept_names_the_variable,

@@ -10,6 +10,7 @@ impl Delivery {
     pub(super) fn tick(&mut self) {
         let (events, bytes) = self.in_flight.held_now();
         self.observer.in_flight(events, bytes);
+        self.observer.letters_open(self.letters.held.stored());
         let live = *self.stream_state.borrow() == State::Live;
         let oldest = self
             .tracker
@@ -23,6 +24,10 @@ impl Delivery {
         };
         let lag = since.map_or(Duration::ZERO, |since| since.elapsed().unwrap_or_default());
         self.observer.lag(lag);
+        let place = self.tracker.position_time();
+        let oldest = self.tracker.oldest_unfinished();
+        self.age
+            .look(place, oldest, &self.lease.key, &self.observer);
         self.show_state();
     }
 
@@ -40,9 +45,10 @@ impl Delivery {
             })
         };
         let stream = self.stream_state.borrow().clone();
+        let full = self.letters.full(&self.lease.key.name);
         let why = match stream {
-            State::Live => stopped.map(str::to_owned).or_else(down),
-            _ => stopped.map(str::to_owned),
+            State::Live => stopped.map(str::to_owned).or(full).or_else(down),
+            _ => stopped.map(str::to_owned).or(full),
         };
         let state = why.map_or(stream, |detail| State::Blocked { detail });
         self.position.show(&state);
