@@ -36,13 +36,18 @@ fn contact_update(record_number: usize, name: &str) -> Value {
 /// Publishes one transaction of so many events, named `<key>.0`, `<key>.1`, …, of accounts and, every
 /// third, a contact; gives their replay IDs.
 async fn transaction(org: &Emulator, key: &str, events: usize) -> Vec<String> {
+    transaction_from(org, key, events, 0).await
+}
+
+/// The same, of records from this number on.
+async fn transaction_from(org: &Emulator, key: &str, events: usize, first: usize) -> Vec<String> {
     let events: Vec<Value> = (0..events)
         .map(|n| {
-            let name = format!("{key}.{n}");
+            let (name, number) = (format!("{key}.{n}"), first + n);
             if n % 3 == 2 {
-                json!({"topic": CONTACTS, "event": contact_update(n, &name)})
+                json!({"topic": CONTACTS, "event": contact_update(number, &name)})
             } else {
-                json!({"topic": ACCOUNTS, "event": account_update(&record(n), &name)})
+                json!({"topic": ACCOUNTS, "event": account_update(&record(number), &name)})
             }
         })
         .collect();
@@ -223,8 +228,8 @@ async fn a_rejected_transaction_is_parked_whole_and_the_others_go_on() {
     })
     .await;
     let daemon = Daemon::run(&config(&org, &store, ALL, "", &webhook(&hook.url(), "")));
-    for key in ["a", "b", "c"] {
-        transaction(&org, key, 3).await;
+    for (n, key) in ["a", "b", "c"].iter().enumerate() {
+        transaction_from(&org, key, 3, 10 * n).await;
     }
     let parked = store.parks(3).await;
     hook.accepts(2).await;
@@ -238,6 +243,43 @@ async fn a_rejected_transaction_is_parked_whole_and_the_others_go_on() {
         assert_eq!(letter.handler.as_deref(), Some("hook"));
         assert_eq!(letter.attempts, 1);
     }
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn a_transaction_behind_a_parked_one_parks_whole_and_both_come_again_whole_after_a_retry() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let mended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_mended = mended.clone();
+    let hook = Hook::start(move |request, _| {
+        let mended = is_mended.load(std::sync::atomic::Ordering::Relaxed);
+        let bad = events(request).iter().any(|event| name(event) == "a.1");
+        Reply::from(if bad && !mended { 422 } else { 200 })
+    })
+    .await;
+    let config = config(&org, &store, ALL, "", &webhook(&hook.url(), ""));
+    let daemon = Daemon::run(&config);
+    transaction_from(&org, "a", 3, 0).await;
+    // One of its records is held by `a`, so all of it waits, and holds `c`.
+    transaction_from(&org, "b", 3, 1).await;
+    transaction_from(&org, "c", 2, 2).await;
+    transaction_from(&org, "d", 2, 20).await;
+    let parked = store.parks(8).await;
+    let units: BTreeSet<_> = parked.iter().map(|p| p.letter.unit.clone()).collect();
+    assert_eq!(units.len(), 3, "{units:?}");
+    hook.accepts(1).await;
+    assert_eq!(accepted(&hook), [whole("d", 2)]);
+    mended.store(true, std::sync::atomic::Ordering::Relaxed);
+    let retry = ["dead-letters", "retry", "--reason", "rejected", "--no-wait"];
+    let (code, _, said) = Daemon::output(&retry, &config, &BTreeMap::new()).await;
+    assert_eq!(code, 0, "{said}");
+    hook.accepts(4).await;
+    let expected = [whole("d", 2), whole("a", 3), whole("b", 3), whole("c", 2)];
+    assert_eq!(accepted(&hook), expected);
+    store
+        .until("all", "no dead letter open", |status| status.parked == 0)
+        .await;
     assert_eq!(daemon.stop().await.1, 0);
 }
 
@@ -356,22 +398,19 @@ async fn a_transaction_waits_while_the_stream_is_away() {
     let hook = Hook::start(ok).await;
     transaction(&org, "a", 2).await;
     transaction(&org, "b", 3).await;
-    // It ends after the first event of `b`, and the org is not to be had for a while.
+    // It ends after the first event of `b`, and comes back much later than the wait would be over.
     org.fault(json!({"rpc": "Subscribe", "kind": "end", "times": 1, "after_events": 3}))
         .await;
-    let daemon = Daemon::run(&config(
-        &org,
-        &store,
-        ALL,
-        "group_wait = \"300ms\"",
-        &webhook(&hook.url(), ""),
-    ));
+    let handlers = webhook(&hook.url(), "");
+    let config = config(&org, &store, ALL, "group_wait = \"300ms\"", &handlers).replace(
+        "reconnect = { initial = \"50ms\", max = \"500ms\" }",
+        "reconnect = { initial = \"4s\", max = \"4s\" }",
+    );
+    let daemon = Daemon::run(&config);
+    daemon.logged(&["stream broke"]).await;
     hook.accepts(1).await;
-    org.fault(json!({"rpc": "Subscribe", "kind": "error", "code": "service.unavailable"}))
-        .await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert_eq!(accepted(&hook).len(), 1);
-    org.clear_faults().await;
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    assert_eq!(accepted(&hook), [whole("a", 2)]);
     hook.accepts(2).await;
     assert_eq!(accepted(&hook), [whole("a", 2), whole("b", 3)]);
     assert_eq!(daemon.stop().await.1, 0);
@@ -385,8 +424,8 @@ async fn an_event_that_cannot_be_decoded_parks_its_transaction_whole() {
         json!({"rpc": "Subscribe", "kind": "corrupt_payload", "times": 1, "after_events": 4}),
     )
     .await;
-    for key in ["a", "b", "c"] {
-        transaction(&org, key, 3).await;
+    for (n, key) in ["a", "b", "c"].iter().enumerate() {
+        transaction_from(&org, key, 3, 10 * n).await;
     }
     let hook = Hook::start(ok).await;
     let daemon = Daemon::run(&config(&org, &store, ALL, "", &webhook(&hook.url(), "")));
