@@ -10,13 +10,19 @@ use crate::support::{
     Daemon, Emulator, Hook, Reply, Store, account_update, configured, eventually, record, webhook,
 };
 
-const ALL: &str = "/data/ChangeEvents";
+pub(crate) const ALL: &str = "/data/ChangeEvents";
 const SALES: &str = "/data/Sales__chn";
 const ACCOUNTS: &str = "/data/AccountChangeEvent";
 const CONTACTS: &str = "/data/ContactChangeEvent";
 
 /// A subscription `all` of `topic` with transactions grouped; a wait that a busy machine does not exceed.
-fn config(org: &Emulator, store: &Store, topic: &str, more: &str, handlers: &str) -> String {
+pub(crate) fn config(
+    org: &Emulator,
+    store: &Store,
+    topic: &str,
+    more: &str,
+    handlers: &str,
+) -> String {
     let wait = if more.contains("group_wait") {
         ""
     } else {
@@ -35,7 +41,7 @@ fn contact_update(record_number: usize, name: &str) -> Value {
 
 /// Publishes one transaction of so many events, named `<key>.0`, `<key>.1`, …, of accounts and, every
 /// third, a contact; gives their replay IDs.
-async fn transaction(org: &Emulator, key: &str, events: usize) -> Vec<String> {
+pub(crate) async fn transaction(org: &Emulator, key: &str, events: usize) -> Vec<String> {
     transaction_from(org, key, events, 0).await
 }
 
@@ -66,21 +72,21 @@ fn replay_ids(answer: &Value) -> Vec<String> {
 }
 
 /// The events of one request.
-fn events(request: &Value) -> Vec<Value> {
+pub(crate) fn events(request: &Value) -> Vec<Value> {
     match request {
         Value::Array(events) => events.clone(),
         event => vec![event.clone()],
     }
 }
 
-fn name(event: &Value) -> String {
+pub(crate) fn name(event: &Value) -> String {
     let data = &event["data"];
     let name = data["Name"].as_str().or_else(|| data["Title"].as_str());
     name.unwrap_or("?").to_owned()
 }
 
 /// The names of a request's events with a space between, and `partial` where they say so.
-fn told(request: &Value) -> String {
+pub(crate) fn told(request: &Value) -> String {
     let events = events(request);
     let mut words: Vec<String> = events.iter().map(name).collect();
     let partial = events[0]["partial"] == true;
@@ -96,12 +102,12 @@ fn told(request: &Value) -> String {
 }
 
 /// The requests that were accepted.
-fn accepted(hook: &Hook) -> Vec<String> {
+pub(crate) fn accepted(hook: &Hook) -> Vec<String> {
     hook.accepted().iter().map(told).collect()
 }
 
 /// What [`told`] says of a whole transaction.
-fn whole(key: &str, events: usize) -> String {
+pub(crate) fn whole(key: &str, events: usize) -> String {
     let names: Vec<String> = (0..events).map(|n| format!("{key}.{n}")).collect();
     names.join(" ")
 }
@@ -110,7 +116,7 @@ fn ok(_: &Value, _: usize) -> Reply {
     Reply::from(200)
 }
 
-async fn position(store: &Store) -> Option<String> {
+pub(crate) async fn position(store: &Store) -> Option<String> {
     let found = store.subscription("all").await?;
     found.position.map(|id| id.to_string())
 }
@@ -444,87 +450,4 @@ async fn an_event_that_cannot_be_decoded_parks_its_transaction_whole() {
         assert_eq!(stored.letter.unit.as_deref(), Some("transaction:b"));
     }
     assert_eq!(daemon.stop().await.1, 0);
-}
-
-#[tokio::test]
-async fn killed_under_load_every_transaction_comes_whole_from_sqlite() {
-    killed_under_load(Store::sqlite()).await;
-}
-
-#[tokio::test]
-async fn killed_under_load_every_transaction_comes_whole_from_postgres() {
-    if let Some(store) = Store::postgres().await {
-        killed_under_load(store).await;
-    }
-}
-
-async fn killed_under_load(store: Store) {
-    let seed = std::env::var("ORGSTREAM_TEST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(|| fastrand::u64(..));
-    println!("ORGSTREAM_TEST_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
-    let org = Emulator::start().await;
-    org.settings(json!({"events_per_response": 3})).await;
-    let hook = Hook::start(|_, attempt| {
-        Reply::from(if attempt == 0 && fastrand::u8(..6) == 0 {
-            503
-        } else {
-            200
-        })
-    })
-    .await;
-    let config = config(&org, &store, ALL, "", &webhook(&hook.url(), "")).replacen(
-        "[[subscription]]",
-        "lease = \"2s\"\n[[subscription]]",
-        1,
-    );
-    let mut sizes = BTreeMap::new();
-    let mut ends = BTreeSet::new();
-    for _ in 0..8 {
-        let daemon = Daemon::run(&config);
-        // The lease of the one that was killed holds for a while.
-        daemon.logged(&["subscription taken over"]).await;
-        let until = std::time::Instant::now() + Duration::from_millis(random.u64(200..1500));
-        while std::time::Instant::now() < until {
-            let (key, size) = (format!("t{}", sizes.len()), random.usize(1..10));
-            let places = transaction(&org, &key, size).await;
-            ends.extend(places.last().cloned());
-            sizes.insert(key, size);
-            tokio::time::sleep(Duration::from_millis(random.u64(1..20))).await;
-        }
-        daemon.kill();
-        if let Some(position) = position(&store).await {
-            assert!(ends.contains(&position), "{position} is inside");
-        }
-    }
-    let daemon = Daemon::run(&config);
-    let all: BTreeSet<String> = sizes.iter().map(|(key, size)| whole(key, *size)).collect();
-    eventually("every transaction", async || {
-        let seen: BTreeSet<String> = accepted(&hook).into_iter().collect();
-        assert!(seen.is_subset(&all), "{:?}", seen.difference(&all));
-        (seen == all).then_some(())
-    })
-    .await;
-    assert_eq!(daemon.stop().await.1, 0);
-    // Per record, first requests follow the order of publishing.
-    let mut newest: HashMap<String, usize> = HashMap::new();
-    let mut seen = BTreeSet::new();
-    for request in hook.accepted() {
-        if !seen.insert(told(&request)) {
-            continue;
-        }
-        for event in events(&request) {
-            let name = name(&event);
-            let number: usize = name[1..].split('.').next().unwrap().parse().unwrap();
-            let record = event["subject"].as_str().unwrap().to_owned();
-            let before = newest.insert(record, number);
-            assert!(
-                before.is_none_or(|before| before <= number),
-                "{name} after {before:?}"
-            );
-        }
-    }
-    println!("{} transactions, {} calls", all.len(), hook.calls().len());
 }
