@@ -24,6 +24,7 @@ mod delivery;
 mod flow_control;
 mod gaps;
 mod grouping;
+mod grouping_killed;
 mod kill;
 mod lanes;
 mod letters;
