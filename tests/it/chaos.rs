@@ -141,7 +141,7 @@ async fn everything_at_once(store: Store, url: Option<String>, database: Option<
         let direct = format!("url = \"{}\"", store.url);
         config = config.replace(
             &direct,
-            &format!("url = \"{url}\"\ntimeout = \"500ms\"\nlease = \"2s\""),
+            &format!("url = \"{url}\"\ntimeout = \"500ms\"\nlease = \"3s\""),
         );
     }
     let stop = Arc::new(AtomicBool::new(false));
@@ -219,7 +219,8 @@ async fn every_event_is_handled_or_parked_whatever_fails_on_sqlite() {
     everything_at_once(Store::sqlite(), None, None).await;
 }
 
-#[tokio::test]
+// The proxy must not wait for the thread that counts events.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_event_is_handled_or_parked_whatever_fails_on_postgres() {
     let Some(store) = Store::postgres().await else {
         return;

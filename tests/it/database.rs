@@ -200,7 +200,9 @@ async fn an_event_that_cannot_be_parked_now_holds_the_position_and_is_parked_lat
     let before = database.finished(1).await;
     database.proxy.set(Line::Hang);
     publish(&org, "bad").await;
-    let last = publish(&org, "two").await;
+    let two = [account_update(&record(2), "two")];
+    let published = org.publish(ACCOUNTS, &two).await;
+    let last = published["events"][0]["replay_id"].as_str().unwrap();
     hook.accepts(2).await;
     daemon.logged(&["the store did not take a write"]).await;
     assert_eq!(
