@@ -190,8 +190,12 @@ async fn a_schema_that_does_not_come_in_time_parks_its_events() {
         .await;
     publish_with(&org, &after, "new").await;
     publish_with(&org, &before, "old 1").await;
-    org.publish(ACCOUNTS, &[account_update(&record(2), "other")])
-        .await;
+    let other = account_update(&record(2), "other");
+    org.post(
+        "/publish",
+        &json!({"topic": ACCOUNTS, "schema_id": before, "events": [other]}),
+    )
+    .await;
     daemon.handled(2).await;
     let parked = store.parks(2).await;
     assert_eq!(parked[0].letter.reason, "schema_unavailable");

@@ -103,7 +103,7 @@ impl Held {
             let mut letters = Vec::with_capacity(members.len());
             for member in &members {
                 if let Some(letter) = self.letters.get_mut(&member.ticket) {
-                    letter.phase = Phase::Underway;
+                    letter.phase = Phase::Loading;
                     self.drawing.take(letter);
                     let Rank { place, id, ticket } = *member;
                     letters.push((ticket, Placed { place, id }));
@@ -143,7 +143,10 @@ impl Held {
             wanted |= letter.asked || (letter.behind && letter.slot != Slot::Everyone);
             let kept = |older: &Letter| {
                 // What is on its way before it in the same lanes keeps it there.
-                let before = matches!(older.phase, Phase::Underway | Phase::Handled);
+                let before = matches!(
+                    older.phase,
+                    Phase::Loading | Phase::Underway | Phase::Handled
+                );
                 !(before && older.slot != Slot::Everyone)
             };
             // It waits for nobody before it is decoded, and then in each handler's order.
@@ -173,9 +176,9 @@ impl Held {
     /// True where these letters, on their way together, must not be handed over after all: an older one of
     /// their records came back, or a person wants no attempt any more.
     pub(in crate::subscription) fn must_wait(&self, tickets: &[Ticket]) -> bool {
+        // One that is being loaded was refused and asked for again while these were in the lanes.
         let rests = |older: &Letter| {
-            older.slot == Slot::Everyone
-                || matches!(older.phase, Phase::New | Phase::Open | Phase::Refused)
+            older.slot == Slot::Everyone || !matches!(older.phase, Phase::Underway | Phase::Handled)
         };
         let letters = || tickets.iter().filter_map(|one| self.letters.get(one));
         if !letters().any(|letter| letter.asked || letter.behind) {
@@ -187,6 +190,17 @@ impl Held {
                 .get(ticket)
                 .is_none_or(|letter| self.has_older(letter, &ranks, rests))
         })
+    }
+
+    /// It is loaded, and in the lanes of its handler.
+    pub(in crate::subscription) fn in_lanes(&mut self, ticket: Ticket) {
+        if let Some(letter) = self.letters.get_mut(&ticket)
+            && letter.phase == Phase::Loading
+        {
+            letter.phase = Phase::Underway;
+            // What was in the lanes before it had to leave them.
+            self.followers(ticket);
+        }
     }
 
     /// It is not on its way any more, untried or as if it were.
@@ -219,7 +233,7 @@ impl Held {
         let Some(letter) = self.letters.get_mut(&ticket) else {
             return;
         };
-        if letter.phase == Phase::Underway {
+        if matches!(letter.phase, Phase::Loading | Phase::Underway) {
             self.drawing.give_back(letter);
         }
         letter.phase = phase;
@@ -246,7 +260,7 @@ impl Held {
 
     /// As [`Held::followers`], of one that is no longer there.
     pub(super) fn let_go(&mut self, letter: &Letter) {
-        if letter.phase == Phase::Underway {
+        if matches!(letter.phase, Phase::Loading | Phase::Underway) {
             self.drawing.give_back(letter);
         }
         for (slot, next) in self.next_after(letter) {
