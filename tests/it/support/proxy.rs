@@ -54,7 +54,10 @@ impl Drop for Proxy {
 async fn serve(client: TcpStream, target: String, mut line: watch::Receiver<Line>) {
     let carried = line.clone();
     let carry = async move {
-        let server = TcpStream::connect(target).await.unwrap();
+        // What is not there ends the connection, as it would without a proxy.
+        let Ok(server) = TcpStream::connect(target).await else {
+            return;
+        };
         let ((from_client, to_client), (from_server, to_server)) =
             (client.into_split(), server.into_split());
         tokio::select! {
