@@ -285,10 +285,11 @@ fn take_unread(parked: &mut HashMap<Key<'_>, usize>, place: u64) -> bool {
     }
 }
 
-/// Strictly between its bounds, but for a channel, where more events may share the last place known.
+/// After its beginning (on a channel, at it: more events may share the last place known) and up to its end,
+/// which may be a keepalive that names a lost place.
 fn covers(case: &Case, hole: &Hole, place: u64) -> bool {
     let begun = |from| from < place || (case.channel && from == place);
-    hole.lost && hole.from.is_none_or(begun) && hole.to.is_some_and(|to| place < to)
+    hole.lost && hole.from.is_none_or(begun) && hole.to.is_some_and(|to| place <= to)
 }
 
 fn once_each(case: &Case, handler: &HandlerCase, handled: &[Key<'_>], broken: &mut Vec<String>) {

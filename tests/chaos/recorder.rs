@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +35,8 @@ struct Shared {
     /// Attempts of each event at each handler.
     attempts: Mutex<HashMap<(Name, u64, String), u32>>,
     requests: AtomicU64,
+    /// Events that a handler failed for, it takes now.
+    healed: AtomicBool,
 }
 
 /// Microseconds since 1970, the clock that the database's audit shares.
@@ -74,6 +76,12 @@ impl Recorder {
         for mode in lock(&self.shared.modes).values() {
             mode.send_replace(Mode::Well);
         }
+    }
+
+    /// Handlers take now what they always failed for: an event that nothing can overtake looks like a handler
+    /// that is down, and is held for hours.
+    pub(crate) fn heal(&self) {
+        self.shared.healed.store(true, Ordering::Relaxed);
     }
 
     /// What a handler answered, in the order of its answers.
@@ -146,7 +154,7 @@ async fn receive(
     let before = shared.attempt(&name, answered.place, &answered.record);
     let said = match marker(&event).split_once('-') {
         Some(("refuse", of)) if of == handler => Some(422),
-        Some(("fail", of)) if of == handler => Some(503),
+        Some(("fail", of)) if of == handler && !shared.healed.load(Ordering::Relaxed) => Some(503),
         Some(("later", of)) if of == handler && before == 0 => Some(503),
         _ => None,
     };

@@ -26,6 +26,9 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(120);
 /// How long nothing may move in this time: longer than any pause between attempts.
 const STANDSTILL_LIMIT: Duration = Duration::from_secs(45);
 
+/// How long events that a handler always fails for may take to be given up.
+const GIVE_UP: Duration = Duration::from_secs(6);
+
 /// Broken promises that are told of one run; more say nothing new.
 const MOST_TOLD: usize = 12;
 
@@ -229,6 +232,9 @@ async fn settle(site: &Site, audit: &Audit) {
         if left.is_empty() {
             return site.note("everything is accounted for");
         }
+        if began.elapsed() > GIVE_UP {
+            site.recorder.heal();
+        }
         if left != before {
             moved_at = Instant::now();
         }
@@ -248,9 +254,14 @@ async fn left(site: &Site, audit: &Audit) -> anyhow::Result<Vec<String>> {
         let case = case(site, subscription, stored);
         let missing = account(&case).missing();
         let last = case.pieces.last().map(|piece| piece.place);
-        if missing > 0 || position < last {
+        let open = case
+            .holes
+            .iter()
+            .filter(|hole| hole.lost && hole.to.is_none())
+            .count();
+        if missing > 0 || position < last || open > 0 {
             left.push(format!(
-                "{}: {missing} missing, position {position:?} of {last:?}, {state}",
+                "{}: {missing} missing, position {position:?} of {last:?}, {open} open hole(s), {state}",
                 subscription.name()
             ));
         }

@@ -16,6 +16,9 @@ use super::recorder::Recorder;
 /// Platforms kill 30 s after they ask; a busy machine is given more.
 const STOP_LIMIT: Duration = Duration::from_secs(45);
 
+/// So young, a process may not know of signals yet.
+const HARDLY_THERE: Duration = Duration::from_secs(1);
+
 /// What every worker's configuration is made of.
 pub(crate) struct Setting {
     pub(crate) login_url: String,
@@ -71,6 +74,7 @@ pub(crate) fn subscriptions(plan: &Plan, recorder: &Recorder) -> String {
 pub(crate) struct Worker {
     index: usize,
     process: Option<Child>,
+    started: Instant,
     starts: usize,
     org_line: std::net::SocketAddr,
     /// URL of the database through this worker's own line.
@@ -82,6 +86,7 @@ impl Worker {
         Self {
             index,
             process: None,
+            started: Instant::now(),
             starts: 0,
             org_line: org_line.addr,
             store_url,
@@ -155,6 +160,7 @@ timeout = "1s"
             .spawn()
             .context("cannot start orgstream")?;
         self.process = Some(child);
+        self.started = Instant::now();
         Ok(())
     }
 
@@ -200,7 +206,9 @@ timeout = "1s"
         let asked = Instant::now();
         loop {
             if let Some(status) = process.try_wait()? {
-                if !status.success() {
+                // Before it listens for signals there is nothing to end in peace.
+                let hardly_there = asked.duration_since(self.started) < HARDLY_THERE;
+                if !status.success() && !hardly_there {
                     bail!("worker {} ended with {status} after SIGTERM", self.index);
                 }
                 return Ok(());
