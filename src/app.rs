@@ -23,8 +23,9 @@ use crate::salesforce::auth::{
 };
 use crate::salesforce::pubsub::{PubSub, PubSubError};
 use crate::store::{self, Store, StoreError};
-use crate::subscription::{self, Assignment, Ended, Shared, State, lease_clock};
+use crate::subscription::{Ended, Shared, State};
 use crate::telemetry::{self, metrics};
+use crate::worker::{self, Tenant};
 
 use schemas::{BusSource, StoreShelf};
 use start::Waiting;
@@ -328,29 +329,25 @@ async fn run_subscriptions(
         salesforce: config.salesforce,
         org_id: ready.session.org_id.clone(),
         host: ready.session.host().to_owned(),
+    };
+    let tenant = Tenant {
         holder: uuid::Uuid::new_v4().to_string(),
+        ttl: config.store.lease,
         configured,
     };
     let mut running = JoinSet::new();
     for ((subscription, handlers), (name, state)) in
         config.subscriptions.into_iter().zip(handlers).zip(states.0)
     {
-        let (keeper, clock) = lease_clock(None);
-        let (ask, asked) = watch::channel(0);
-        let assignment = Assignment { clock, asked };
-        let run = subscription::run(
+        let run = worker::run_one(
             shared.clone(),
+            tenant.clone(),
             subscription,
             handlers,
-            assignment,
             state,
             stop.clone(),
         );
-        running.spawn(async move {
-            let ended = run.await;
-            drop((keeper, ask));
-            (name, ended)
-        });
+        running.spawn(async move { (name, run.await) });
     }
     let mut result = Ok(());
     while let Some(ended) = running.join_next().await {

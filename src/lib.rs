@@ -25,3 +25,4 @@ pub mod salesforce;
 pub mod store;
 pub mod subscription;
 pub mod telemetry;
+pub mod worker;

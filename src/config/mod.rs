@@ -185,10 +185,12 @@ pub enum AuthConfig {
 pub struct StoreConfig {
     /// `postgres://…` or `sqlite://…`.
     pub url: SecretString,
-    /// Pool size; 4.
+    /// Connections to Postgres at most, at least 2; 4. One of them is kept for the lease.
     pub max_connections: u32,
     /// How long one call may take; 30 s.
     pub timeout: Duration,
+    /// How long a worker that is not heard of keeps its subscriptions; 15 s.
+    pub lease: Duration,
     /// Encrypts credentials (and, with masks, dead letters): `ORGSTREAM_ENCRYPTION_KEY`.
     pub encryption_key: Option<SecretString>,
 }
@@ -203,6 +205,7 @@ impl StoreConfig {
             url: SecretString::from(url.into()),
             max_connections: 4,
             timeout: Duration::from_secs(30),
+            lease: Duration::from_secs(15),
             encryption_key: None,
         }
     }

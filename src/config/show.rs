@@ -151,6 +151,7 @@ fn store(out: &mut Writer, config: &StoreConfig) {
     out.text("url", &masked_url(config.url.expose_secret()));
     out.line("max_connections", &config.max_connections);
     out.duration("timeout", config.timeout);
+    out.duration("lease", config.lease);
     out.optional(
         "encryption_key",
         config.encryption_key.as_ref().map(|_| MASK),

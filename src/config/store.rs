@@ -1,11 +1,17 @@
 //! The `[store]` section: where positions are kept.
 
+use std::time::Duration;
+
 use super::StoreConfig;
+use super::duration::parse_duration;
 use super::salesforce::positive_duration;
 use super::section::{Section, Var};
 
 /// Shortest text accepted as an encryption key, in characters: what `openssl rand -hex 16` prints.
 const KEY_LENGTH: usize = 32;
+
+const LEAST_LEASE: Duration = Duration::from_secs(2);
+const MOST_LEASE: Duration = Duration::from_secs(5 * 60);
 
 /// Whether this store keeps credentials.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,8 +34,9 @@ pub(super) fn read(section: Section<'_>, credentials: Credentials) -> Option<Sto
             .map_err(|error| section.missing("url", Var::Named("DATABASE_URL"), &error))
             .map(|()| StoreConfig::URL.to_owned()),
     };
-    let max_connections = section.number("max_connections", Var::None, 1..=100u32);
+    let max_connections = section.number("max_connections", Var::None, 2..=100u32);
     let timeout = section.parsed("timeout", Var::None, positive_duration);
+    let lease = section.parsed("lease", Var::None, lease_duration);
     let variable = Var::Named("ORGSTREAM_ENCRYPTION_KEY");
     let encryption_key = match credentials {
         Credentials::Elsewhere => section.text("encryption_key", variable),
@@ -54,8 +61,19 @@ pub(super) fn read(section: Section<'_>, credentials: Credentials) -> Option<Sto
     let mut config = StoreConfig::new(url.ok()?);
     config.max_connections = max_connections.unwrap_or(config.max_connections);
     config.timeout = timeout.unwrap_or(config.timeout);
+    config.lease = lease.unwrap_or(config.lease);
     config.encryption_key = encryption_key.map(|given| given.text.into());
     Some(config)
+}
+
+/// Shorter, and a pause of the network costs the lease; longer, and a dead worker's subscriptions rest.
+fn lease_duration(text: &str) -> Result<Duration, String> {
+    let lease = parse_duration(text)?;
+    if (LEAST_LEASE..=MOST_LEASE).contains(&lease) {
+        Ok(lease)
+    } else {
+        Err("expected a time between 2s and 5m".to_owned())
+    }
 }
 
 fn check_url(url: &str, on_heroku: bool) -> Result<(), String> {

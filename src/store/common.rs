@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{HoleKind, StoreError, SubscriptionKey};
+use super::{HoleKind, StoreError, SubscriptionKey, Tenure};
 use crate::event::{OrgId, ReplayId, Topic};
 
 /// Record IDs kept of one hole; a gap may name any number, and its count is kept beside them.
@@ -16,11 +16,15 @@ pub(super) const MARK_INTERVAL_MS: i64 = 60_000;
 
 /// Milliseconds since 1970: how times travel to the database and rest in SQLite.
 pub(super) fn to_ms(time: SystemTime) -> i64 {
-    let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(after) => ms(after),
-        Err(before) => -ms(before.duration()),
+        Ok(after) => span_ms(after),
+        Err(before) => -span_ms(before.duration()),
     }
+}
+
+/// A span as it travels to the database.
+pub(super) fn span_ms(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The time that [`to_ms`] wrote. A value no clock can hold reads as 1970.
@@ -152,6 +156,29 @@ pub(super) fn not_a_rename(
             old: old.clone(),
             topic: key.topic.to_string(),
         }),
+    }
+}
+
+/// Refuses what a person paused.
+pub(super) fn not_paused(paused: bool, key: &SubscriptionKey) -> Result<(), StoreError> {
+    if paused {
+        return Err(StoreError::Paused {
+            subscription: key.name.clone(),
+        });
+    }
+    Ok(())
+}
+
+/// Who may run a subscription, by its last holder and what is left of the lease in milliseconds; `None`
+/// where it was given back or never taken.
+pub(super) fn tenure(holder: Option<String>, rest_ms: Option<i64>) -> Tenure {
+    match (holder, rest_ms.map(u64::try_from)) {
+        (None, _) | (_, None) => Tenure::Free,
+        (Some(holder), Some(Ok(rest))) if rest > 0 => Tenure::Held {
+            holder,
+            rest: Duration::from_millis(rest),
+        },
+        _ => Tenure::Lapsed,
     }
 }
 

@@ -21,6 +21,22 @@ pub enum StoreError {
         /// The epoch that was refused.
         ours: i64,
     },
+    /// Another worker holds the lease.
+    #[error("{} runs subscription `{subscription}`", .by.as_deref().unwrap_or("another worker"))]
+    Held {
+        /// Which.
+        subscription: String,
+        /// Name of the worker, where it is known.
+        by: Option<String>,
+    },
+    /// A person paused the subscription.
+    #[error(
+        "subscription `{subscription}` is paused: `orgstream resume {subscription}` lets it run"
+    )]
+    Paused {
+        /// Which.
+        subscription: String,
+    },
     /// The store belongs to another org.
     #[error(
         "this store holds the positions of org {stored}, but the login is for org {given}: use another \
@@ -48,7 +64,8 @@ pub enum StoreError {
     /// A name that is gone had this topic: probably a rename.
     #[error(
         "subscription `{name}` is new, and {topic} was streamed as `{old}`, which is not configured any \
-         more: call it `{old}` again to keep its position, or set `start` to begin anew under the new name"
+         more: run `orgstream rename {old} {name}`, or call it `{old}` again, to keep its position; or set \
+         `start` to begin anew under the new name"
     )]
     RenameSuspected {
         /// New name.

@@ -1,11 +1,11 @@
 //! The right to run a subscription (design 3.1, rule 11).
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
 use super::{FinishedAhead, StoreError, SubscriptionKey};
-use crate::event::ReplayId;
+use crate::event::{OrgId, ReplayId};
 
 /// The right to run a subscription. Every write carries its epoch; a writer whose epoch has passed is
 /// refused with [`StoreError::Fenced`].
@@ -37,17 +37,114 @@ pub struct TakenOver {
     pub position_at: Option<SystemTime>,
 }
 
-/// Who runs which subscription.
+/// A process that runs subscriptions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worker {
+    /// Random for each start of the process.
+    pub holder: String,
+    /// The dyno, or host and process ID: for people.
+    pub name: String,
+    /// Version of the program.
+    pub version: String,
+}
+
+/// What a heartbeat brought.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Names of the subscriptions whose lease is renewed.
+    pub renewed: Vec<String>,
+    /// Names of the subscriptions that are still this worker's, those included whose row another
+    /// transaction has locked just now, so that they could not be renewed this time.
+    pub held: Vec<String>,
+}
+
+/// Who may run a subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tenure {
+    /// Nobody holds the lease: it was given back, or never taken.
+    Free,
+    /// The lease ran out: its holder is gone, or could not renew it.
+    Lapsed,
+    /// Somebody holds it.
+    Held {
+        /// The process.
+        holder: String,
+        /// How long it holds if it is not renewed.
+        rest: Duration,
+    },
+}
+
+/// A subscription's row, as those see it who share the subscriptions out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surveyed {
+    /// The subscription's name.
+    pub name: String,
+    /// Who may run it.
+    pub tenure: Tenure,
+    /// A person paused it.
+    pub paused: bool,
+    /// Grows whenever a person asks something of the owner.
+    pub asked: i64,
+}
+
+/// Who there is, and what they hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Workers that live and do not stop.
+    pub workers: usize,
+    /// The rows of one org. A subscription that never ran has none.
+    pub subscriptions: Vec<Surveyed>,
+}
+
+/// Who runs which subscription (design 3.1, rule 11).
+///
+/// A lease is a row with an end and an epoch, by the database's clock. With SQLite a lock on the file says
+/// which process runs subscriptions, all of them: the end is kept for people to see and counts for nothing,
+/// to a survey every subscription is free, and there is one worker.
 #[async_trait]
 pub trait Leases: Send + Sync {
-    /// Takes a subscription over under a new epoch, creating its row at first. `configured` names every
-    /// subscription of the configuration, and `start_is_explicit` says that the configuration names
-    /// where to begin: both decide whether a new name is a rename (design 3.1, rule 4).
+    /// True where a lease runs out unless it is renewed; false where a lock of the operating system stands
+    /// for it.
+    fn leases_run_out(&self) -> bool;
+
+    /// Takes a subscription over for `ttl` under a new epoch, creating its row at first. The same holder
+    /// may take over again. `configured` names every subscription of the configuration, and
+    /// `start_is_explicit` says that the configuration names where to begin: both decide whether a new name
+    /// is a rename (design 3.1, rule 4).
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Held`] while another holder's lease has not run out, [`StoreError::Paused`] while a
+    /// person keeps it paused; nothing has changed then.
     async fn take_over(
         &self,
         key: &SubscriptionKey,
         holder: &str,
+        ttl: Duration,
         configured: &[String],
         start_is_explicit: bool,
     ) -> Result<TakenOver, StoreError>;
+
+    /// Says that a worker lives for another `ttl`, and renews the leases of `running` as far as they are
+    /// still its own: one that ran out but was taken by nobody is renewed under its epoch. A worker that is
+    /// `stopping` is counted among the living no more, so that the others make room for what it lets go.
+    /// Bounded by a fifth of `ttl`, and waits for no other call.
+    async fn heartbeat(
+        &self,
+        worker: &Worker,
+        ttl: Duration,
+        running: &[SubscriptionKey],
+        stopping: bool,
+    ) -> Result<Heartbeat, StoreError>;
+
+    /// Looks at all workers, and at all subscriptions of an org. Bounded by `limit`, and waits for no other
+    /// call but a heartbeat.
+    async fn survey(&self, org_id: &OrgId, limit: Duration) -> Result<Survey, StoreError>;
+
+    /// Gives a lease back, so that another worker may take over at once. One whose epoch has passed is left
+    /// alone.
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError>;
+
+    /// Forgets a worker that has ended.
+    async fn retire(&self, holder: &str) -> Result<(), StoreError>;
 }

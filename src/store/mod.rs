@@ -31,7 +31,7 @@ use crate::salesforce::auth::CredentialVault;
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, StoredDeadLetter};
 pub use error::StoreError;
 pub use hole::{Hole, HoleKind, Holes, StoredHole};
-pub use lease::{Lease, Leases, TakenOver};
+pub use lease::{Heartbeat, Lease, Leases, Survey, Surveyed, TakenOver, Tenure, Worker};
 pub use position::{FinishedAhead, Positions, Progress, StateReport, SubscriptionStatus};
 pub use schema::Schemas;
 

@@ -4,36 +4,95 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+/// What the keeper last said.
+#[derive(Debug)]
+struct Term {
+    /// It holds until then; `None` for ever.
+    until: Option<Instant>,
+    /// Why it was not renewed the last time.
+    trouble: Option<String>,
+    /// Another worker has it.
+    lost: bool,
+}
+
 /// The side that renews the lease.
 #[derive(Debug)]
-pub struct LeaseKeeper(watch::Sender<Option<Instant>>);
+pub struct LeaseKeeper(watch::Sender<Term>);
 
 /// The side that works under it. Asked before anything is handed out or asked for: a process that was
 /// stopped and wakes up late finds here, without the database, that its time is up.
 #[derive(Debug, Clone)]
-pub struct LeaseClock(watch::Receiver<Option<Instant>>);
+pub struct LeaseClock(watch::Receiver<Term>);
 
 /// A lease that holds until `until`; `None` for ever, where a lock of the operating system stands for it.
 pub fn lease_clock(until: Option<Instant>) -> (LeaseKeeper, LeaseClock) {
-    let (sender, receiver) = watch::channel(until);
+    let (sender, receiver) = watch::channel(Term {
+        until,
+        trouble: None,
+        lost: false,
+    });
     (LeaseKeeper(sender), LeaseClock(receiver))
 }
 
 impl LeaseKeeper {
     /// It was renewed, and holds until then. `until` counts from before the store was asked, less a margin.
     pub fn renewed(&self, until: Option<Instant>) {
-        self.0.send_replace(until);
+        self.0.send_modify(|term| {
+            term.until = until;
+            term.trouble = None;
+        });
+    }
+
+    /// It could not be renewed, for this reason. It holds for as long as it was going to.
+    pub fn failed(&self, why: &str) {
+        self.0.send_if_modified(|term| {
+            term.trouble = Some(why.to_owned());
+            false
+        });
+    }
+
+    /// Another worker has taken over: it never holds again.
+    pub fn lost(&self) {
+        self.0.send_modify(|term| term.lost = true);
+    }
+
+    /// True while nobody else can have taken over.
+    pub fn holds(&self, now: Instant) -> bool {
+        self.0.borrow().holds(now)
+    }
+}
+
+impl Term {
+    fn holds(&self, now: Instant) -> bool {
+        !self.lost && self.until.is_none_or(|until| now < until)
     }
 }
 
 impl LeaseClock {
     /// True while nobody else can have taken over.
     pub fn holds(&self, now: Instant) -> bool {
-        self.0.borrow().is_none_or(|until| now < until)
+        self.0.borrow().holds(now)
     }
 
-    /// Ends when the lease was renewed since the last call; never, where nobody renews it any more.
-    pub async fn renewed(&mut self) {
+    /// True once another worker has taken over.
+    pub fn is_lost(&self) -> bool {
+        self.0.borrow().lost
+    }
+
+    /// Why nothing may be handed out, for a person; `None` while it holds.
+    pub fn trouble(&self, now: Instant) -> Option<String> {
+        let term = self.0.borrow();
+        if term.holds(now) {
+            return None;
+        }
+        let why = term.trouble.as_deref().unwrap_or("not heard of yet");
+        Some(format!(
+            "the lease ran out and cannot be renewed, so nothing is handed out: {why}"
+        ))
+    }
+
+    /// Ends when the lease was renewed or lost since the last call; never, where nobody keeps it any more.
+    pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -51,11 +110,24 @@ mod tests {
         let now = Instant::now();
         let (keeper, mut clock) = lease_clock(Some(now));
         assert!(!clock.holds(now));
+        keeper.failed("the database is away");
+        assert!(clock.trouble(now).unwrap().ends_with("is away"));
         let later = now + Duration::from_secs(5);
         keeper.renewed(Some(later));
-        clock.renewed().await;
+        clock.changed().await;
         assert!(clock.holds(now));
+        assert_eq!(clock.trouble(now), None);
         assert!(!clock.holds(later));
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_is_lost_never_holds_again() {
+        let (keeper, mut clock) = lease_clock(None);
+        keeper.lost();
+        clock.changed().await;
+        keeper.renewed(None);
+        assert!(clock.is_lost());
+        assert!(!clock.holds(Instant::now()));
     }
 
     #[test]

@@ -28,18 +28,19 @@ mod tracker;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::avro::SchemaCache;
 use crate::config::{BackoffConfig, SalesforceConfig, Start, SubscriptionConfig};
 use crate::event::{OrgId, ReplayId, Source};
 use crate::handler::Handler;
 use crate::salesforce::pubsub::PubSub;
-use crate::store::{Hole, HoleKind, Lease, Store, StoreError, SubscriptionKey, TakenOver};
+use crate::store::{Hole, HoleKind, Lease, Store, StoreError, TakenOver};
+use crate::telemetry::metrics;
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
 pub use state::State;
@@ -61,6 +62,9 @@ const STORE_RETRY: BackoffConfig = BackoffConfig {
     max: Duration::from_secs(15),
 };
 
+/// How long giving a lease back may take.
+const RELEASE_LIMIT: Duration = Duration::from_secs(1);
+
 /// What all subscriptions of a process share.
 #[derive(Clone)]
 pub struct Shared {
@@ -76,10 +80,6 @@ pub struct Shared {
     pub org_id: OrgId,
     /// Host of its instance URL.
     pub host: String,
-    /// Random for each start of the process.
-    pub holder: String,
-    /// Names of all configured subscriptions.
-    pub configured: Vec<String>,
 }
 
 /// What whoever keeps the leases tells a subscription while it runs.
@@ -101,7 +101,9 @@ pub enum Ended {
     TakenOver,
 }
 
-/// Runs one subscription until it is told to stop or another worker takes it over.
+/// Runs one subscription, which this process has taken over, until it is told to stop or another worker
+/// takes it over. Told to stop, it finishes what is in flight, writes the last position, and lets the lease
+/// go in the same breath.
 ///
 /// # Errors
 ///
@@ -110,19 +112,11 @@ pub async fn run(
     shared: Shared,
     config: SubscriptionConfig,
     handlers: Vec<Arc<dyn Handler>>,
+    taken: TakenOver,
     assignment: Assignment,
     shown_state: watch::Sender<State>,
     stop: CancellationToken,
 ) -> Result<Ended, tokio::task::JoinError> {
-    let key = SubscriptionKey {
-        org_id: shared.org_id.clone(),
-        name: config.name.clone(),
-        topic: config.topic.clone(),
-    };
-    let Some(taken) = take_over(&shared, &config, &key, &shown_state, &stop).await else {
-        shown_state.send_replace(State::Stopped);
-        return Ok(Ended::Stopped);
-    };
     // Its own, so that losing this subscription stops no other.
     let stop = stop.child_token();
     let observer = Observer::new(&config.name);
@@ -149,6 +143,7 @@ pub async fn run(
         on_expired: config.on_expired_replay_id,
         resume: Resume::new(config.topic.is_channel(), resume_after, &config.start),
         in_flight: in_flight.clone(),
+        clock: assignment.clock.clone(),
         arrivals,
         state: stream_state,
         observer: observer.clone(),
@@ -176,9 +171,10 @@ pub async fn run(
         let retry = shared.salesforce.blocked_retry;
         HandlerRun::new(index, handler, limits, config.concurrency, retry)
     });
+    let lease = taken.lease;
     let delivery = Delivery::new(Setup {
-        lease: taken.lease,
-        store: shared.store,
+        lease: lease.clone(),
+        store: shared.store.clone(),
         ordering: config.ordering,
         handlers: runs.zip(handlers.iter().cloned()).collect(),
         finished_ahead: taken.finished_ahead,
@@ -187,7 +183,7 @@ pub async fn run(
         in_flight,
         stream_state: stream_state_seen,
         shown_state: shown_state.clone(),
-        observer,
+        observer: observer.clone(),
         stop: stop.clone(),
     });
     let reader = tokio::spawn(reader.run());
@@ -196,65 +192,33 @@ pub async fn run(
     stop.cancel();
     reader.await?;
     decoder.await?;
+    observer.ended();
     shown_state.send_replace(State::Stopped);
     Ok(match ended {
-        delivery::Ended::Stopped => Ended::Stopped,
+        delivery::Ended::Stopped => {
+            release(&shared.store, &lease).await;
+            Ended::Stopped
+        }
         delivery::Ended::Fenced => Ended::TakenOver,
     })
 }
 
-/// Takes the subscription over, however long the store takes to let us; `None` where told to stop.
-async fn take_over(
-    shared: &Shared,
-    config: &SubscriptionConfig,
-    key: &SubscriptionKey,
-    shown_state: &watch::Sender<State>,
-    stop: &CancellationToken,
-) -> Option<TakenOver> {
-    let mut backoff = Backoff::new(STORE_RETRY);
-    loop {
-        let attempt = shared.store.take_over(
-            key,
-            &shared.holder,
-            &shared.configured,
-            config.start_is_explicit,
-        );
-        let error = tokio::select! {
-            () = stop.cancelled() => return None,
-            taken = attempt => match taken {
-                Ok(taken) => {
-                    info!(
-                        subscription = key.name,
-                        topic = %key.topic,
-                        epoch = taken.lease.epoch,
-                        position = taken.position.as_ref().map(tracing::field::display),
-                        "subscription taken over"
-                    );
-                    return Some(taken);
-                }
-                Err(error) => error,
-            },
-        };
-        let pause = match error {
-            StoreError::Unavailable(_) => backoff.next_pause(),
-            // Waits for a person, who may mend it in the store while we run.
-            _ => backoff::pause(&shared.salesforce.blocked_retry, 0),
-        };
-        warn!(
-            subscription = key.name,
-            topic = %key.topic,
-            error = %error,
-            pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-            "subscription cannot begin"
-        );
-        shown_state.send_replace(State::Blocked {
-            detail: error.to_string(),
-        });
-        tokio::select! {
-            () = stop.cancelled() => return None,
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
+/// Gives the lease back, so that another worker need not wait for its end. Politeness: one that cannot be
+/// given back now runs out.
+async fn release(store: &Arc<dyn Store>, lease: &Lease) {
+    let began = Instant::now();
+    let released = tokio::time::timeout(RELEASE_LIMIT, store.release(lease)).await;
+    metrics::store_called("release", began.elapsed());
+    let why = match released {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("the store did not answer within {RELEASE_LIMIT:?}"),
+    };
+    warn!(
+        subscription = lease.key.name,
+        error = why,
+        "the lease could not be given back: another worker takes over once it has run out"
+    );
 }
 
 /// An earlier run began at LATEST and ended before it had a position. What came after the first replay ID

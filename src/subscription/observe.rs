@@ -79,6 +79,13 @@ impl Observer {
         self.0.credits.set(f64::from(outstanding));
     }
 
+    /// It does not run here any more: what its gauges said is another worker's to say.
+    pub(super) fn ended(&self) {
+        self.lag(Duration::ZERO);
+        self.in_flight(0, 0);
+        self.credits(0);
+    }
+
     pub(super) fn reconnect(&self, reason: &'static str) {
         m::reconnected(&self.0.subscription, reason);
     }

@@ -13,6 +13,7 @@ use super::backoff::Backoff;
 use super::breaks::Break;
 use super::credits::Credits;
 use super::in_flight::InFlight;
+use super::lease_clock::LeaseClock;
 use super::observe::Observer;
 use super::resume::Resume;
 use super::state::State;
@@ -50,6 +51,8 @@ pub(super) struct Reader {
     pub(super) on_expired: OnExpiredReplayId,
     pub(super) resume: Resume,
     pub(super) in_flight: Arc<InFlight>,
+    /// Under which lease events are asked for.
+    pub(super) clock: LeaseClock,
     pub(super) arrivals: mpsc::UnboundedSender<Vec<Arrival>>,
     pub(super) state: watch::Sender<State>,
     pub(super) observer: Observer,
@@ -98,8 +101,14 @@ impl Reader {
         self.set_state(State::Stopped);
     }
 
-    /// Opens a stream, once there is room for an event.
+    /// Opens a stream, once the lease holds and there is room for an event.
     async fn connect(&mut self) -> Result<Step, Break> {
+        if !self.clock.holds(Instant::now()) {
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(Step::Stopped),
+                () = self.clock.changed() => return Ok(Step::Disconnected),
+            }
+        }
         let Some(first) = Credits::first(self.in_flight.room()) else {
             self.set_state(State::Paused);
             tokio::select! {
@@ -121,6 +130,10 @@ impl Reader {
         if !self.begun {
             self.probe().await?;
             self.begun = true;
+            // That may have taken long.
+            if !self.clock.holds(Instant::now()) {
+                return Ok(Step::Disconnected);
+            }
         }
         let from = self.resume.from();
         let mut stream = self.bus.subscribe(&self.topic, &from, first).await?;
@@ -167,7 +180,7 @@ impl Reader {
         Ok(())
     }
 
-    /// One response, or one moment in which room appeared.
+    /// One response, or one moment in which room appeared or the lease was renewed.
     async fn receive(
         &mut self,
         mut streaming: Box<Streaming>,
@@ -197,6 +210,7 @@ impl Reader {
                 Ok(Ok(Some(batch))) => Some(batch),
             },
             () = self.in_flight.let_go() => None,
+            () = self.clock.changed() => None,
         };
         let now = Instant::now();
         if let Some(batch) = batch {
@@ -213,7 +227,10 @@ impl Reader {
             self.hand_on(batch).await;
         }
         let starved = streaming.credits.outstanding() == 0;
-        if let Some(more) = streaming.credits.ask(self.in_flight.room(), now) {
+        // Somebody else may have begun where our time is up; what was asked for before still comes.
+        if self.clock.holds(now)
+            && let Some(more) = streaming.credits.ask(self.in_flight.room(), now)
+        {
             // An error means that the call is over: the next response, or its absence, tells why.
             let _ = streaming.stream.request(more);
             if starved {

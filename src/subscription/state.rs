@@ -34,19 +34,22 @@ pub enum State {
         /// What is wrong, and what to change where.
         detail: String,
     },
-    /// Not running any more.
+    /// Not running any more, or paused by a person.
     Stopped,
+    /// Another worker runs it, or it is left to one. Never in the store, where the owner's state stands.
+    Elsewhere,
 }
 
 impl State {
     /// Every name that [`State::name`] gives.
-    pub const NAMES: [&'static str; 6] = [
+    pub const NAMES: [&'static str; 7] = [
         "connecting",
         "live",
         "paused",
         "reconnecting",
         "blocked",
         "stopped",
+        "elsewhere",
     ];
 
     /// One word, as in the store and in metrics.
@@ -58,6 +61,7 @@ impl State {
             Self::Reconnecting { .. } => "reconnecting",
             Self::Blocked { .. } => "blocked",
             Self::Stopped => "stopped",
+            Self::Elsewhere => "elsewhere",
         }
     }
 

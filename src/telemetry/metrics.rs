@@ -80,7 +80,7 @@ table! {
     CREDITS_OUTSTANDING = "credits_outstanding", Kind::Gauge, Count, ["subscription"],
         "Events asked for and not delivered yet.";
     STREAM_STATE = "stream_state", Kind::Gauge, Count, ["subscription", "state"],
-        "1 for the state that the subscription's stream is in, 0 for the others.";
+        "1 for the state that the subscription's stream is in, 0 for the others; elsewhere where another worker runs it.";
     RECONNECTS = "reconnects_total", Kind::Counter, Count, ["subscription", "reason"],
         "Times a stream ended and was opened again, by what ended it.";
     HANDLER_TIME = "handler_seconds", Kind::Histogram(HANDLER_SECONDS), Seconds, ["subscription", "handler"],
@@ -139,14 +139,16 @@ pub fn describe_all() {
     }
 }
 
-/// States of a subscription's stream, in the words of the store and of `orgstream status`.
-pub const STREAM_STATES: [&str; 6] = [
+/// States of a subscription's stream, in the words of the store and of `orgstream status`; `elsewhere` where
+/// another worker runs it.
+pub const STREAM_STATES: [&str; 7] = [
     "connecting",
     "live",
     "paused",
     "reconnecting",
     "blocked",
     "stopped",
+    "elsewhere",
 ];
 
 /// Counts an event parked; `handler` is `None` where it could not be decoded for anyone, `reason` the

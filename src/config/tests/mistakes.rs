@@ -26,8 +26,12 @@ fn each_mistake_is_named_with_its_line_its_key_and_a_cure() {
             &[(
                 (2),
                 "store.max_connections",
-                "`0`: expected a whole number from 1 to 100",
+                "`0`: expected a whole number from 2 to 100",
             )],
+        ),
+        (
+            with("[store]\nlease = \"1s\""),
+            &[(2, "store.lease", "between 2s and 5m")],
         ),
         (
             with("[store]\nurl = \"mysql://u:p@h/db\""),

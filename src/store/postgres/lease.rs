@@ -1,20 +1,33 @@
 //! Who runs which subscription.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
-use super::{PostgresStore, sql};
+use super::{PostgresStore, bounded, sql};
 use crate::event::{EventIdentity, OrgId};
-use crate::store::common::{from_ms, not_a_rename, org_from, replay_id, same_org, same_topic};
-use crate::store::{FinishedAhead, Lease, Leases, StoreError, SubscriptionKey, TakenOver};
+use crate::store::common::{
+    from_ms, not_a_rename, not_paused, org_from, plain, replay_id, same_org, same_topic, span_ms,
+    tenure,
+};
+use crate::store::{
+    FinishedAhead, Heartbeat, Lease, Leases, StoreError, SubscriptionKey, Survey, Surveyed,
+    TakenOver, Worker,
+};
 
 #[async_trait]
 impl Leases for PostgresStore {
+    fn leases_run_out(&self) -> bool {
+        true
+    }
+
     async fn take_over(
         &self,
         key: &SubscriptionKey,
         holder: &str,
+        ttl: Duration,
         configured: &[String],
         start_is_explicit: bool,
     ) -> Result<TakenOver, StoreError> {
@@ -22,9 +35,55 @@ impl Leases for PostgresStore {
             conn,
             key,
             holder,
+            ttl,
             configured,
             start_is_explicit
         ))
+    }
+
+    async fn heartbeat(
+        &self,
+        worker: &Worker,
+        ttl: Duration,
+        running: &[SubscriptionKey],
+        stopping: bool,
+    ) -> Result<Heartbeat, StoreError> {
+        // Short enough that another attempt fits in before the lease has to count as lost.
+        let limit = self.timeout.min(ttl / 5);
+        bounded(limit, async {
+            let mut tx = self.lease_connection.begin(limit).await?;
+            let conn = tx.connection();
+            live(conn, worker, ttl, stopping).await?;
+            let heartbeat = renew(conn, &worker.holder, ttl, running).await?;
+            tx.commit().await?;
+            Ok(heartbeat)
+        })
+        .await
+    }
+
+    async fn survey(&self, org_id: &OrgId, limit: Duration) -> Result<Survey, StoreError> {
+        let limit = self.timeout.min(limit);
+        bounded(limit, async {
+            let mut tx = self.lease_connection.begin(limit).await?;
+            let survey = survey(tx.connection(), org_id).await?;
+            tx.commit().await?;
+            Ok(survey)
+        })
+        .await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        transaction!(self, |conn| release(conn, lease))
+    }
+
+    async fn retire(&self, holder: &str) -> Result<(), StoreError> {
+        transaction!(self, |conn| async {
+            sql::query("delete from orgstream.worker where holder = $1")
+                .bind(holder)
+                .execute(conn)
+                .await?;
+            Ok::<_, StoreError>(())
+        })
     }
 }
 
@@ -58,14 +117,17 @@ pub(super) async fn take_over(
     conn: &mut PgConnection,
     key: &SubscriptionKey,
     holder: &str,
+    ttl: Duration,
     configured: &[String],
     start_is_explicit: bool,
 ) -> Result<TakenOver, StoreError> {
     bind_org(conn, &key.org_id).await?;
     create(conn, key, configured, start_is_explicit).await?;
+    // The one lock that keeps out who holds the epoch ([`hold`]): whatever raises it takes this one first.
     let row = sql::query(
         "select topic, position, (extract(epoch from position_at) * 1000)::bigint as position_at, \
-                begun_at is not null as begun, begun_with \
+                begun_at is not null as begun, begun_with, holder, paused_at is not null as paused, \
+                coalesce(lease_until > clock_timestamp(), false) as held \
          from orgstream.subscription where org_id = $1 and name = $2 for update",
     )
     .bind(key.org_id.as_str())
@@ -73,14 +135,22 @@ pub(super) async fn take_over(
     .fetch_one(&mut *conn)
     .await?;
     same_topic(row.try_get("topic")?, key)?;
+    let last: Option<String> = row.try_get("holder")?;
+    if row.try_get("held")? && last.as_deref() != Some(holder) {
+        return Err(held(conn, &key.name, last.as_deref()).await?);
+    }
+    not_paused(row.try_get("paused")?, key)?;
+    // From the moment it is ours, not from the transaction's beginning, which may have waited for the row.
     let epoch: i64 = sql::query_scalar(
         "update orgstream.subscription \
-         set epoch = epoch + 1, write_number = 0, holder = $3, taken_at = now() \
+         set epoch = epoch + 1, write_number = 0, holder = $3, taken_at = now(), \
+             lease_until = clock_timestamp() + $4 * interval '1 millisecond' \
          where org_id = $1 and name = $2 returning epoch",
     )
     .bind(key.org_id.as_str())
     .bind(&key.name)
     .bind(holder)
+    .bind(span_ms(ttl))
     .fetch_one(&mut *conn)
     .await?;
     let position = replay_id(row.try_get("position")?);
@@ -151,10 +221,137 @@ async fn finished_ahead(
         .collect())
 }
 
-/// Refuses a writer whose epoch has passed, and keeps others from taking over until the transaction ends.
+/// Says who holds a subscription that somebody else asks for.
+pub(super) async fn held(
+    conn: &mut PgConnection,
+    name: &str,
+    holder: Option<&str>,
+) -> Result<StoreError, StoreError> {
+    let by = sql::query_scalar("select name from orgstream.worker where holder = $1")
+        .bind(holder)
+        .fetch_optional(conn)
+        .await?;
+    Ok(StoreError::Held {
+        subscription: name.to_owned(),
+        by,
+    })
+}
+
+/// Says that a worker lives, and forgets those that are dead for long.
+async fn live(
+    conn: &mut PgConnection,
+    worker: &Worker,
+    ttl: Duration,
+    stopping: bool,
+) -> Result<(), StoreError> {
+    sql::query(
+        "insert into orgstream.worker (holder, name, version, lives_until) \
+         values ($1, $2, $3, now() + $4 * interval '1 millisecond') \
+         on conflict (holder) do update set seen_at = now(), lives_until = excluded.lives_until",
+    )
+    .bind(&worker.holder)
+    .bind(plain(&worker.name))
+    .bind(&worker.version)
+    .bind(if stopping { 0 } else { span_ms(ttl) })
+    .execute(&mut *conn)
+    .await?;
+    // Several may sweep at the same time.
+    sql::query(
+        "delete from orgstream.worker where holder in \
+             (select holder from orgstream.worker where lives_until < now() - interval '1 day' \
+              for update skip locked)",
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Renews what is still the holder's. From the transaction's beginning, which is not before the holder
+/// asked: its own clock, which counts from there, is never ahead. A row that somebody has locked is
+/// skipped: it must not keep the others from being renewed.
+async fn renew(
+    conn: &mut PgConnection,
+    holder: &str,
+    ttl: Duration,
+    running: &[SubscriptionKey],
+) -> Result<Heartbeat, StoreError> {
+    let orgs: Vec<&str> = running.iter().map(|key| key.org_id.as_str()).collect();
+    let names: Vec<&str> = running.iter().map(|key| key.name.as_str()).collect();
+    let renewed = sql::query_scalar(
+        "with ours as ( \
+             select s.org_id, s.name from orgstream.subscription s \
+             join unnest($2::text[], $3::text[]) as g (org_id, name) using (org_id, name) \
+             where s.holder = $1 for no key update of s skip locked) \
+         update orgstream.subscription s set lease_until = now() + $4 * interval '1 millisecond' \
+         from ours where s.org_id = ours.org_id and s.name = ours.name and s.holder = $1 \
+         returning s.name",
+    )
+    .bind(holder)
+    .bind(&orgs)
+    .bind(&names)
+    .bind(span_ms(ttl))
+    .fetch_all(&mut *conn)
+    .await?;
+    let held = sql::query_scalar(
+        "select s.name from orgstream.subscription s \
+         join unnest($2::text[], $3::text[]) as g (org_id, name) using (org_id, name) \
+         where s.holder = $1",
+    )
+    .bind(holder)
+    .bind(&orgs)
+    .bind(&names)
+    .fetch_all(conn)
+    .await?;
+    Ok(Heartbeat { renewed, held })
+}
+
+/// All workers and the subscriptions of an org, at one moment.
+async fn survey(conn: &mut PgConnection, org_id: &OrgId) -> Result<Survey, StoreError> {
+    let rows = sql::query(
+        "select w.workers, s.name, s.holder, s.asked, s.paused_at is not null as paused, \
+                (extract(epoch from s.lease_until - now()) * 1000)::bigint as rest \
+         from (select count(*) as workers from orgstream.worker where lives_until > now()) w \
+         left join orgstream.subscription s on s.org_id = $1 order by s.name",
+    )
+    .bind(org_id.as_str())
+    .fetch_all(conn)
+    .await?;
+    let mut survey = Survey::default();
+    for row in &rows {
+        survey.workers = usize::try_from(row.try_get::<i64, _>("workers")?).unwrap_or(0);
+        // An org without subscriptions gives one row, of workers alone.
+        if let Some(name) = row.try_get("name")? {
+            survey.subscriptions.push(Surveyed {
+                name,
+                tenure: tenure(row.try_get("holder")?, row.try_get("rest")?),
+                paused: row.try_get("paused")?,
+                asked: row.try_get("asked")?,
+            });
+        }
+    }
+    Ok(survey)
+}
+
+async fn release(conn: &mut PgConnection, lease: &Lease) -> Result<(), StoreError> {
+    sql::query(
+        "update orgstream.subscription set lease_until = null \
+         where org_id = $1 and name = $2 and epoch = $3 and holder = $4",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(lease.epoch)
+    .bind(&lease.holder)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Refuses a writer whose epoch has passed, and keeps the epoch from passing until the transaction ends.
+/// The weakest lock that does: other writes of the same owner (progress, heartbeats) go on beside a long
+/// transaction of a handler, and only what raises the epoch, which locks the row `for update`, waits for it.
 pub(super) async fn hold(conn: &mut PgConnection, lease: &Lease) -> Result<(), StoreError> {
     let epoch: Option<i64> = sql::query_scalar(
-        "select epoch from orgstream.subscription where org_id = $1 and name = $2 for share",
+        "select epoch from orgstream.subscription where org_id = $1 and name = $2 for key share",
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)

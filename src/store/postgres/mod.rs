@@ -49,6 +49,9 @@ const MIGRATION_LIMIT: Duration = Duration::from_secs(600);
 /// The store in Postgres.
 pub(super) struct PostgresStore {
     connections: Connections,
+    /// One for heartbeats and surveys alone: a lease must not run out because all others are busy, or wait
+    /// for an answer that does not come.
+    lease_connection: Connections,
     timeout: Duration,
     sealer: Sealer,
     /// Numbers the progress writes of this process. Begins at the clock, so that a store opened anew goes
@@ -59,11 +62,10 @@ pub(super) struct PostgresStore {
 impl PostgresStore {
     /// Reads the URL; connects at the first call.
     pub(super) fn open(config: &StoreConfig, cipher: Option<Cipher>) -> Result<Self, StoreError> {
+        let url = config.url.expose_secret().trim();
         Ok(Self {
-            connections: Connections::new(
-                config.url.expose_secret().trim(),
-                config.max_connections,
-            )?,
+            connections: Connections::new(url, config.max_connections.saturating_sub(1))?,
+            lease_connection: Connections::new(url, 1)?,
             timeout: config.timeout,
             sealer: Sealer(cipher),
             last_write: AtomicI64::new(to_ms(SystemTime::now())),
@@ -118,6 +120,7 @@ impl Store for PostgresStore {
 
     async fn close(&self) {
         self.connections.close().await;
+        self.lease_connection.close().await;
     }
 }
 

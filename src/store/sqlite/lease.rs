@@ -1,24 +1,33 @@
 //! Who runs which subscription.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use serde_json::json;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
-use super::{SqliteStore, WRITE};
+use super::{READ, SqliteStore, WRITE, bounded};
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
-    from_ms, not_a_rename, org_from, replay_id, same_org, same_topic, to_ms,
+    from_ms, not_a_rename, not_paused, org_from, replay_id, same_org, same_topic, span_ms, to_ms,
 };
-use crate::store::{FinishedAhead, Lease, Leases, StoreError, SubscriptionKey, TakenOver};
+use crate::store::{
+    FinishedAhead, Heartbeat, Lease, Leases, StoreError, SubscriptionKey, Survey, Surveyed,
+    TakenOver, Tenure, Worker,
+};
 
 #[async_trait]
 impl Leases for SqliteStore {
+    fn leases_run_out(&self) -> bool {
+        false
+    }
+
     async fn take_over(
         &self,
         key: &SubscriptionKey,
         holder: &str,
+        ttl: Duration,
         configured: &[String],
         start_is_explicit: bool,
     ) -> Result<TakenOver, StoreError> {
@@ -27,9 +36,44 @@ impl Leases for SqliteStore {
             conn,
             key,
             holder,
+            ttl,
             configured,
             start_is_explicit
         ))
+    }
+
+    async fn heartbeat(
+        &self,
+        worker: &Worker,
+        ttl: Duration,
+        running: &[SubscriptionKey],
+        stopping: bool,
+    ) -> Result<Heartbeat, StoreError> {
+        transaction!(self, WRITE, |conn| async {
+            live(conn, worker, ttl, stopping).await?;
+            renew(conn, &worker.holder, ttl, running).await
+        })
+    }
+
+    async fn survey(&self, org_id: &OrgId, limit: Duration) -> Result<Survey, StoreError> {
+        bounded(limit, async {
+            transaction!(self, READ, |conn| survey(conn, org_id))
+        })
+        .await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| release(conn, lease))
+    }
+
+    async fn retire(&self, holder: &str) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| async {
+            sqlx::query("delete from worker where holder = $1")
+                .bind(holder)
+                .execute(conn)
+                .await?;
+            Ok::<_, StoreError>(())
+        })
     }
 }
 
@@ -69,6 +113,7 @@ pub(super) async fn take_over(
     conn: &mut SqliteConnection,
     key: &SubscriptionKey,
     holder: &str,
+    ttl: Duration,
     configured: &[String],
     start_is_explicit: bool,
 ) -> Result<TakenOver, StoreError> {
@@ -76,7 +121,7 @@ pub(super) async fn take_over(
     create(conn, key, configured, start_is_explicit).await?;
     let row = sqlx::query(
         "select topic, position, position_at, \
-                begun_at is not null as begun, begun_with \
+                begun_at is not null as begun, begun_with, paused_at is not null as paused \
          from subscription where org_id = $1 and name = $2",
     )
     .bind(key.org_id.as_str())
@@ -84,15 +129,18 @@ pub(super) async fn take_over(
     .fetch_one(&mut *conn)
     .await?;
     same_topic(row.try_get("topic")?, key)?;
+    not_paused(row.try_get("paused")?, key)?;
+    let now = to_ms(SystemTime::now());
     let epoch: i64 = sqlx::query_scalar(
         "update subscription \
-         set epoch = epoch + 1, write_number = 0, holder = $3, taken_at = $4 \
+         set epoch = epoch + 1, write_number = 0, holder = $3, taken_at = $4, lease_until = $5 \
          where org_id = $1 and name = $2 returning epoch",
     )
     .bind(key.org_id.as_str())
     .bind(&key.name)
     .bind(holder)
-    .bind(to_ms(SystemTime::now()))
+    .bind(now)
+    .bind(now.saturating_add(span_ms(ttl)))
     .fetch_one(&mut *conn)
     .await?;
     let position = replay_id(row.try_get("position")?);
@@ -161,6 +209,100 @@ async fn finished_ahead(
             identity: EventIdentity::from_stored(&identity),
         })
         .collect())
+}
+
+/// Says that a worker lives, and forgets those that are dead for long.
+async fn live(
+    conn: &mut SqliteConnection,
+    worker: &Worker,
+    ttl: Duration,
+    stopping: bool,
+) -> Result<(), StoreError> {
+    const DAY_MS: i64 = 86_400_000;
+    let now = to_ms(SystemTime::now());
+    let left = if stopping { 0 } else { span_ms(ttl) };
+    sqlx::query(
+        "insert into worker (holder, name, version, started_at, seen_at, lives_until) \
+         values ($1, $2, $3, $4, $4, $5) \
+         on conflict (holder) do update \
+             set seen_at = excluded.seen_at, lives_until = excluded.lives_until",
+    )
+    .bind(&worker.holder)
+    .bind(&worker.name)
+    .bind(&worker.version)
+    .bind(now)
+    .bind(now.saturating_add(left))
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query("delete from worker where lives_until < $1")
+        .bind(now - DAY_MS)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Renews what is still the holder's.
+async fn renew(
+    conn: &mut SqliteConnection,
+    holder: &str,
+    ttl: Duration,
+    running: &[SubscriptionKey],
+) -> Result<Heartbeat, StoreError> {
+    let pairs = running
+        .iter()
+        .map(|key| json!([key.org_id.as_str(), key.name]));
+    let pairs = serde_json::Value::from_iter(pairs).to_string();
+    let renewed: Vec<String> = sqlx::query_scalar(
+        "update subscription set lease_until = $3 where holder = $1 \
+         and (org_id, name) in (select value ->> 0, value ->> 1 from json_each($2)) returning name",
+    )
+    .bind(holder)
+    .bind(pairs)
+    .bind(to_ms(SystemTime::now()).saturating_add(span_ms(ttl)))
+    .fetch_all(conn)
+    .await?;
+    Ok(Heartbeat {
+        held: renewed.clone(),
+        renewed,
+    })
+}
+
+/// The subscriptions of an org. One process runs them all, so to that one each is free, whatever a process
+/// that is gone has left behind; any other learns from the lock that it may take none.
+async fn survey(conn: &mut SqliteConnection, org_id: &OrgId) -> Result<Survey, StoreError> {
+    let rows = sqlx::query(
+        "select name, asked, paused_at is not null as paused \
+         from subscription where org_id = $1 order by name",
+    )
+    .bind(org_id.as_str())
+    .fetch_all(conn)
+    .await?;
+    let subscriptions = rows.iter().map(|row| {
+        Ok(Surveyed {
+            name: row.try_get("name")?,
+            tenure: Tenure::Free,
+            paused: row.try_get("paused")?,
+            asked: row.try_get("asked")?,
+        })
+    });
+    Ok(Survey {
+        workers: 1,
+        subscriptions: subscriptions.collect::<Result<_, StoreError>>()?,
+    })
+}
+
+async fn release(conn: &mut SqliteConnection, lease: &Lease) -> Result<(), StoreError> {
+    sqlx::query(
+        "update subscription set lease_until = null \
+         where org_id = $1 and name = $2 and epoch = $3 and holder = $4",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(lease.epoch)
+    .bind(&lease.holder)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Refuses a writer whose epoch has passed.

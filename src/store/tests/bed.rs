@@ -13,6 +13,9 @@ use crate::store::{DeadLetter, Hole, HoleKind, Lease, Store, SubscriptionKey, op
 /// The key that tests encrypt under.
 pub(super) const KEY: &str = "a key of the tests, long enough";
 
+/// A lease that has run out as soon as it is taken, so that whoever asks next gets it.
+pub(super) const BRIEF: Duration = Duration::ZERO;
+
 /// A database for one test.
 pub(super) struct Bed {
     /// For the store.
@@ -68,10 +71,9 @@ impl Bed {
 
     pub(super) fn config(&self) -> StoreConfig {
         StoreConfig {
-            url: self.url.clone().into(),
-            max_connections: 4,
             timeout: Duration::from_secs(20),
             encryption_key: Some(KEY.into()),
+            ..StoreConfig::new(self.url.clone())
         }
     }
 
@@ -194,7 +196,7 @@ pub(super) fn replay(hex: &str) -> ReplayId {
 pub(super) async fn take(store: &dyn Store) -> Lease {
     let key = key("accounts", "Account");
     let configured = [key.name.clone()];
-    let taken = store.take_over(&key, "worker", &configured, false);
+    let taken = store.take_over(&key, "worker", BRIEF, &configured, false);
     taken.await.unwrap().lease
 }
 

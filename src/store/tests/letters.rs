@@ -1,6 +1,6 @@
 //! Parked events.
 
-use super::bed::{Bed, key, letter, take};
+use super::bed::{BRIEF, Bed, key, letter, take};
 use crate::store::{DeadLetter, DeadLetterFilter};
 
 fn everything() -> DeadLetterFilter {
@@ -84,7 +84,7 @@ pub(super) async fn filters_and_limits_choose_the_oldest_first(bed: &Bed) {
     let accounts = take(&*store).await;
     let contacts = key("contacts", "Contact");
     let configured = ["accounts".to_owned(), "contacts".to_owned()];
-    let contacts = store.take_over(&contacts, "worker", &configured, false);
+    let contacts = store.take_over(&contacts, "worker", BRIEF, &configured, false);
     let contacts = contacts.await.unwrap().lease;
     for (lease, record, handler, reason) in [
         (&accounts, "001A", Some("ledger"), "rejected"),

@@ -10,10 +10,9 @@ use crate::store::{Progress, StoreError, open};
 
 fn config(url: &str) -> StoreConfig {
     StoreConfig {
-        url: url.into(),
-        max_connections: 4,
         timeout: Duration::from_secs(20),
         encryption_key: Some(KEY.into()),
+        ..StoreConfig::new(url)
     }
 }
 

@@ -1,14 +1,13 @@
 //! What only SQLite has to show.
 
-use super::bed::{Bed, KEY, key, take};
+use super::bed::{BRIEF, Bed, KEY, key, take};
 use crate::store::{StoreError, open};
 
 fn config(url: &str) -> crate::config::StoreConfig {
     crate::config::StoreConfig {
-        url: url.into(),
-        max_connections: 4,
         timeout: std::time::Duration::from_secs(5),
         encryption_key: Some(KEY.into()),
+        ..crate::config::StoreConfig::new(url)
     }
 }
 
@@ -57,7 +56,7 @@ async fn a_second_process_may_look_but_not_run_subscriptions() {
     assert_eq!(second.subscriptions().await.unwrap().len(), 1);
     assert_eq!(second.migrate().await.unwrap(), [0i64; 0]);
     let key = key("accounts", "Account");
-    let refused = second.take_over(&key, "second", &[], false).await;
+    let refused = second.take_over(&key, "second", BRIEF, &[], false).await;
     let Err(StoreError::Config(text)) = refused else {
         panic!("{refused:?}");
     };

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::bed::{Bed, hole, key, letter, now, org, replay, take};
+use super::bed::{BRIEF, Bed, hole, key, letter, now, org, replay, take};
 use crate::event::{EventIdentity, OrgId};
 use crate::store::{
     FinishedAhead, HoleKind, Lease, Progress, StateReport, Store, StoreError, SubscriptionKey,
@@ -25,7 +25,7 @@ fn at(hex: &str) -> Progress {
 
 async fn again(store: &dyn Store, lease: &Lease) -> TakenOver {
     let configured = [lease.key.name.clone()];
-    let taken = store.take_over(&lease.key, "next", &configured, false);
+    let taken = store.take_over(&lease.key, "next", BRIEF, &configured, false);
     taken.await.unwrap()
 }
 
@@ -33,7 +33,7 @@ pub(super) async fn a_new_subscription_begins_without_a_position(bed: &Bed) {
     let store = bed.ready().await;
     let key = key("accounts", "Account");
     let configured = [key.name.clone()];
-    let taken = store.take_over(&key, "worker", &configured, false);
+    let taken = store.take_over(&key, "worker", BRIEF, &configured, false);
     let taken = taken.await.unwrap();
     assert_eq!(taken.lease.key, key);
     assert_eq!(taken.lease.holder, "worker");
@@ -191,7 +191,10 @@ pub(super) async fn a_name_whose_topic_changed_is_refused(bed: &Bed) {
     let changed = key("accounts", "Contact");
     let configured = [changed.name.clone()];
     // An explicit start says where to begin, not that the old position may go.
-    match store.take_over(&changed, "worker", &configured, true).await {
+    match store
+        .take_over(&changed, "worker", BRIEF, &configured, true)
+        .await
+    {
         Err(StoreError::TopicChanged {
             name,
             stored,
@@ -212,7 +215,10 @@ pub(super) async fn a_rename_is_suspected_and_an_explicit_start_overrules_it(bed
     take(&*store).await;
     let new = key("customers", "Account");
     let both = ["accounts".to_owned(), "customers".to_owned()];
-    match store.take_over(&new, "worker", &both[1..], false).await {
+    match store
+        .take_over(&new, "worker", BRIEF, &both[1..], false)
+        .await
+    {
         Err(StoreError::RenameSuspected { name, old, .. }) => {
             assert_eq!((name.as_str(), old.as_str()), ("customers", "accounts"));
         }
@@ -222,16 +228,16 @@ pub(super) async fn a_rename_is_suspected_and_an_explicit_start_overrules_it(bed
     let all = [both[0].clone(), both[1].clone(), "second".to_owned()];
     // A second subscription to the same topic is none.
     store
-        .take_over(&second, "worker", &all, false)
+        .take_over(&second, "worker", BRIEF, &all, false)
         .await
         .unwrap();
     store
-        .take_over(&new, "worker", &both[1..], true)
+        .take_over(&new, "worker", BRIEF, &both[1..], true)
         .await
         .unwrap();
     // What has begun is no rename ever after.
     store
-        .take_over(&new, "worker", &both[1..], false)
+        .take_over(&new, "worker", BRIEF, &both[1..], false)
         .await
         .unwrap();
 }
@@ -243,7 +249,7 @@ pub(super) async fn taking_over_refuses_another_org(bed: &Bed) {
         org_id: OrgId::parse("00D580000000002").unwrap(),
         ..key("accounts", "Account")
     };
-    let refused = store.take_over(&other, "worker", &[], false).await;
+    let refused = store.take_over(&other, "worker", BRIEF, &[], false).await;
     match refused {
         Err(StoreError::OtherOrg { stored, .. }) => assert_eq!(stored, org()),
         result => panic!("{result:?}"),

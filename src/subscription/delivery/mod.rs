@@ -156,7 +156,12 @@ impl Delivery {
                         return self.fenced();
                     }
                 }
-                () = self.assignment.clock.renewed() => {}
+                () = self.assignment.clock.changed() => {
+                    if self.assignment.clock.is_lost() {
+                        return self.fenced();
+                    }
+                    self.show_state();
+                }
                 () = sleep_until(wake) => {}
                 _ = tick.tick() => self.tick(),
                 () = self.stop.cancelled(), if drain_until.is_none() => {

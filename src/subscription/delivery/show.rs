@@ -1,6 +1,6 @@
 //! What people see of a subscription: gauges and its state.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Delivery;
 use crate::subscription::handler_run::HandlerRun;
@@ -47,11 +47,13 @@ impl Delivery {
         let state = why.map_or(stream, |detail| State::Blocked { detail });
         self.position.show(&state);
         // Not for the store itself: by the time it could take this, it is over.
-        let state = match (self.position.failing(), state) {
-            (Some(why), State::Live) => State::Blocked {
+        let trouble = self.assignment.clock.trouble(Instant::now());
+        let state = match (trouble, self.position.failing(), state) {
+            (Some(detail), ..) => State::Blocked { detail },
+            (None, Some(why), State::Live) => State::Blocked {
                 detail: format!("events are handled, but the position cannot be stored: {why}"),
             },
-            (_, state) => state,
+            (None, _, state) => state,
         };
         self.shown_state.send_if_modified(|shown| {
             let changed = *shown != state;
