@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 
 use super::cluster::signal;
-use super::features;
 use super::plan::{HandlerKind, Plan};
 use super::proxy::Proxy;
 use super::recorder::Recorder;
@@ -94,11 +93,6 @@ impl Worker {
     }
 
     fn config(&self, setting: &Setting) -> String {
-        let lease = if features::LEASES {
-            "lease = \"2s\"\n"
-        } else {
-            ""
-        };
         format!(
             r#"
 [salesforce]
@@ -116,7 +110,7 @@ ping_timeout = "700ms"
 [store]
 url = "{}?application_name=worker-{}-{}"
 timeout = "1s"
-{lease}
+lease = "2s"
 {}"#,
             setting.login_url,
             self.org_line,
