@@ -8,14 +8,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::avro::{SchemaCache, SchemaShelf};
 use crate::config::{
     Checks, Config, ConfigError, Env, HandlerConfig, HandlerProblem, Loaded, MAX_HANDLERS,
-    SalesforceConfig, Subscriptions,
+    ProcessEnv, SalesforceConfig, Subscriptions,
 };
 use crate::handler::{Handler, HandlerConfigError, Registry};
 use crate::salesforce::auth::{
@@ -23,9 +22,9 @@ use crate::salesforce::auth::{
 };
 use crate::salesforce::pubsub::{PubSub, PubSubError};
 use crate::store::{self, Store, StoreError};
-use crate::subscription::{Ended, Shared, State};
+use crate::subscription::{Shared, State};
 use crate::telemetry::{self, metrics};
-use crate::worker::{self, Tenant};
+use crate::worker;
 
 use schemas::{BusSource, StoreShelf};
 use start::Waiting;
@@ -214,8 +213,8 @@ pub async fn run(
 }
 
 /// How long a stop may take: platforms kill 30 s after they ask, and the log's last lines want time too. The
-/// drain takes at most 16 s of it; a sign-in under way is then given all that is left, 4 s at least and the
-/// whole where nothing was in flight.
+/// drain takes at most 16 s of it, the last write and giving the leases back 4.5 s more; a sign-in under way is
+/// then given all that is left, 3 s at least and the whole where nothing was in flight.
 const STOP_LIMIT: Duration = Duration::from_secs(24);
 
 /// When `stop` was cancelled, once it is.
@@ -314,68 +313,35 @@ async fn run_subscriptions(
     states: States,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let configured = config
-        .subscriptions
-        .iter()
-        .map(|s| s.name.clone())
-        .collect();
     let schemas = ready
         .org
         .schemas(Some(ready.store.clone()), &config.schemas_dir);
-    let shared = Shared {
-        bus: ready.org.bus,
-        store: ready.store,
-        schemas: Arc::new(schemas),
-        salesforce: config.salesforce,
-        org_id: ready.session.org_id.clone(),
-        host: ready.session.host().to_owned(),
+    let entries = config.subscriptions.into_iter().zip(handlers).zip(states.0);
+    let setup = worker::Setup {
+        shared: Shared {
+            bus: ready.org.bus,
+            store: ready.store,
+            schemas: Arc::new(schemas),
+            salesforce: config.salesforce,
+            org_id: ready.session.org_id.clone(),
+            host: ready.session.host().to_owned(),
+        },
+        identity: store::Worker {
+            holder: uuid::Uuid::new_v4().to_string(),
+            name: worker::name(ProcessEnv.var("DYNO")),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+        lease: config.store.lease,
+        entries: entries
+            .map(|((config, handlers), (_, shown_state))| worker::Entry {
+                config,
+                handlers,
+                shown_state,
+            })
+            .collect(),
     };
-    let tenant = Tenant {
-        holder: uuid::Uuid::new_v4().to_string(),
-        ttl: config.store.lease,
-        configured,
-    };
-    let mut running = JoinSet::new();
-    for ((subscription, handlers), (name, state)) in
-        config.subscriptions.into_iter().zip(handlers).zip(states.0)
-    {
-        let run = worker::run_one(
-            shared.clone(),
-            tenant.clone(),
-            subscription,
-            handlers,
-            state,
-            stop.clone(),
-        );
-        running.spawn(async move { (name, run.await) });
-    }
-    let mut result = Ok(());
-    while let Some(ended) = running.join_next().await {
-        let bug = match ended {
-            Ok((_, Ok(Ended::Stopped))) => continue,
-            Ok((name, Ok(Ended::TakenOver))) => {
-                warn!(
-                    subscription = name,
-                    "another worker runs this subscription now; this process goes on with the others"
-                );
-                continue;
-            }
-            Ok((subscription, Err(reason))) => RunError::Bug {
-                subscription,
-                reason,
-            },
-            Err(reason) => RunError::Bug {
-                subscription: "?".to_owned(),
-                reason,
-            },
-        };
-        error!(error = %bug, "stopping");
-        stop.cancel();
-        result = Err(bug);
-    }
-    if result.is_ok() && !stop.is_cancelled() {
-        warn!("every subscription runs elsewhere now; waiting to be stopped");
-        stop.cancelled().await;
-    }
-    result
+    worker::run(setup, stop).await.map_err(|bug| RunError::Bug {
+        subscription: bug.subscription.unwrap_or_else(|| "?".to_owned()),
+        reason: bug.reason,
+    })
 }

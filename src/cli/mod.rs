@@ -4,6 +4,7 @@
 mod check;
 mod config;
 mod connect;
+mod control;
 mod dead_letters;
 mod demo;
 mod emulator;
@@ -45,6 +46,9 @@ enum Command {
     /// Signs in, streams each topic from its stored position, and hands every event to its handlers. Brings the
     /// store's tables up to date first.
     ///
+    /// Several daemons on one Postgres share the subscriptions: each runs in one place, those of a daemon that is
+    /// killed move to the others within `store.lease` (15 s), and those of one that is stopped at once.
+    ///
     /// A database, an org or a handler that is away is waited for, and so is whatever a person has to mend: the
     /// subscription then shows as blocked, here in the log, in `orgstream status` and in the metrics. It ends
     /// only for a configuration that can never work (exit code 78), or a taken metrics port or another org's
@@ -56,6 +60,9 @@ enum Command {
     Check(check::CheckArgs),
     Status(status::StatusArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
+    Pause(control::PauseArgs),
+    Resume(control::ResumeArgs),
+    Rename(control::RenameArgs),
     Tail(tail::TailArgs),
     Publish(publish::PublishArgs),
     Topics(topics::TopicsArgs),
@@ -143,6 +150,9 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(args) => check::run(config, args).await,
         Command::Status(args) => status::run(config, args).await,
         Command::DeadLetters(args) => dead_letters::run(config, args).await,
+        Command::Pause(args) => control::pause(config, args).await,
+        Command::Resume(args) => control::resume(config, args).await,
+        Command::Rename(args) => control::rename(config, args).await,
         Command::Tail(args) => tail::run(config, args).await,
         Command::Publish(args) => publish::run(config, args).await,
         Command::Topics(args) => topics::run(config, args).await,

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Failure;
 use super::connect::{self, JsonFlag, read};
+use super::control::owner;
 use super::output::{NONE, Table, age, note, one_line, print, print_json, since};
 use crate::config::{self, ProcessEnv};
 use crate::event::rfc3339;
@@ -19,8 +20,9 @@ use crate::store::SubscriptionStatus;
 /// Reads the store, where the daemon writes about once a second while something happens; it works
 /// whether or not a daemon runs.
 ///
-/// STATE is connecting, live, paused, reconnecting, blocked or stopped. OWNER is the start of the
-/// process's random ID. LAG is the time since the stream was last live with nothing unfinished; on a
+/// STATE is connecting, live, paused (its buffer is full), reconnecting, blocked or stopped, as its owner
+/// wrote it; or `waiting for a worker`, where nobody runs it, or `paused by a person`. OWNER is the worker that
+/// runs it: its dyno, or host and process. LAG is the time since the stream was last live with nothing unfinished; on a
 /// quiet topic it grows until the next keepalive, some minutes at most, so a lag that keeps growing means
 /// that the daemon is behind or gone. POSITION is the replay ID up to which every event is finished, AGE
 /// the time since it was written.
@@ -43,7 +45,10 @@ struct Shown {
     state: String,
     detail: Option<String>,
     state_at: Option<String>,
+    held: bool,
     owner: Option<String>,
+    holder: Option<String>,
+    paused_at: Option<String>,
     epoch: i64,
     lag_seconds: Option<f64>,
     position: Option<String>,
@@ -78,8 +83,22 @@ pub(super) async fn run(path: Option<&Path>, args: StatusArgs) -> Result<ExitCod
     Ok(ExitCode::from(u8::from(needed)))
 }
 
+/// What its owner last said counts for as long as it has one.
+fn is_blocked(one: &SubscriptionStatus) -> bool {
+    one.held && one.state == "blocked"
+}
+
 fn needs_a_person(one: &SubscriptionStatus) -> bool {
-    one.state == "blocked" || one.parked > 0 || one.holes > 0
+    is_blocked(one) || one.parked > 0 || one.holes > 0
+}
+
+/// The state for people: what the owner wrote, where there is one.
+fn state(one: &SubscriptionStatus) -> &str {
+    match (one.held, one.paused_at) {
+        (true, _) => &one.state,
+        (false, Some(_)) => "paused by a person",
+        (false, None) => "waiting for a worker",
+    }
 }
 
 fn shown(one: &SubscriptionStatus, now: SystemTime) -> Shown {
@@ -90,7 +109,10 @@ fn shown(one: &SubscriptionStatus, now: SystemTime) -> Shown {
         state: one.state.clone(),
         detail: one.detail.clone(),
         state_at: one.state_at.map(rfc3339),
-        owner: one.holder.clone(),
+        held: one.held,
+        owner: owner(one),
+        holder: one.holder.clone(),
+        paused_at: one.paused_at.map(rfc3339),
         epoch: one.epoch,
         lag_seconds: one.caught_up_at.map(|then| since(then, now).as_secs_f64()),
         position: one.position.as_ref().map(ToString::to_string),
@@ -110,12 +132,11 @@ fn table(subscriptions: &[SubscriptionStatus], now: SystemTime) -> String {
         "PARKED", "HOLES",
     ]);
     for one in subscriptions {
-        let owner = one.holder.as_deref().unwrap_or(NONE);
         table.row([
             one.key.name.clone(),
             one.key.topic.to_string(),
-            one.state.clone(),
-            owner.chars().take(8).collect(),
+            state(one).to_owned(),
+            owner(one).unwrap_or_else(|| NONE.to_owned()),
             age(one.caught_up_at, now),
             one.position
                 .as_ref()
@@ -134,7 +155,19 @@ fn table(subscriptions: &[SubscriptionStatus], now: SystemTime) -> String {
 fn advice(one: &SubscriptionStatus) -> Vec<String> {
     let name = &one.key.name;
     let mut lines = Vec::new();
-    if let Some(detail) = &one.detail {
+    match (&one.paused_at, owner(one)) {
+        (Some(_), Some(owner)) => lines.push(format!(
+            "{name}: a person paused it, and {owner} has not let it go yet"
+        )),
+        (Some(_), None) => lines.push(format!(
+            "{name} is paused by a person: `orgstream resume {name}` lets it run"
+        )),
+        (None, None) => lines.push(format!(
+            "{name} waits for a worker: `orgstream run` with {name} in its configuration takes it over"
+        )),
+        (None, Some(_)) => {}
+    }
+    if let Some(detail) = one.detail.as_ref().filter(|_| one.held) {
         lines.push(format!("{name} is {}: {}", one.state, one_line(detail)));
     }
     if one.parked > 0 {
@@ -179,6 +212,9 @@ mod tests {
             detail: None,
             state_at: None,
             holder: Some("0f9d5c1e-1111-4222-8333-444455556666".into()),
+            held: true,
+            worker: Some("worker.1".into()),
+            paused_at: None,
             epoch: 3,
             position: Some("00000000001204450000".parse().unwrap()),
             position_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(90)),
@@ -206,7 +242,7 @@ mod tests {
                 "orders",
                 "/event/Order__e",
                 "live",
-                "0f9d5c1e",
+                "worker.1",
                 "5 s",
                 "00000000001204450000",
                 "10 s",
@@ -217,6 +253,30 @@ mod tests {
             ]
         );
         assert_eq!(shown(&status(), now).lag_seconds, Some(5.0));
+    }
+
+    #[test]
+    fn what_nobody_runs_says_what_it_waits_for() {
+        let free = SubscriptionStatus {
+            held: false,
+            state: "blocked".into(),
+            detail: Some("long ago".into()),
+            ..status()
+        };
+        assert_eq!(state(&free), "waiting for a worker");
+        assert!(!needs_a_person(&free));
+        assert!(advice(&free)[0].contains("`orgstream run`"));
+        let paused = SubscriptionStatus {
+            paused_at: Some(SystemTime::UNIX_EPOCH),
+            ..free
+        };
+        assert_eq!(state(&paused), "paused by a person");
+        assert!(advice(&paused)[0].contains("`orgstream resume orders`"));
+        let unnamed = SubscriptionStatus {
+            worker: None,
+            ..status()
+        };
+        assert_eq!(owner(&unnamed).as_deref(), Some("0f9d5c1e"));
     }
 
     #[test]

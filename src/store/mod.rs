@@ -4,6 +4,7 @@
 //! part of the interface (design 4.5): a person at a SQL prompt can see what goes on.
 
 mod common;
+mod control;
 mod crypto;
 mod dead_letter;
 mod error;
@@ -28,6 +29,7 @@ use crate::config::StoreConfig;
 use crate::event::{OrgId, Topic};
 use crate::salesforce::auth::CredentialVault;
 
+pub use control::{Controls, Renamed};
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, StoredDeadLetter};
 pub use error::StoreError;
 pub use hole::{Hole, HoleKind, Holes, StoredHole};
@@ -49,7 +51,7 @@ pub struct SubscriptionKey {
 /// Keeps what must survive. Every call is bounded in time and may be retried.
 #[async_trait]
 pub trait Store:
-    Leases + Positions + DeadLetters + Holes + Schemas + CredentialVault + Send + Sync
+    Leases + Controls + Positions + DeadLetters + Holes + Schemas + CredentialVault + Send + Sync
 {
     /// Answers when the store does.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -53,8 +53,14 @@ pub struct SubscriptionStatus {
     pub detail: Option<String>,
     /// When the state was written.
     pub state_at: Option<SystemTime>,
-    /// Process that holds it.
+    /// Process that holds the lease, or held it last.
     pub holder: Option<String>,
+    /// True while the lease holds: that process runs it. False: it waits for a worker.
+    pub held: bool,
+    /// Name of that process, as long as it is remembered.
+    pub worker: Option<String>,
+    /// When a person paused it; `None` where it may run.
+    pub paused_at: Option<SystemTime>,
     /// Epoch of the last change of hands.
     pub epoch: i64,
     /// Where it stands.

@@ -268,7 +268,7 @@ async fn live(
 
 /// Renews what is still the holder's. From the transaction's beginning, which is not before the holder
 /// asked: its own clock, which counts from there, is never ahead. A row that somebody has locked is
-/// skipped: it must not keep the others from being renewed.
+/// skipped: it must not keep the others from being renewed. One that was given back stays so.
 async fn renew(
     conn: &mut PgConnection,
     holder: &str,
@@ -281,9 +281,11 @@ async fn renew(
         "with ours as ( \
              select s.org_id, s.name from orgstream.subscription s \
              join unnest($2::text[], $3::text[]) as g (org_id, name) using (org_id, name) \
-             where s.holder = $1 for no key update of s skip locked) \
+             where s.holder = $1 and s.lease_until is not null \
+             for no key update of s skip locked) \
          update orgstream.subscription s set lease_until = now() + $4 * interval '1 millisecond' \
          from ours where s.org_id = ours.org_id and s.name = ours.name and s.holder = $1 \
+         and s.lease_until is not null \
          returning s.name",
     )
     .bind(holder)
@@ -295,7 +297,7 @@ async fn renew(
     let held = sql::query_scalar(
         "select s.name from orgstream.subscription s \
          join unnest($2::text[], $3::text[]) as g (org_id, name) using (org_id, name) \
-         where s.holder = $1",
+         where s.holder = $1 and s.lease_until is not null",
     )
     .bind(holder)
     .bind(&orgs)

@@ -18,6 +18,7 @@ macro_rules! transaction {
 }
 
 mod connections;
+mod control;
 mod credential;
 mod dead_letter;
 mod hole;

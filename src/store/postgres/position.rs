@@ -203,7 +203,9 @@ pub(super) async fn report_state(
 pub(super) async fn all(conn: &mut PgConnection) -> Result<Vec<SubscriptionStatus>, StoreError> {
     let rows = sql::query(
         "select s.org_id, s.name, s.topic, s.state, s.state_detail, s.holder, s.epoch, s.position, \
-                s.received, s.finished, \
+                s.received, s.finished, w.name as worker, \
+                coalesce(s.lease_until > now(), false) as held, \
+                (extract(epoch from s.paused_at) * 1000)::bigint as paused_at, \
                 (extract(epoch from s.state_at) * 1000)::bigint as state_at, \
                 (extract(epoch from s.position_at) * 1000)::bigint as position_at, \
                 (extract(epoch from s.caught_up_at) * 1000)::bigint as caught_up_at, \
@@ -211,7 +213,8 @@ pub(super) async fn all(conn: &mut PgConnection) -> Result<Vec<SubscriptionStatu
                  and d.subscription = s.name and d.state = 'open') as parked, \
                 (select count(*) from orgstream.hole h where h.org_id = s.org_id \
                  and h.subscription = s.name and h.acknowledged_at is null) as holes \
-         from orgstream.subscription s order by s.name, s.org_id",
+         from orgstream.subscription s left join orgstream.worker w on w.holder = s.holder \
+         order by s.name, s.org_id",
     )
     .fetch_all(conn)
     .await?;
@@ -230,6 +233,9 @@ pub(super) async fn all(conn: &mut PgConnection) -> Result<Vec<SubscriptionStatu
                 detail: row.try_get("state_detail")?,
                 state_at: time("state_at")?,
                 holder: row.try_get("holder")?,
+                held: row.try_get("held")?,
+                worker: row.try_get("worker")?,
+                paused_at: time("paused_at")?,
                 epoch: row.try_get("epoch")?,
                 position: replay_id(row.try_get("position")?),
                 position_at: time("position_at")?,

@@ -241,7 +241,7 @@ async fn live(
     Ok(())
 }
 
-/// Renews what is still the holder's.
+/// Renews what is still the holder's; what was given back stays so.
 async fn renew(
     conn: &mut SqliteConnection,
     holder: &str,
@@ -253,7 +253,7 @@ async fn renew(
         .map(|key| json!([key.org_id.as_str(), key.name]));
     let pairs = serde_json::Value::from_iter(pairs).to_string();
     let renewed: Vec<String> = sqlx::query_scalar(
-        "update subscription set lease_until = $3 where holder = $1 \
+        "update subscription set lease_until = $3 where holder = $1 and lease_until is not null \
          and (org_id, name) in (select value ->> 0, value ->> 1 from json_each($2)) returning name",
     )
     .bind(holder)

@@ -19,6 +19,7 @@ macro_rules! transaction {
 }
 
 mod connection;
+mod control;
 mod credential;
 mod dead_letter;
 mod hole;

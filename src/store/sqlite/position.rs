@@ -216,7 +216,9 @@ pub(super) async fn all(
 ) -> Result<Vec<SubscriptionStatus>, StoreError> {
     let rows = sqlx::query(
         "select s.org_id, s.name, s.topic, s.state, s.state_detail, s.holder, s.epoch, s.position, \
-                s.received, s.finished, \
+                s.received, s.finished, w.name as worker, \
+                coalesce(s.lease_until > $1, false) as held, \
+                s.paused_at, \
                 s.state_at, \
                 s.position_at, \
                 s.caught_up_at, \
@@ -224,8 +226,10 @@ pub(super) async fn all(
                  and d.subscription = s.name and d.state = 'open') as parked, \
                 (select count(*) from hole h where h.org_id = s.org_id \
                  and h.subscription = s.name and h.acknowledged_at is null) as holes \
-         from subscription s order by s.name, s.org_id",
+         from subscription s left join worker w on w.holder = s.holder \
+         order by s.name, s.org_id",
     )
+    .bind(to_ms(SystemTime::now()))
     .fetch_all(conn)
     .await?;
     rows.iter()
@@ -243,6 +247,9 @@ pub(super) async fn all(
                 detail: row.try_get("state_detail")?,
                 state_at: time("state_at")?,
                 holder: row.try_get("holder")?,
+                held: row.try_get("held")?,
+                worker: row.try_get("worker")?,
+                paused_at: time("paused_at")?,
                 epoch: row.try_get("epoch")?,
                 position: replay_id(row.try_get("position")?),
                 position_at: time("position_at")?,

@@ -7,6 +7,7 @@
 mod bed;
 mod credentials;
 mod holes;
+mod leases;
 mod letters;
 mod postgres;
 #[cfg(feature = "sqlite")]
@@ -61,6 +62,14 @@ suite! {
     subscriptions::workers_that_take_over_at_once_get_different_epochs,
     subscriptions::states_counters_and_open_work_are_shown,
     subscriptions::positions_are_marked_at_most_once_a_minute,
+    leases::a_lease_keeps_others_out_until_it_runs_out_or_is_given_back,
+    leases::a_heartbeat_renews_what_is_still_the_holders_even_after_it_ran_out,
+    leases::workers_are_counted_while_they_live_and_do_not_stop,
+    leases::a_worker_that_is_dead_for_a_day_is_forgotten,
+    leases::what_a_person_paused_is_taken_by_nobody_until_it_is_resumed,
+    leases::a_rename_takes_everything_along_and_fences_the_old_owner,
+    leases::a_rename_is_refused_while_a_worker_runs_it_or_the_name_is_taken,
+    leases::the_owner_is_shown_by_its_name_while_it_holds_the_lease,
     letters::a_parked_event_is_kept_as_received,
     letters::parking_the_same_event_again_changes_nothing,
     letters::a_resolved_event_that_fails_anew_is_open_again,

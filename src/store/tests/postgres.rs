@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use sqlx::Connection;
 
-use super::bed::{Bed, KEY, letter, replay, take};
+use super::bed::{BRIEF, Bed, KEY, key, letter, replay, take};
 use crate::config::StoreConfig;
-use crate::store::{Progress, StoreError, open};
+use crate::store::{Progress, StoreError, Worker, open};
 
 fn config(url: &str) -> StoreConfig {
     StoreConfig {
@@ -219,6 +219,115 @@ async fn a_database_made_read_only_is_unavailable_and_comes_back() {
     // The refused connection was closed: the next one is another server's, after a failover.
     standby.save_progress(&lease, &progress).await.unwrap();
     standby.close().await;
+    store.close().await;
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_handlers_long_transaction_blocks_no_write_of_the_owner_and_every_change_of_hands() {
+    let Some(bed) = Bed::postgres().await else {
+        return;
+    };
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let mut handler = sqlx::PgConnection::connect(&bed.url).await.unwrap();
+    // What `hold` does, in a transaction that goes on for long.
+    let fence = handler
+        .begin_with("begin; select epoch from orgstream.subscription for key share")
+        .await
+        .unwrap();
+    let impatient = StoreConfig {
+        timeout: Duration::from_millis(600),
+        ..bed.config()
+    };
+    let impatient = open(&impatient).await.unwrap();
+    let progress = Progress::default();
+    impatient.save_progress(&lease, &progress).await.unwrap();
+    impatient.mark_begun(&lease).await.unwrap();
+    let worker = Worker {
+        holder: lease.holder.clone(),
+        name: "w".to_owned(),
+        version: "0".to_owned(),
+    };
+    let long = Duration::from_secs(60);
+    let keys = [lease.key.clone()];
+    let beat = impatient.heartbeat(&worker, long, &keys, false).await;
+    assert_eq!(beat.unwrap().renewed, ["accounts"]);
+    let configured = ["accounts".to_owned()];
+    let take = || impatient.take_over(&lease.key, &lease.holder, long, &configured, false);
+    let refused = take().await.unwrap_err();
+    assert!(refused.to_string().contains("55P03"), "{refused}");
+    fence.commit().await.unwrap();
+    assert_eq!(take().await.unwrap().lease.epoch, lease.epoch + 1);
+    store.close().await;
+    impatient.close().await;
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_locked_row_keeps_no_other_lease_from_being_renewed() {
+    let Some(bed) = Bed::postgres().await else {
+        return;
+    };
+    let store = bed.ready().await;
+    let accounts = take(&*store).await;
+    let contacts = key("contacts", "Contact");
+    let both = ["accounts".to_owned(), "contacts".to_owned()];
+    let taken = store.take_over(&contacts, &accounts.holder, BRIEF, &both, false);
+    taken.await.unwrap();
+    let mut other = sqlx::PgConnection::connect(&bed.url).await.unwrap();
+    let lock = other
+        .begin_with(
+            "begin; select 1 from orgstream.subscription where name = 'accounts' for update",
+        )
+        .await
+        .unwrap();
+    let worker = Worker {
+        holder: accounts.holder.clone(),
+        name: "w".to_owned(),
+        version: "0".to_owned(),
+    };
+    let keys = [accounts.key.clone(), contacts];
+    let long = Duration::from_secs(60);
+    let beat = store.heartbeat(&worker, long, &keys, false).await.unwrap();
+    assert_eq!(beat.renewed, ["contacts"]);
+    assert_eq!(beat.held.len(), 2, "locked is not lost");
+    lock.rollback().await.unwrap();
+    store.close().await;
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn heartbeats_do_not_wait_for_connections_that_other_calls_keep_busy() {
+    let Some(bed) = Bed::postgres().await else {
+        return;
+    };
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let mut other = sqlx::PgConnection::connect(&bed.url).await.unwrap();
+    let lock = other
+        .begin_with("begin; lock table orgstream.finished_ahead in access exclusive mode")
+        .await
+        .unwrap();
+    let progress = Progress::default();
+    let busy = (0..8).map(|_| store.save_progress(&lease, &progress));
+    let busy = futures_util::future::join_all(busy);
+    let worker = Worker {
+        holder: lease.holder.clone(),
+        name: "w".to_owned(),
+        version: "0".to_owned(),
+    };
+    let beats = async {
+        let ttl = Duration::from_secs(20);
+        for _ in 0..5 {
+            store.heartbeat(&worker, ttl, &[], false).await.unwrap();
+            store.survey(&lease.key.org_id, ttl).await.unwrap();
+        }
+        lock.rollback().await.unwrap();
+    };
+    let began = Instant::now();
+    tokio::join!(busy, beats);
+    assert!(began.elapsed() < Duration::from_secs(10));
     store.close().await;
     bed.end().await;
 }

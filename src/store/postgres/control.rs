@@ -1,0 +1,91 @@
+//! Pausing, resuming, renaming.
+
+use async_trait::async_trait;
+use sqlx::Row;
+use sqlx::postgres::PgConnection;
+
+use super::lease::held;
+use super::{PostgresStore, sql};
+use crate::event::OrgId;
+use crate::store::{Controls, Renamed, StoreError};
+
+#[async_trait]
+impl Controls for PostgresStore {
+    async fn pause(&self, org_id: &OrgId, name: &str) -> Result<bool, StoreError> {
+        transaction!(self, |conn| set_paused(conn, org_id, name, true))
+    }
+
+    async fn resume(&self, org_id: &OrgId, name: &str) -> Result<bool, StoreError> {
+        transaction!(self, |conn| set_paused(conn, org_id, name, false))
+    }
+
+    async fn rename(&self, org_id: &OrgId, old: &str, new: &str) -> Result<Renamed, StoreError> {
+        transaction!(self, |conn| rename(conn, org_id, old, new))
+    }
+}
+
+async fn set_paused(
+    conn: &mut PgConnection,
+    org_id: &OrgId,
+    name: &str,
+    paused: bool,
+) -> Result<bool, StoreError> {
+    let updated = sql::query(
+        "update orgstream.subscription \
+         set paused_at = case when $3 then coalesce(paused_at, now()) end, asked = asked + 1 \
+         where org_id = $1 and name = $2",
+    )
+    .bind(org_id.as_str())
+    .bind(name)
+    .bind(paused)
+    .execute(conn)
+    .await?;
+    Ok(updated.rows_affected() > 0)
+}
+
+async fn rename(
+    conn: &mut PgConnection,
+    org_id: &OrgId,
+    old: &str,
+    new: &str,
+) -> Result<Renamed, StoreError> {
+    let row = sql::query(
+        "select holder, coalesce(lease_until > clock_timestamp(), false) as held \
+         from orgstream.subscription where org_id = $1 and name = $2 for update",
+    )
+    .bind(org_id.as_str())
+    .bind(old)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some(row) = row else {
+        return Ok(Renamed::Unknown);
+    };
+    if row.try_get("held")? {
+        let holder: Option<String> = row.try_get("holder")?;
+        return Err(held(conn, old, holder.as_deref()).await?);
+    }
+    let taken: Option<i32> =
+        sql::query_scalar("select 1 from orgstream.subscription where org_id = $1 and name = $2")
+            .bind(org_id.as_str())
+            .bind(new)
+            .fetch_optional(&mut *conn)
+            .await?;
+    if taken.is_some() {
+        return Ok(Renamed::NameTaken);
+    }
+    // Tables with a foreign key follow by themselves; these two outlive their subscription.
+    for statement in [
+        "update orgstream.subscription set name = $3, epoch = epoch + 1, asked = asked + 1, \
+             lease_until = null where org_id = $1 and name = $2",
+        "update orgstream.dead_letter set subscription = $3 where org_id = $1 and subscription = $2",
+        "update orgstream.hole set subscription = $3 where org_id = $1 and subscription = $2",
+    ] {
+        sql::query(statement)
+            .bind(org_id.as_str())
+            .bind(old)
+            .bind(new)
+            .execute(&mut *conn)
+            .await?;
+    }
+    Ok(Renamed::Done)
+}

@@ -1,0 +1,161 @@
+//! When the store is asked: heartbeats, which renew the leases, and surveys, by which workers share the
+//! subscriptions. One call at a time, each bounded by less than the lease can spare, and none of them
+//! awaited anywhere else: a store that hangs stops nothing but itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+
+use crate::event::OrgId;
+use crate::store::{
+    Heartbeat, Store, StoreError, SubscriptionKey, Survey, Tenure, Worker as Identity,
+};
+use crate::telemetry::metrics;
+
+/// How often the worker looks around.
+const SURVEY_EVERY: Duration = Duration::from_secs(1);
+
+/// The least time from one survey to the next, and how long after its end a lease is looked at again.
+const SURVEY_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the store said.
+pub(super) enum Told {
+    /// To a heartbeat that was sent at this moment.
+    Beat(Instant, Result<Heartbeat, StoreError>),
+    /// To a survey.
+    Survey(Result<Survey, StoreError>),
+}
+
+/// The calls that are due, and the one under way.
+pub(super) struct Pulse {
+    store: Arc<dyn Store>,
+    org_id: OrgId,
+    identity: Identity,
+    ttl: Duration,
+    call: Option<BoxFuture<'static, Told>>,
+    next_beat: Instant,
+    next_survey: Instant,
+    /// The first heartbeat went through: this worker counts among the living.
+    counted: bool,
+    /// The last survey that was answered.
+    surveyed_at: Option<Instant>,
+    /// Leases that lapsed may be taken from then on.
+    lapsed_from: Instant,
+}
+
+impl Pulse {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        org_id: OrgId,
+        identity: Identity,
+        ttl: Duration,
+        now: Instant,
+    ) -> Self {
+        Self {
+            store,
+            org_id,
+            identity,
+            ttl,
+            call: None,
+            next_beat: now,
+            next_survey: now,
+            counted: false,
+            surveyed_at: None,
+            lapsed_from: now,
+        }
+    }
+
+    /// Begins the next call if one is due and none is under way. `running` is what is to be renewed.
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        running: impl FnOnce() -> Vec<SubscriptionKey>,
+        stopping: bool,
+    ) {
+        if self.call.is_some() {
+            return;
+        }
+        let store = self.store.clone();
+        if now >= self.next_beat {
+            let (identity, ttl, running) = (self.identity.clone(), self.ttl, running());
+            self.call = Some(Box::pin(async move {
+                let sent_at = Instant::now();
+                let beat = store.heartbeat(&identity, ttl, &running, stopping).await;
+                metrics::store_called("heartbeat", sent_at.elapsed());
+                Told::Beat(sent_at, beat)
+            }));
+        } else if self.counted && !stopping && now >= self.next_survey {
+            let (org_id, limit) = (self.org_id.clone(), self.ttl / 5);
+            self.call = Some(Box::pin(async move {
+                let sent_at = Instant::now();
+                let survey = store.survey(&org_id, limit).await;
+                metrics::store_called("survey", sent_at.elapsed());
+                Told::Survey(survey)
+            }));
+        }
+    }
+
+    /// The answer of the call under way; never ends where there is none. Cancel-safe.
+    pub(super) async fn told(&mut self) -> Told {
+        let Some(call) = &mut self.call else {
+            return std::future::pending().await;
+        };
+        let told = call.await;
+        self.call = None;
+        let now = Instant::now();
+        match &told {
+            Told::Beat(sent_at, Ok(_)) => {
+                self.counted = true;
+                self.next_beat = *sent_at + self.ttl / 5;
+            }
+            Told::Beat(_, Err(_)) => self.next_beat = now + (self.ttl / 10).min(SURVEY_EVERY),
+            Told::Survey(Ok(survey)) => self.surveyed(now, survey),
+            Told::Survey(Err(_)) => self.next_survey = now + SURVEY_EVERY,
+        }
+        told
+    }
+
+    fn surveyed(&mut self, now: Instant, survey: &Survey) {
+        // Where the store was away from us, it was perhaps away from all: whoever has lapsed meanwhile is
+        // given the time to renew, and goes on under the same epoch.
+        let away = SURVEY_EVERY * 2 + self.ttl / 5;
+        if self
+            .surveyed_at
+            .is_some_and(|last| now.duration_since(last) > away)
+        {
+            self.lapsed_from = now + self.ttl / 5;
+        }
+        self.surveyed_at = Some(now);
+        // A lease that is not renewed is found at the moment it runs out.
+        let others = survey.subscriptions.iter().filter_map(|one| {
+            let Tenure::Held { holder, rest } = &one.tenure else {
+                return None;
+            };
+            (*holder != self.identity.holder).then_some(*rest + SURVEY_PAUSE)
+        });
+        let patient = self.lapsed_from.saturating_duration_since(now);
+        let soonest = others.chain((!patient.is_zero()).then_some(patient)).min();
+        let pause = soonest.map_or(SURVEY_EVERY, |rest| rest.min(SURVEY_EVERY));
+        self.next_survey = now + pause.max(SURVEY_PAUSE);
+    }
+
+    /// True where leases that lapsed may be taken.
+    pub(super) fn may_take_lapsed(&self, now: Instant) -> bool {
+        now >= self.lapsed_from
+    }
+
+    /// When [`Pulse::begin`] has something to do; `None` while a call is under way.
+    pub(super) fn wake_at(&self, stopping: bool) -> Option<Instant> {
+        match &self.call {
+            Some(_) => None,
+            None if stopping || !self.counted => Some(self.next_beat),
+            None => Some(self.next_beat.min(self.next_survey)),
+        }
+    }
+
+    /// The next heartbeat is due at once.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.next_beat = now;
+    }
+}

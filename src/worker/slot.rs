@@ -1,0 +1,215 @@
+//! One configured subscription, as this worker sees it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::share::Standing;
+use crate::config::{BackoffConfig, SubscriptionConfig};
+use crate::event::OrgId;
+use crate::handler::Handler;
+use crate::store::{StoreError, SubscriptionKey, Surveyed, Tenure};
+use crate::subscription::{self, LeaseKeeper, State};
+
+/// Pauses while the store fails.
+const STORE_RETRY: BackoffConfig = BackoffConfig {
+    initial: Duration::from_millis(500),
+    max: Duration::from_secs(15),
+};
+
+/// A subscription that this worker runs.
+pub(super) struct Running {
+    pub(super) keeper: LeaseKeeper,
+    /// Tells it what people ask.
+    pub(super) ask: watch::Sender<i64>,
+    pub(super) stop: CancellationToken,
+    /// When the store gave it to us.
+    pub(super) taken_at: Instant,
+    /// Grows with each that this worker took.
+    pub(super) since: u64,
+}
+
+pub(super) enum Phase {
+    Idle,
+    Claiming,
+    Running(Running),
+}
+
+/// A configured subscription.
+pub(super) struct Slot {
+    pub(super) key: SubscriptionKey,
+    pub(super) config: SubscriptionConfig,
+    pub(super) handlers: Vec<Arc<dyn Handler>>,
+    pub(super) shown: watch::Sender<State>,
+    pub(super) phase: Phase,
+    /// What people had asked by the last survey.
+    pub(super) asked: i64,
+    /// Paused by a person, by the last survey.
+    pub(super) paused: bool,
+    /// Not to be taken over before.
+    not_before: Option<Instant>,
+    failures: u32,
+}
+
+impl Slot {
+    pub(super) fn new(
+        org_id: &OrgId,
+        config: SubscriptionConfig,
+        handlers: Vec<Arc<dyn Handler>>,
+        shown: watch::Sender<State>,
+    ) -> Self {
+        Self {
+            key: SubscriptionKey {
+                org_id: org_id.clone(),
+                name: config.name.clone(),
+                topic: config.topic.clone(),
+            },
+            config,
+            handlers,
+            shown,
+            phase: Phase::Idle,
+            asked: 0,
+            paused: false,
+            not_before: None,
+            failures: 0,
+        }
+    }
+
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        match &self.phase {
+            Phase::Idle => Standing::Idle {
+                ready: self.not_before.is_none_or(|at| at <= now),
+            },
+            Phase::Claiming => Standing::Claiming,
+            Phase::Running(running) if running.stop.is_cancelled() => Standing::Leaving,
+            Phase::Running(running) => Standing::Running {
+                since: running.since,
+            },
+        }
+    }
+
+    pub(super) fn running(&self) -> Option<&Running> {
+        match &self.phase {
+            Phase::Running(running) => Some(running),
+            _ => None,
+        }
+    }
+
+    /// Takes in what a survey says of it; `None` where it has no row yet.
+    pub(super) fn surveyed(&mut self, row: Option<&Surveyed>) {
+        let asked = row.map_or(0, |row| row.asked);
+        if asked != self.asked {
+            // A person did something: perhaps just what it waited for.
+            self.not_before = None;
+            self.failures = 0;
+            self.asked = asked;
+        }
+        let paused = row.is_some_and(|row| row.paused);
+        if paused != std::mem::replace(&mut self.paused, paused) {
+            let subscription = self.key.name.as_str();
+            if paused {
+                info!(
+                    subscription,
+                    "paused by a person: left alone until `orgstream resume {subscription}`"
+                );
+            } else {
+                info!(subscription, "resumed by a person");
+            }
+        }
+        if let Some(running) = self.running() {
+            running.ask.send_if_modified(|known| {
+                let more = asked > *known;
+                *known = asked.max(*known);
+                more
+            });
+        }
+    }
+
+    /// Shows what a survey says of it, where it is not run here and will not be just now.
+    pub(super) fn left(&mut self, holder: &str, row: Option<&Surveyed>) {
+        if !matches!(self.phase, Phase::Idle) {
+            return;
+        }
+        let elsewhere = row.is_some_and(
+            |row| matches!(&row.tenure, Tenure::Held { holder: by, .. } if by != holder),
+        );
+        if self.paused {
+            self.show(State::Stopped);
+        } else if elsewhere {
+            // Whoever runs it knows how it is.
+            self.not_before = None;
+            self.failures = 0;
+            self.show(State::Elsewhere);
+        } else if self.not_before.is_none() {
+            self.show(State::Elsewhere);
+        }
+    }
+
+    /// The store is away: what does not run cannot begin.
+    pub(super) fn cannot_begin(&self, why: &str) {
+        if matches!(self.phase, Phase::Idle) {
+            self.show(State::Blocked {
+                detail: why.to_owned(),
+            });
+        }
+    }
+
+    /// The store did not give it to us.
+    pub(super) fn refused(&mut self, error: &StoreError, blocked_retry: BackoffConfig) {
+        self.phase = Phase::Idle;
+        let pause = match error {
+            // The next survey tells more.
+            StoreError::Held { .. } => {
+                self.show(State::Elsewhere);
+                return;
+            }
+            StoreError::Paused { .. } => {
+                self.show(State::Stopped);
+                return;
+            }
+            StoreError::Unavailable(_) => subscription::pause(&STORE_RETRY, self.failures),
+            // Waits for a person, who may mend it in the store while we run.
+            _ => subscription::pause(&blocked_retry, 0),
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Some(Instant::now() + pause);
+        warn!(
+            subscription = self.key.name,
+            topic = %self.key.topic,
+            error = %error,
+            pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            "subscription cannot begin"
+        );
+        self.show(State::Blocked {
+            detail: error.to_string(),
+        });
+    }
+
+    /// It was given to us.
+    pub(super) fn begun(&mut self, running: Running) {
+        self.phase = Phase::Running(running);
+        self.not_before = None;
+        self.failures = 0;
+    }
+
+    /// It does not run here any more.
+    pub(super) fn ended(&mut self, stopping: bool) {
+        self.phase = Phase::Idle;
+        self.show(if stopping || self.paused {
+            State::Stopped
+        } else {
+            State::Elsewhere
+        });
+    }
+
+    fn show(&self, state: State) {
+        self.shown.send_if_modified(|shown| {
+            let changed = *shown != state;
+            *shown = state;
+            changed
+        });
+    }
+}
