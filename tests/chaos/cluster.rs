@@ -27,6 +27,8 @@ pub(crate) struct Cluster {
     password: String,
     port: u16,
     server: Option<Child>,
+    /// PgBouncer in transaction mode, with its port, where it is installed.
+    pooler: Option<(Child, u16)>,
 }
 
 /// Long enough for a recovery on a busy machine.
@@ -51,6 +53,7 @@ impl Cluster {
             password: uuid::Uuid::new_v4().simple().to_string(),
             port: 0,
             server: None,
+            pooler: None,
         };
         cluster.initialise()?;
         for _ in 0..8 {
@@ -58,6 +61,7 @@ impl Cluster {
             cluster.port = fastrand::u16(20_000..32_000);
             cluster.launch()?;
             if cluster.answers().await.is_ok() {
+                cluster.start_pooler().await?;
                 return Ok(Some(cluster));
             }
         }
@@ -92,7 +96,11 @@ impl Cluster {
     }
 
     fn command(&self, program: &str) -> Command {
-        let program = self.bin.join(program).display().to_string();
+        self.command_of(&self.bin.join(program))
+    }
+
+    fn command_of(&self, program: &Path) -> Command {
+        let program = program.display().to_string();
         let mut words = self.prefix.iter().chain([&program]);
         let first = words.next().map_or("", String::as_str);
         let mut command = Command::new(first);
@@ -129,6 +137,56 @@ impl Cluster {
             .context("cannot start Postgres")?;
         self.server = Some(server);
         Ok(())
+    }
+
+    /// Starts PgBouncer before the server; nothing where it is not installed.
+    async fn start_pooler(&mut self) -> anyhow::Result<()> {
+        let found = [
+            "/usr/sbin/pgbouncer",
+            "/usr/local/sbin/pgbouncer",
+            "/usr/bin/pgbouncer",
+        ]
+        .into_iter()
+        .find(|path| Path::new(path).exists());
+        let Some(program) = found else { return Ok(()) };
+        for _ in 0..8 {
+            let port = fastrand::u16(20_000..32_000);
+            let (server, password, dir) = (self.port, &self.password, self.dir.display());
+            let settings = format!(
+                "[databases]\n* = host=127.0.0.1 port={server} user=postgres password={password}\n\
+                 [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+                 auth_type = plain\nauth_file = {dir}/users\npool_mode = transaction\n\
+                 default_pool_size = 8\nmax_client_conn = 200\nlogfile = {dir}/pgbouncer.log\n\
+                 server_login_retry = 1\n"
+            );
+            fs::write(self.dir.join("pgbouncer.ini"), settings)?;
+            fs::write(
+                self.dir.join("users"),
+                format!("\"postgres\" \"{password}\"\n"),
+            )?;
+            let mut pooler = self
+                .command_of(Path::new(program))
+                .arg("-q")
+                .arg(self.dir.join("pgbouncer.ini"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()?;
+            for _ in 0..100 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                let connected = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+                if pooler.try_wait()?.is_some() {
+                    break;
+                }
+                if connected.is_ok() {
+                    self.pooler = Some((pooler, port));
+                    return Ok(());
+                }
+            }
+            let _ = pooler.kill();
+            let _ = pooler.wait();
+        }
+        bail!("PgBouncer did not start")
     }
 
     /// Waits until the server takes connections; an error where it ends instead.
@@ -214,6 +272,12 @@ impl Cluster {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Where PgBouncer listens, or the server itself where there is none.
+    pub(crate) fn pooled_address(&self) -> String {
+        let port = self.pooler.as_ref().map_or(self.port, |(_, port)| *port);
+        format!("127.0.0.1:{port}")
+    }
+
     /// The URL of a database, reached directly.
     pub(crate) fn url(&self, database: &str) -> String {
         self.url_at(&self.address(), database)
@@ -249,6 +313,10 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if let Some((mut pooler, _)) = self.pooler.take() {
+            let _ = pooler.kill();
+            let _ = pooler.wait();
+        }
         if let Some(mut server) = self.server.take() {
             let frozen = children_of(server.id());
             signal("CONT", &[server.id()]);

@@ -15,6 +15,8 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     /// Daemons that run side by side.
     pub(crate) workers: usize,
+    /// They reach Postgres through PgBouncer in transaction mode, where that is installed.
+    pub(crate) pooled: bool,
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) traffic: Traffic,
     /// Most events in one response; none where the org decides.
@@ -207,11 +209,10 @@ impl Plan {
     /// The plan of a seed.
     pub(crate) fn of(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
-        let workers = if features::LEASES {
-            random.usize(1..=3)
-        } else {
-            1
-        };
+        let workers = pick(&mut random, &[1, 2, 2, 3]);
+        let pooled = random.u8(..4) == 0;
+        // Where the bus forgets, most of a run may be lost, which shows little else.
+        let forgetful = random.u8(..4) == 0;
         let mut feeds = vec![
             Feed::Accounts,
             Feed::Orders,
@@ -238,13 +239,14 @@ impl Plan {
         let mut steps: Vec<_> = (0..random.usize(5..14))
             .map(|_| {
                 let at = Duration::from_millis(random.u64(200..length.as_millis() as u64));
-                (at, step(&mut random, workers, &subscriptions))
+                (at, step(&mut random, workers, &subscriptions, forgetful))
             })
             .collect();
         steps.sort_by_key(|(at, _)| *at);
         Self {
             seed,
             workers,
+            pooled,
             subscriptions,
             traffic,
             events_per_response,
@@ -288,7 +290,7 @@ fn handler(random: &mut Rng, name: &'static str) -> Handler {
     }
 }
 
-fn step(random: &mut Rng, workers: usize, subscriptions: &[Subscription]) -> Step {
+fn step(random: &mut Rng, workers: usize, subscriptions: &[Subscription], forgetful: bool) -> Step {
     let worker = random.usize(..workers);
     let trouble = pick(random, &[Trouble::Hang, Trouble::Cut]);
     match random.u8(..34) {
@@ -326,10 +328,10 @@ fn step(random: &mut Rng, workers: usize, subscriptions: &[Subscription]) -> Ste
             orders: random.bool(),
             failing: random.u32(..4),
         },
-        26 => Step::ExpireBus {
+        26 if forgetful => Step::ExpireBus {
             length: millis(random, 100..800),
         },
-        27 => Step::ResetBus,
+        27 if forgetful => Step::ResetBus,
         28 => Step::Exhaust {
             length: millis(random, 200..2_000),
         },
@@ -385,10 +387,11 @@ impl fmt::Display for Plan {
         let traffic = &self.traffic;
         writeln!(
             f,
-            "plan of seed {}: {} worker(s); at most {} events of {} records in {:?}, {} of 1000 poison, {:?} \
+            "plan of seed {}: {} worker(s){}; at most {} events of {} records in {:?}, {} of 1000 poison, {:?} \
              events in a response",
             self.seed,
             self.workers,
+            if self.pooled { " behind PgBouncer" } else { "" },
             traffic.most,
             traffic.records,
             traffic.length,

@@ -109,7 +109,10 @@ impl<'a> Publisher<'a> {
 
     async fn one_call(&mut self) {
         if self.random.u32(..1000) < self.traffic.poison / 2 {
-            return self.raw().await;
+            return match self.random.u8(..3) {
+                0 => self.truncated().await,
+                _ => self.raw().await,
+            };
         }
         match self.random.u8(..20) {
             0..=8 => self.accounts().await,
@@ -293,6 +296,31 @@ impl<'a> Publisher<'a> {
         self.note(&answer, vec![platform(topic, Vec::new(), poison)]);
     }
 
+    /// A change event that breaks off behind its header: nobody can read it, but whose it is can be told.
+    async fn truncated(&mut self) {
+        use base64::Engine as _;
+        let record = self.account();
+        let event = json!({
+            "ChangeEventHeader": {
+                "entityName": "Account", "recordIds": [record], "changeType": "CREATE",
+                "changeOrigin": "", "transactionKey": "t", "sequenceNumber": 1,
+                "commitTimestamp": 1_790_000_000_000_i64, "commitNumber": 1, "commitUser": "005",
+                "nulledFields": [], "diffFields": [], "changedFields": [],
+            },
+            "Name": "breaks off",
+        });
+        let schema = orgstream::avro::Schema::parse(ACCOUNT_SCHEMA).unwrap();
+        let mut payload = schema.encode_json(&event).unwrap();
+        payload.truncate(payload.len() - 5);
+        let payload = base64::prelude::BASE64_STANDARD.encode(payload);
+        let body = json!({"topic": ACCOUNTS, "schema_id": ACCOUNT_SCHEMA_ID, "payload": payload});
+        let answer = self.org.post("/raw", &body).await;
+        self.note(
+            &answer,
+            vec![platform(ACCOUNTS, vec![record], Poison::Bytes)],
+        );
+    }
+
     fn note(&self, answer: &Value, entries: Vec<Entry>) {
         let published = answer["events"].as_array().unwrap();
         assert_eq!(published.len(), entries.len());
@@ -303,6 +331,7 @@ impl<'a> Publisher<'a> {
     }
 }
 
+/// An event of which nothing is remarkable.
 fn platform(topic: &'static str, records: Vec<String>, poison: Poison) -> Entry {
     Entry {
         place: 0,

@@ -159,7 +159,12 @@ async fn site(
     let (address, url_at) = {
         let cluster = cluster.lock().await;
         let url_at = |address: &str| cluster.url_at(address, database);
-        (cluster.address(), url_at("LINE"))
+        let address = if plan.pooled {
+            cluster.pooled_address()
+        } else {
+            cluster.address()
+        };
+        (address, url_at("LINE"))
     };
     let bus = org.text("pubsub_endpoint");
     let bus = bus.trim_start_matches("http://");
