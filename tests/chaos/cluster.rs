@@ -247,24 +247,35 @@ impl Cluster {
     /// Makes a fresh database and gives its name.
     pub(crate) async fn database(&self) -> anyhow::Result<String> {
         let name = format!("chaos_{}", uuid::Uuid::new_v4().simple());
-        let options: PgConnectOptions = self.url("postgres").parse()?;
-        let mut connection = options.connect().await?;
-        sqlx::raw_sql(AssertSqlSafe(format!("create database {name}")))
-            .execute(&mut connection)
-            .await?;
-        connection.close().await?;
+        self.execute(format!("create database {name}")).await?;
         Ok(name)
     }
 
-    /// Takes a database away, whoever is still connected.
-    pub(crate) async fn drop_database(&self, name: &str) -> anyhow::Result<()> {
+    /// Whether transactions of a database may write (`off`) or not (`on`), from now on and for everybody.
+    pub(crate) async fn set_read_only(&self, name: &str, on: &str) -> anyhow::Result<()> {
+        let alter = format!("alter database {name} set default_transaction_read_only = {on}");
+        self.execute(alter).await?;
+        self.execute(format!(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'"
+        ))
+        .await
+    }
+
+    /// One statement of ours, in the maintenance database.
+    async fn execute(&self, statement: String) -> anyhow::Result<()> {
         let options: PgConnectOptions = self.url("postgres").parse()?;
         let mut connection = options.connect().await?;
-        sqlx::raw_sql(AssertSqlSafe(format!("drop database {name} with (force)")))
+        sqlx::raw_sql(AssertSqlSafe(statement))
             .execute(&mut connection)
             .await?;
         connection.close().await?;
         Ok(())
+    }
+
+    /// Takes a database away, whoever is still connected.
+    pub(crate) async fn drop_database(&self, name: &str) -> anyhow::Result<()> {
+        self.execute(format!("drop database {name} with (force)"))
+            .await
     }
 
     /// Where it listens.

@@ -15,6 +15,9 @@ pub(crate) fn fenced(case: &Case, broken: &mut Vec<String>) {
         let mut wrong = |what: &str| {
             broken.push(format!("{}: {what}: {write:?}", case.name));
         };
+        if !write.writer.starts_with("worker-") {
+            wrong("nobody knows who wrote this");
+        }
         if after.epoch < before.epoch || after.epoch < newest {
             wrong("the epoch went back");
         }

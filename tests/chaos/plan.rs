@@ -162,6 +162,8 @@ pub(crate) enum Step {
     RestartPostgres(Shutdown),
     /// Every process of Postgres stands still.
     FreezePostgres(Duration),
+    /// Postgres takes no writes.
+    ReadOnly(Duration),
     /// One worker's way to Postgres.
     StoreLine {
         worker: usize,
@@ -332,6 +334,7 @@ fn step(random: &mut Rng, workers: usize, subscriptions: &[Subscription], forget
             length: millis(random, 100..800),
         },
         27 if forgetful => Step::ResetBus,
+        27 => Step::ReadOnly(millis(random, 300..4_000)),
         28 => Step::Exhaust {
             length: millis(random, 200..2_000),
         },

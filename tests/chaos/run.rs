@@ -185,6 +185,7 @@ async fn site(
     Ok(Site::new(
         plan,
         setting,
+        database.to_owned(),
         org,
         cluster.clone(),
         recorder,

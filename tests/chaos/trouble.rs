@@ -21,6 +21,8 @@ use super::workers::{Setting, Worker};
 pub(crate) struct Site {
     pub(crate) plan: Plan,
     pub(crate) setting: Setting,
+    /// Name of the database.
+    pub(crate) database: String,
     pub(crate) org: Emulator,
     pub(crate) cluster: Arc<AsyncMutex<Cluster>>,
     pub(crate) recorder: Recorder,
@@ -43,6 +45,7 @@ impl Site {
     pub(crate) fn new(
         plan: Plan,
         setting: Setting,
+        database: String,
         org: Emulator,
         cluster: Arc<AsyncMutex<Cluster>>,
         recorder: Recorder,
@@ -55,6 +58,7 @@ impl Site {
         Self {
             plan,
             setting,
+            database,
             org,
             cluster,
             recorder,
@@ -149,6 +153,10 @@ impl Site {
                 let restarted = self.cluster.lock().await.restart(how).await;
                 self.tell(restarted);
             }
+            Step::ReadOnly(length) => {
+                let done = self.read_only(length).await;
+                self.tell(done);
+            }
             Step::FreezePostgres(length) => self.cluster.lock().await.freeze(length).await,
             Step::StoreLine {
                 worker,
@@ -174,6 +182,18 @@ impl Site {
             }
             other => self.trouble_the_org(other).await,
         }
+    }
+
+    /// As a standby is, or a hosted database that is over its size.
+    async fn read_only(&self, length: Duration) -> anyhow::Result<()> {
+        for (on, pause) in [("on", length), ("off", Duration::ZERO)] {
+            // Locked, so that no restart comes between.
+            let cluster = self.cluster.lock().await;
+            cluster.set_read_only(&self.database, on).await?;
+            drop(cluster);
+            tokio::time::sleep(pause).await;
+        }
+        Ok(())
     }
 
     fn interrupted(&self) {
