@@ -4,6 +4,7 @@ alter table subscription add column lease_until integer;
 alter table subscription add column paused_at integer;
 alter table subscription add column begin_from text check (begin_from in ('earliest', 'latest'));
 alter table subscription add column position_time integer;
+alter table subscription add column position_transaction text;
 alter table subscription add column asked integer not null default 0;
 
 create table worker (

@@ -313,6 +313,7 @@ mod tests {
                 payload: Bytes::from_static(b"\x02A\x00 and more than a line"),
                 record_ids: Vec::new(),
                 record_name: None,
+                unit: None,
                 received_at: SystemTime::UNIX_EPOCH,
             },
         }

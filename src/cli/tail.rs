@@ -319,6 +319,7 @@ impl Tail {
                 received_at: SystemTime::now(),
                 epoch: 0,
                 replayed: false,
+                partial: false,
                 key: None,
             }),
             Err(why) => Err(format!(

@@ -239,6 +239,12 @@ pub struct SubscriptionConfig {
     pub max_in_flight_bytes: usize,
     /// How long a schema that cannot be had just now holds the stream up; 15 min.
     pub schema_wait: Duration,
+    /// What is handed over together.
+    pub group: Group,
+    /// How long a transaction stays open after its last event, where nothing else closes it; 1 s.
+    pub group_wait: Duration,
+    /// Events of the largest transaction that is handed over whole; half of `max_in_flight`, at most 1000.
+    pub group_max_events: usize,
     /// At least one.
     pub handlers: Vec<HandlerConfig>,
 }
@@ -258,8 +264,23 @@ impl SubscriptionConfig {
             max_in_flight: 1000,
             max_in_flight_bytes: 32 * 1024 * 1024,
             schema_wait: Duration::from_secs(15 * 60),
+            group: Group::None,
+            group_wait: Duration::from_secs(1),
+            group_max_events: Self::group_max_events_by_default(1000),
             handlers: Vec::new(),
         }
+    }
+
+    /// Half of what may be in flight: while a handler has one such transaction, the next can come in.
+    fn group_max_events_by_default(max_in_flight: usize) -> usize {
+        (max_in_flight / 2).clamp(1, 1000)
+    }
+
+    /// Events of the largest transaction that can be had whole: with so many in flight there is room left
+    /// to ask for more, which the reader does in chunks of a quarter of its window.
+    pub fn largest_group(&self) -> usize {
+        let window = self.max_in_flight.min(100);
+        self.max_in_flight.saturating_sub(window.div_ceil(4))
     }
 }
 
@@ -294,6 +315,15 @@ pub enum Ordering {
     Strict,
     /// Nothing.
     None,
+}
+
+/// What is handed over together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// Each event by itself.
+    None,
+    /// The change events of one transaction (design 3.1, rule 14).
+    Transaction,
 }
 
 /// One `[[subscription.handler]]`. Its `Debug` form names the options without their values, which may be

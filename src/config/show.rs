@@ -8,8 +8,8 @@ use toml::Value;
 
 use super::duration::{format_bytes, format_duration};
 use super::{
-    AuthConfig, BackoffConfig, Config, HandlerConfig, OnExhausted, OnExpiredReplayId, Ordering,
-    SalesforceConfig, Start, StoreConfig, SubscriptionConfig,
+    AuthConfig, BackoffConfig, Config, Group, HandlerConfig, OnExhausted, OnExpiredReplayId,
+    Ordering, SalesforceConfig, Start, StoreConfig, SubscriptionConfig,
 };
 
 /// What stands in place of a secret.
@@ -187,6 +187,13 @@ fn subscription(out: &mut Writer, config: &SubscriptionConfig) {
         &format_bytes(config.max_in_flight_bytes),
     );
     out.duration("schema_wait", config.schema_wait);
+    let group = match config.group {
+        Group::None => "none",
+        Group::Transaction => "transaction",
+    };
+    out.text("group", &group);
+    out.duration("group_wait", config.group_wait);
+    out.line("group_max_events", &config.group_max_events);
     for one in &config.handlers {
         handler(out, one);
     }

@@ -7,8 +7,8 @@ use super::reader::Reader;
 use super::salesforce::{BackoffKeys, positive_duration};
 use super::section::{Found, Section, Var};
 use super::{
-    Checks, HandlerConfig, MAX_HANDLERS, OnExhausted, OnExpiredReplayId, Ordering, RetryConfig,
-    Start, SubscriptionConfig, parse_bytes,
+    Checks, Group, HandlerConfig, MAX_HANDLERS, OnExhausted, OnExpiredReplayId, Ordering,
+    RetryConfig, Start, SubscriptionConfig, parse_bytes,
 };
 use crate::event::{InvalidTopic, Topic, TopicKind};
 
@@ -196,6 +196,48 @@ fn read_options(section: &Section<'_>, config: &mut SubscriptionConfig, known_to
     config.max_in_flight_bytes = bytes.unwrap_or(config.max_in_flight_bytes);
     let schema_wait = section.parsed("schema_wait", Var::None, positive_duration);
     config.schema_wait = schema_wait.unwrap_or(config.schema_wait);
+    read_group(section, config, known_topic);
+}
+
+/// What is handed over together. A transaction has to fit into what may be in flight with room to ask for
+/// what closes it, or it could never be had whole.
+fn read_group(section: &Section<'_>, config: &mut SubscriptionConfig, known_topic: bool) {
+    let words = [("none", Group::None), ("transaction", Group::Transaction)];
+    let group = section.choice("group", Var::None, &words);
+    config.group = group.unwrap_or(config.group);
+    let wait = section.parsed("group_wait", Var::None, positive_duration);
+    config.group_wait = wait.unwrap_or(config.group_wait);
+    let max = section.number("group_max_events", Var::None, 1..=MAX_IN_FLIGHT);
+    config.group_max_events = max
+        .unwrap_or_else(|| SubscriptionConfig::group_max_events_by_default(config.max_in_flight));
+    if config.group == Group::None {
+        return;
+    }
+    let is_platform_event = matches!(
+        config.topic.kind(),
+        TopicKind::PlatformEvent | TopicKind::PlatformEventChannel
+    );
+    if known_topic && is_platform_event {
+        section.problem(
+            "group",
+            "is for change events; platform events name no transaction, so take it away",
+        );
+    }
+    let most = config.largest_group();
+    if config.group_max_events > most {
+        let key = match max {
+            Some(_) => "group_max_events",
+            None => "max_in_flight",
+        };
+        section.problem(
+            key,
+            format!(
+                "a transaction of {} events never fits into max_in_flight = {} with the event that closes it; \
+                 at most {most} do: raise max_in_flight",
+                config.group_max_events, config.max_in_flight
+            ),
+        );
+    }
 }
 
 fn read_handlers(

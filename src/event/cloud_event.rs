@@ -103,6 +103,9 @@ impl Serialize for CloudEvent<'_> {
         if event.replayed {
             map.serialize_entry("replayed", &true)?;
         }
+        if event.partial {
+            map.serialize_entry("partial", &true)?;
+        }
         map.serialize_entry("data", data)?;
         map.end()
     }

@@ -100,6 +100,8 @@ pub struct Event {
     pub epoch: i64,
     /// True for an event that a replay brought back.
     pub replayed: bool,
+    /// True where it was handed over with a part of its transaction, or with what may be a part of it.
+    pub partial: bool,
     /// Value of the field that orders a platform event, where the subscription names one (`key`).
     pub key: Option<String>,
 }

@@ -22,7 +22,9 @@ pub use webhook::WebhookHandler;
 
 /// Events handed over together, in bus order.
 ///
-/// All of them belong to records that no other call of the same handler holds at that time.
+/// All of them belong to records that no other call of the same handler holds at that time. With
+/// `group = "transaction"` they are all the events of one transaction, or of a part of it where they say so
+/// ([`Event::partial`]), or events each of which is a transaction by itself.
 #[derive(Debug, Clone)]
 pub struct EventBatch {
     /// At least one.

@@ -52,6 +52,7 @@ pub(super) fn batch(data: &[&str]) -> EventBatch {
             received_at: SystemTime::UNIX_EPOCH,
             epoch: 1,
             replayed: false,
+            partial: false,
             key: None,
         })
     });

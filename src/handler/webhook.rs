@@ -1,11 +1,13 @@
-//! The `webhook` handler: each event as one HTTP POST.
+//! The `webhook` handler: each event, or each transaction, as one HTTP POST.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use aws_lc_rs::digest;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use reqwest::{Client, Url};
@@ -17,8 +19,12 @@ use crate::config::HandlerConfig;
 use crate::event::Event;
 
 /// Structured content mode of the CloudEvents HTTP binding.
-const CONTENT_TYPE: HeaderValue =
+const ONE_EVENT: HeaderValue =
     HeaderValue::from_static("application/cloudevents+json; charset=utf-8");
+
+/// Its batched content mode.
+const SEVERAL_EVENTS: HeaderValue =
+    HeaderValue::from_static("application/cloudevents-batch+json; charset=utf-8");
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -37,7 +43,9 @@ const OWN_HEADERS: [HeaderName; 6] = [
 const DRAINED_BYTES: usize = 64 << 10;
 const DRAINED_FOR: Duration = Duration::from_millis(500);
 
-/// Posts events in the structured mode of CloudEvents, with the event's identity as `Idempotency-Key`.
+/// Posts each event in the structured mode of CloudEvents, with its identity as `Idempotency-Key`, and the
+/// events of a transaction together in the batched mode, with a key made of all identities: they share one
+/// answer.
 ///
 /// Options: `url`; `headers`, a table whose values may be secrets; `timeout` of a whole call (30 s);
 /// `connect_timeout` (10 s). Redirects are not followed. Answers mean (design 3.1, rule 5):
@@ -82,8 +90,24 @@ impl WebhookHandler {
         })
     }
 
-    async fn post(&self, event: &Event) -> Answer {
-        let body = match event.cloud_event().to_json() {
+    /// One request for all of these events, and one answer.
+    async fn post(&self, events: &[Arc<Event>]) -> Answer {
+        let (content_type, body, key) = match events {
+            [event] => (
+                ONE_EVENT,
+                event.cloud_event().to_json(),
+                event.identity().as_str().to_owned(),
+            ),
+            events => {
+                let batch: Vec<_> = events.iter().map(|event| event.cloud_event()).collect();
+                (
+                    SEVERAL_EVENTS,
+                    serde_json::to_vec(&batch),
+                    batch_key(events),
+                )
+            }
+        };
+        let body = match body {
             Ok(body) => body,
             Err(error) => {
                 return Answer::Reject {
@@ -94,8 +118,8 @@ impl WebhookHandler {
         let response = self
             .client
             .post(self.url.clone())
-            .header(header::CONTENT_TYPE, CONTENT_TYPE)
-            .header(IDEMPOTENCY_KEY, event.identity().as_str())
+            .header(header::CONTENT_TYPE, content_type)
+            .header(IDEMPOTENCY_KEY, key)
             .body(body)
             .send()
             .await;
@@ -158,23 +182,7 @@ impl fmt::Debug for WebhookHandler {
 #[async_trait]
 impl Handler for WebhookHandler {
     async fn handle(&self, batch: &EventBatch) -> BatchAnswer {
-        if let [event] = &batch.events[..] {
-            return BatchAnswer::All(self.post(event).await);
-        }
-        // Not asked for by the limits of this handler, but it has an answer.
-        let mut answers = Vec::with_capacity(batch.events.len());
-        for event in &batch.events {
-            let answer = self.post(event).await;
-            let handled = answer == Answer::Handled;
-            answers.push(answer);
-            if !handled {
-                break; // what follows may be of the same record
-            }
-        }
-        answers.resize_with(batch.events.len(), || {
-            Answer::Retry(Retry::because("waits for an event before it"))
-        });
-        BatchAnswer::Each(answers)
+        BatchAnswer::All(self.post(&batch.events).await)
     }
 
     /// Sends an OPTIONS request, which changes nothing at the other side and goes the way that events
@@ -198,6 +206,16 @@ impl Handler for WebhookHandler {
             _ => Ok(()),
         }
     }
+}
+
+/// The same for the same events, and for no others.
+fn batch_key(events: &[Arc<Event>]) -> String {
+    let mut digest = digest::Context::new(&digest::SHA256);
+    for event in events {
+        digest.update(event.identity().as_str().as_bytes());
+        digest.update(b"\n");
+    }
+    hex::encode(digest.finish())
 }
 
 fn client(url: &Url, headers: HeaderMap, timeouts: Timeouts) -> reqwest::Result<Client> {

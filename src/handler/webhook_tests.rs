@@ -326,30 +326,42 @@ async fn a_server_with_a_certificate_that_nobody_vouches_for_gets_no_event() {
 }
 
 #[tokio::test]
-async fn a_batch_stops_at_the_first_event_that_is_not_handled() {
-    let calls = Arc::new(AtomicUsize::new(0));
-    let receiver = Receiver::start(move || {
-        let status = if calls.fetch_add(1, Ordering::Relaxed) == 0 {
-            200
-        } else {
-            503
-        };
-        Response::builder()
-            .status(status)
-            .body(Body::empty())
-            .unwrap()
-    })
-    .await;
+async fn events_that_come_together_are_one_request_with_one_answer() {
+    let receiver = Receiver::answering(204, &[]).await;
     let handler = receiver.handler("");
-    assert_eq!(handler.batch_limits().events, 1);
-    let BatchAnswer::Each(answers) = handler.handle(&batch(&["{}", "{}", "{}"])).await else {
-        panic!("one answer for all");
-    };
-    assert!(matches!(
-        answers[..],
-        [Answer::Handled, Answer::Retry(_), Answer::Retry(_)]
-    ));
-    assert_eq!(receiver.requests(), 2);
+    for data in [&["1", "2", "3"][..], &["1", "2", "3"], &["1", "2"]] {
+        assert_eq!(handler.handle(&batch(data)).await, BatchAnswer::HANDLED);
+    }
+    let seen = receiver.seen.lock().unwrap();
+    let keys: Vec<_> = seen
+        .iter()
+        .map(|request| request.headers()["idempotency-key"].clone())
+        .collect();
+    assert_eq!(keys[0], keys[1], "the same events, the same key");
+    assert_ne!(keys[0], keys[2]);
+    assert_eq!(
+        seen[0].headers()["content-type"],
+        "application/cloudevents-batch+json; charset=utf-8"
+    );
+    let body: serde_json::Value = serde_json::from_slice(seen[0].body()).unwrap();
+    let data: Vec<_> = body
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["data"].clone())
+        .collect();
+    assert_eq!(data, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn events_that_come_together_are_rejected_together() {
+    let receiver = Receiver::answering(422, &[]).await;
+    let answer = receiver.handler("").handle(&batch(&["1", "2"])).await;
+    assert!(
+        matches!(answer, BatchAnswer::All(Answer::Reject { .. })),
+        "{answer:?}"
+    );
+    assert_eq!(receiver.requests(), 1);
 }
 
 #[tokio::test]

@@ -8,6 +8,10 @@ use bytes::Bytes;
 use super::{Lease, StoreError};
 use crate::event::{EventIdentity, ReplayId, SchemaId};
 
+/// How the name of a unit begins whose events may not be a whole transaction, and are handed over with
+/// `partial` set.
+pub const PART: &str = "part:";
+
 /// An event to park.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -33,6 +37,9 @@ pub struct DeadLetter {
     pub record_ids: Vec<String>,
     /// Avro record name, where it is known.
     pub record_name: Option<String>,
+    /// Dead letters of one handler and unit are handed over together: the events of a transaction. Of one
+    /// that may not be whole, the unit's name begins with [`PART`].
+    pub unit: Option<String>,
     /// When it was received.
     pub received_at: SystemTime,
 }
@@ -75,6 +82,9 @@ pub trait DeadLetters: Send + Sync {
     /// Parks an event; parking the same one again changes nothing while it is open, and opens it again
     /// where a person had resolved it. Gives its number.
     async fn park(&self, lease: &Lease, letter: &DeadLetter) -> Result<i64, StoreError>;
+
+    /// As [`DeadLetters::park`], several together: all or none.
+    async fn park_all(&self, lease: &Lease, letters: &[DeadLetter]) -> Result<(), StoreError>;
 
     /// Parked events, oldest first.
     async fn dead_letters(

@@ -26,6 +26,8 @@ pub struct TakenOver {
     pub lease: Lease,
     /// Where it stands; `None` where no event or keepalive was ever finished.
     pub position: Option<ReplayId>,
+    /// Transaction key of the change event at the position ([`super::Progress::transaction`]).
+    pub transaction: Option<String>,
     /// True where an earlier run was about to begin at LATEST ([`Store::mark_begun`]) and left no position: what came between then and now is a hole.
     pub begun_without_position: bool,
     /// Where it has no position: the first replay ID that came on a stream that began at LATEST

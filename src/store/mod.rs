@@ -30,7 +30,7 @@ use crate::event::{OrgId, Topic};
 use crate::salesforce::auth::CredentialVault;
 
 pub use control::{Controls, Renamed};
-pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, StoredDeadLetter};
+pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, PART, StoredDeadLetter};
 pub use error::StoreError;
 pub use hole::{Hole, HoleKind, Holes, StoredHole};
 pub use lease::{Heartbeat, Lease, Leases, Survey, Surveyed, TakenOver, Tenure, Worker};

@@ -21,6 +21,8 @@ pub struct FinishedAhead {
 pub struct Progress {
     /// The new position; `None` leaves it as it is.
     pub position: Option<ReplayId>,
+    /// Transaction key of the change event at the position; goes with `position`.
+    pub transaction: Option<String>,
     /// The whole set above the position, which replaces what is stored.
     pub finished_ahead: Vec<FinishedAhead>,
     /// The last moment with a live stream and nothing unfinished.

@@ -94,6 +94,7 @@ impl Credits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SubscriptionConfig;
     use proptest::prelude::*;
 
     fn room(free: usize) -> Room {
@@ -123,6 +124,21 @@ mod tests {
         assert_eq!(credits.ask(room(0), now), None);
         assert_eq!(credits.ask(room(10), now), None, "one by one is too often");
         assert_eq!(credits.ask(room(40), now), Some(40));
+    }
+
+    /// Else a transaction of that size would never be seen to be over.
+    #[test]
+    fn asks_for_more_with_the_largest_transaction_in_flight() {
+        for max_in_flight in 2..2000 {
+            let mut config = SubscriptionConfig::new("a", "Account".parse().unwrap());
+            config.max_in_flight = max_in_flight;
+            let full = Room {
+                free: max_in_flight - config.largest_group(),
+                capacity: max_in_flight,
+                empty: false,
+            };
+            assert!(Credits::first(full).is_some(), "{max_in_flight}");
+        }
     }
 
     #[test]

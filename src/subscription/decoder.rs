@@ -14,7 +14,8 @@ use super::observe::Observer;
 use super::reader::Arrival;
 use crate::avro::{Schema, SchemaCache, SchemaUnavailable, peek_header};
 use crate::config::BackoffConfig;
-use crate::event::{ChangeEventHeader, Event, RawEvent, ReplayId, SchemaId, Source};
+use crate::event::{ChangeEventHeader, Event, EventIdentity, RawEvent, ReplayId, SchemaId, Source};
+use crate::store::DeadLetter;
 
 /// What the decoder hands on, in stream order.
 #[derive(Debug)]
@@ -25,8 +26,9 @@ pub(super) enum Item {
     Undecodable(Box<Undecodable>),
     /// Nothing new up to this place.
     Keepalive(ReplayId),
-    /// Events under an incomplete replay ID come again.
-    Resumed,
+    /// Events under an incomplete replay ID come again. `continues` where the stream begins just after
+    /// the last place known.
+    Resumed { continues: bool },
 }
 
 /// An event that could not be decoded.
@@ -40,6 +42,39 @@ pub(super) struct Undecodable {
     pub(super) reason: &'static str,
     /// For a person.
     pub(super) error: String,
+}
+
+impl Undecodable {
+    /// What tells it from every other event, as far as it can be read.
+    pub(super) fn identity(&self) -> EventIdentity {
+        let header = self.header.as_ref();
+        match header.and_then(|header| header.record_ids.first()) {
+            Some(record_id) => self.raw.identity(Some(record_id)),
+            None => self.raw.identity_unread(),
+        }
+    }
+
+    /// As a dead letter: nobody was given it.
+    pub(super) fn letter(&self) -> DeadLetter {
+        let header = self.header.as_ref();
+        DeadLetter {
+            identity: self.identity(),
+            handler: None,
+            reason: self.reason.to_owned(),
+            error: self.error.clone(),
+            attempts: 0,
+            event_uuid: self.raw.id.clone(),
+            replay_id: self.raw.replay_id.clone(),
+            schema_id: self.raw.schema_id.clone(),
+            payload: self.raw.payload.clone(),
+            record_ids: header
+                .map(|header| header.record_ids.clone())
+                .unwrap_or_default(),
+            record_name: None,
+            unit: None,
+            received_at: self.received_at,
+        }
+    }
 }
 
 /// Pauses between attempts to get a schema that cannot be had just now.
@@ -77,7 +112,7 @@ impl Decoder {
             for arrival in batch {
                 let item = match arrival {
                     Arrival::Keepalive(id) => Item::Keepalive(id),
-                    Arrival::Resumed => Item::Resumed,
+                    Arrival::Resumed { continues } => Item::Resumed { continues },
                     Arrival::Event { raw, received_at } => {
                         match self.decode(raw, received_at, &mut out, &items).await {
                             Some(item) => item,
@@ -189,6 +224,7 @@ impl Decoder {
                     received_at,
                     epoch: self.epoch,
                     replayed: false,
+                    partial: false,
                     key,
                 }))
             }

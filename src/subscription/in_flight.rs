@@ -26,6 +26,10 @@ struct Held {
     bytes: usize,
     /// The largest event lately seen; sinks slowly.
     largest: usize,
+    /// Received events that have not come to the delivery yet.
+    under_way: usize,
+    /// Events that the org still owes us.
+    owed: u32,
     /// When the event was received that waits for its schema, and holds up all behind it.
     undecoded_since: Option<SystemTime>,
 }
@@ -39,6 +43,8 @@ impl InFlight {
                 events: 0,
                 bytes: 0,
                 largest: SMALLEST_EVENT,
+                under_way: 0,
+                owed: 0,
                 undecoded_since: None,
             }),
             let_go: Notify::new(),
@@ -47,8 +53,33 @@ impl InFlight {
 
     /// Takes one received event in.
     pub(super) fn take(&self, bytes: usize) {
-        self.held().events += 1;
+        {
+            let mut held = self.held();
+            held.events += 1;
+            held.under_way += 1;
+        }
         self.grow(bytes, bytes);
+    }
+
+    /// A received event has come to the delivery.
+    pub(super) fn arrived(&self) {
+        let mut held = self.held();
+        held.under_way = held.under_way.saturating_sub(1);
+    }
+
+    /// Received events that have not come to the delivery yet.
+    pub(super) fn under_way(&self) -> usize {
+        self.held().under_way
+    }
+
+    /// The reader says how many events the org still owes us: none while there is no stream.
+    pub(super) fn owe(&self, outstanding: u32) {
+        self.held().owed = outstanding;
+    }
+
+    /// Events that the org still owes us.
+    pub(super) fn owed(&self) -> u32 {
+        self.held().owed
     }
 
     /// Adds what an event holds beyond what it was taken in with: its decoded form. `whole` is its size now.

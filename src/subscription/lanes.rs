@@ -389,6 +389,7 @@ pub(super) mod tests {
             received_at: SystemTime::UNIX_EPOCH,
             epoch: 1,
             replayed: false,
+            partial: false,
             key: None,
         })
     }

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::avro::SchemaCache;
-use crate::config::{BackoffConfig, SalesforceConfig, Start, SubscriptionConfig};
+use crate::config::{BackoffConfig, Group, SalesforceConfig, Start, SubscriptionConfig};
 use crate::event::{OrgId, ReplayId, Source};
 use crate::handler::Handler;
 use crate::salesforce::pubsub::PubSub;
@@ -120,7 +120,7 @@ pub async fn run(
     // Its own, so that losing this subscription stops no other.
     let stop = stop.child_token();
     let observer = Observer::new(&config.name);
-    let mut resume_after = taken.position;
+    let mut resume_after = taken.position.clone();
     if taken.begun_without_position && config.start == Start::Latest {
         observer.hole("lost");
         record_lost_start(&shared, &taken.lease, taken.begun_with.as_ref(), &stop).await;
@@ -176,6 +176,11 @@ pub async fn run(
         lease: lease.clone(),
         store: shared.store.clone(),
         ordering: config.ordering,
+        group: (config.group == Group::Transaction).then_some(delivery::Limits {
+            wait: config.group_wait,
+            events: config.group_max_events,
+        }),
+        begins_after: taken.position.is_some().then_some(taken.transaction),
         handlers: runs.zip(handlers.iter().cloned()).collect(),
         finished_ahead: taken.finished_ahead,
         behind_since: taken.position_at.unwrap_or_else(SystemTime::now),

@@ -237,6 +237,7 @@ impl Position {
             .collect();
         Progress {
             position: tracker.position().cloned(),
+            transaction: tracker.transaction().map(str::to_owned),
             finished_ahead,
             caught_up_at,
             marked_at: self.marked_at,

@@ -37,8 +37,12 @@ pub(super) enum Arrival {
     },
     /// Nothing new up to this place.
     Keepalive(ReplayId),
-    /// A new stream begins after the last complete replay ID: events under an incomplete one come again.
-    Resumed,
+    /// A new stream begins, where it can after the last complete replay ID: events under an incomplete one
+    /// come again.
+    Resumed {
+        /// It begins there, and not somewhere else because that place is lost or was never known.
+        continues: bool,
+    },
 }
 
 /// Everything a reader needs.
@@ -109,6 +113,7 @@ impl Reader {
                 () = self.clock.changed() => return Ok(Step::Disconnected),
             }
         }
+        self.in_flight.owe(0);
         let Some(first) = Credits::first(self.in_flight.room()) else {
             self.set_state(State::Paused);
             tokio::select! {
@@ -155,7 +160,8 @@ impl Reader {
         );
         self.set_state(State::Live);
         // A closed channel means that the delivery is gone; the stop token tells.
-        let _ = self.arrivals.send(vec![Arrival::Resumed]);
+        let continues = self.resume.continues();
+        let _ = self.arrivals.send(vec![Arrival::Resumed { continues }]);
         Ok(Step::Streaming(Box::new(Streaming {
             stream,
             credits: Credits::opened(first, asked_at),
@@ -188,6 +194,7 @@ impl Reader {
         refused: &mut u32,
     ) -> Result<Step, Break> {
         self.observer.credits(streaming.credits.outstanding());
+        self.in_flight.owe(streaming.credits.outstanding());
         let limit = self.salesforce.silence_limit;
         // With nothing asked for, silence is what we asked for (rule 10).
         let watched = streaming.credits.outstanding() > 0;

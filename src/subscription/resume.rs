@@ -45,6 +45,11 @@ impl Resume {
         }
     }
 
+    /// True where the next stream begins just after the last place known: nothing is missed between.
+    pub(super) fn continues(&self) -> bool {
+        self.complete.is_some()
+    }
+
     /// What would be lost, and has to be recorded, if the stream broke now and began again.
     pub(super) fn loses_on_break(&self) -> bool {
         self.complete.is_none() && self.begin == ReplayFrom::Latest

@@ -1,6 +1,7 @@
 //! The low-water mark: how far every received event is finished (design 3.1, rules 1 to 3). Pure.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::config::MAX_HANDLERS;
@@ -22,6 +23,8 @@ struct Entry {
     event: Option<Tracked>,
     replay_id: Option<ReplayId>,
     unfinished: HandlerSet,
+    /// The next one is of the same unit: the position does not rest here.
+    joined: bool,
 }
 
 /// What the tracker remembers of an event.
@@ -32,6 +35,15 @@ pub(super) struct Tracked {
     pub(super) occurred_at: SystemTime,
     /// Bytes that it holds in memory.
     pub(super) size: usize,
+    /// The transaction it is of, where it names one.
+    pub(super) transaction: Option<Arc<str>>,
+}
+
+/// A place on the bus, and the transaction of the event there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) replay_id: ReplayId,
+    pub(super) transaction: Option<Arc<str>>,
 }
 
 /// What [`Tracker::advance`] let go.
@@ -54,10 +66,12 @@ pub(super) struct Tracker {
     /// Entries from here on carry a replay ID that is not complete: more events may follow under it.
     incomplete_from: Seq,
     /// The incomplete replay ID.
-    incomplete: Option<ReplayId>,
+    incomplete: Option<Place>,
+    /// A unit begins here whose last event may not have come yet: nothing of it is let go.
+    open_from: Option<Seq>,
     /// Finished events that left the queue although their replay ID is not complete yet.
     held: Vec<EventIdentity>,
-    position: Option<ReplayId>,
+    position: Option<Place>,
 }
 
 impl Tracker {
@@ -70,6 +84,7 @@ impl Tracker {
             first: 0,
             incomplete_from: 0,
             incomplete: None,
+            open_from: None,
             held: Vec::new(),
             position: None,
         }
@@ -86,17 +101,41 @@ impl Tracker {
         if let Some(id) = &replay_id {
             if !self.channel {
                 self.incomplete_from = seq + 1;
-            } else if self.incomplete.as_ref() != Some(id) {
+            } else if self.incomplete.as_ref().map(|place| &place.replay_id) != Some(id) {
                 self.complete_up_to(seq);
-                self.incomplete = Some(id.clone());
+                self.incomplete = Some(Place {
+                    replay_id: id.clone(),
+                    transaction: event.transaction.clone(),
+                });
             }
         }
         self.entries.push_back(Entry {
             event: Some(event),
             replay_id,
             unfinished: self.all & !finished,
+            joined: false,
         });
         seq
+    }
+
+    /// So many events from here on are one unit: the position rests at the last of them and at none before.
+    /// To be told before any of them is let go.
+    pub(super) fn join(&mut self, first: Seq, count: usize) {
+        for seq in first..first + count.saturating_sub(1) as Seq {
+            if let Some(entry) = self.entry_mut(seq) {
+                entry.joined = true;
+            }
+        }
+    }
+
+    /// A unit begins at this place whose last event may not have come yet: the position stays before it.
+    pub(super) fn open_from(&mut self, first: Option<Seq>) {
+        self.open_from = first;
+    }
+
+    /// True where everything received before this place is finished.
+    pub(super) fn is_first(&self, seq: Seq) -> bool {
+        self.first == seq
     }
 
     /// Takes a keepalive in: a finished mark at its place in the stream.
@@ -106,6 +145,7 @@ impl Tracker {
             event: None,
             replay_id: Some(replay_id),
             unfinished: 0,
+            joined: false,
         });
         self.complete_up_to(seq + 1);
     }
@@ -120,6 +160,11 @@ impl Tracker {
         before != 0 && entry.unfinished == 0
     }
 
+    /// True for the set of all handlers.
+    pub(super) fn is_all(&self, handlers: HandlerSet) -> bool {
+        self.all & !handlers == 0
+    }
+
     /// Every handler: for an event that is parked for all of them.
     pub(super) fn finish_for_all(&mut self, seq: Seq) -> bool {
         self.finish(seq, self.all)
@@ -128,15 +173,11 @@ impl Tracker {
     /// Lets go what is finished up to the first event that is not.
     pub(super) fn advance(&mut self) -> Passed {
         let mut passed = Passed::default();
-        while self
-            .entries
-            .front()
-            .is_some_and(|entry| entry.unfinished == 0)
-        {
+        while self.front_is_finished() {
             let Some(entry) = self.entries.pop_front() else {
                 break;
             };
-            let mut complete = self.first < self.incomplete_from;
+            let mut complete = self.first < self.incomplete_from && !entry.joined;
             self.first += 1;
             if self.channel && complete {
                 let next = self.entries.iter().find_map(|e| e.replay_id.as_ref());
@@ -148,8 +189,11 @@ impl Tracker {
                 passed.occurred_at = Some(event.occurred_at);
             }
             match (complete, entry.replay_id) {
-                (true, Some(id)) => {
-                    self.position = Some(id);
+                (true, Some(replay_id)) => {
+                    self.position = Some(Place {
+                        replay_id,
+                        transaction: entry.event.and_then(|event| event.transaction),
+                    });
                     self.held.clear();
                 }
                 // No place of its own: it stays above the position until a later one passes.
@@ -164,7 +208,12 @@ impl Tracker {
 
     /// The place up to which everything is finished, once there is one.
     pub(super) fn position(&self) -> Option<&ReplayId> {
-        self.position.as_ref()
+        self.position.as_ref().map(|place| &place.replay_id)
+    }
+
+    /// The transaction of the change event at the position.
+    pub(super) fn transaction(&self) -> Option<&str> {
+        self.position.as_ref()?.transaction.as_deref()
     }
 
     /// Received events that are not let go yet.
@@ -201,13 +250,13 @@ impl Tracker {
     /// because nothing forbids two events of one identity.
     pub(super) fn incomplete_events(&self) -> HashMap<EventIdentity, usize> {
         let mut events = HashMap::new();
-        if !self.channel || self.incomplete.is_none() {
+        let Some(incomplete) = &self.incomplete else {
             return events;
-        }
+        };
         let from = usize::try_from(self.incomplete_from.saturating_sub(self.first)).unwrap_or(0);
         let queued = self.entries.iter().skip(from).filter_map(|entry| {
             let event = entry.event.as_ref()?;
-            (entry.replay_id == self.incomplete).then_some(&event.identity)
+            (entry.replay_id.as_ref() == Some(&incomplete.replay_id)).then_some(&event.identity)
         });
         // What is held is under the incomplete ID only if nothing complete is still queued before it.
         let held = self
@@ -218,6 +267,15 @@ impl Tracker {
             *events.entry(identity.clone()).or_insert(0) += 1;
         }
         events
+    }
+
+    fn front_is_finished(&self) -> bool {
+        let closed = self.open_from.is_none_or(|open| self.first < open);
+        closed
+            && self
+                .entries
+                .front()
+                .is_some_and(|entry| entry.unfinished == 0)
     }
 
     fn next_seq(&self) -> Seq {
@@ -234,9 +292,9 @@ impl Tracker {
         let all_left = self.first >= self.next_seq();
         if all_left
             && !self.held.is_empty()
-            && let Some(id) = self.incomplete.take()
+            && let Some(place) = self.incomplete.take()
         {
-            self.position = Some(id);
+            self.position = Some(place);
             self.held.clear();
         }
         self.incomplete = None;
@@ -266,6 +324,7 @@ mod tests {
             identity: EventIdentity::from_stored(name),
             occurred_at: SystemTime::UNIX_EPOCH,
             size: 10,
+            transaction: None,
         }
     }
 
@@ -374,6 +433,52 @@ mod tests {
         assert_eq!(ahead(&tracker), []);
     }
 
+    #[test]
+    fn the_position_rests_at_the_last_event_of_a_unit_and_at_none_before() {
+        let mut tracker = Tracker::new(false, 1);
+        let of = |name: &str| Tracked {
+            transaction: Some("t".into()),
+            ..event(name)
+        };
+        let before = tracker.push_event(event("before"), Some(id(1)), 0);
+        let a = tracker.push_event(of("a"), Some(id(2)), 1);
+        tracker.open_from(Some(a));
+        tracker.finish(before, 1);
+        assert_eq!(tracker.advance().events, 1, "the unit is not whole yet");
+        assert!(tracker.is_first(a));
+        let b = tracker.push_event(of("b"), Some(id(3)), 0);
+        tracker.join(a, 2);
+        tracker.open_from(None);
+        tracker.push_event(event("after"), Some(id(4)), 0);
+        tracker.advance();
+        assert_eq!(tracker.position(), Some(&id(1)));
+        assert_eq!(ahead(&tracker), [("a".to_owned(), 1)]);
+        tracker.finish(b, 1);
+        tracker.advance();
+        assert_eq!(tracker.position(), Some(&id(3)));
+        assert_eq!(tracker.transaction(), Some("t"));
+        assert_eq!(ahead(&tracker), []);
+    }
+
+    #[test]
+    fn on_a_channel_the_position_remembers_the_transaction_of_an_id_that_was_completed_later() {
+        let mut tracker = Tracker::new(true, 1);
+        let of = |name: &str| Tracked {
+            transaction: Some("t".into()),
+            ..event(name)
+        };
+        let a = tracker.push_event(of("a"), Some(id(2)), 0);
+        tracker.finish(a, 1);
+        tracker.advance();
+        tracker.push_event(event("b"), Some(id(3)), 0);
+        assert_eq!(tracker.position(), Some(&id(2)));
+        assert_eq!(tracker.transaction(), Some("t"));
+        tracker.finish(1, 1);
+        tracker.push_keepalive(id(4));
+        tracker.advance();
+        assert_eq!(tracker.transaction(), None);
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Event { new_id: bool },
@@ -450,6 +555,49 @@ mod tests {
                 let unfinished = events.iter().filter(|(_, _, f)| *f != 0b11).count();
                 prop_assert_eq!(tracker.is_idle(), unfinished == 0);
                 prop_assert!(tracker.in_flight() <= events.len());
+            }
+        }
+
+        /// Units one after the other, the last of them open: the position is at the last event of one, all
+        /// events up to there are finished, and what is finished above it is remembered.
+        #[test]
+        fn the_position_is_never_inside_a_unit(
+            channel: bool,
+            sizes in proptest::collection::vec(1usize..5, 1..12),
+            finish in proptest::collection::vec((0usize..40, 0u32..2), 0..120),
+        ) {
+            let mut tracker = Tracker::new(channel, 2);
+            let mut finished: Vec<HandlerSet> = Vec::new();
+            let mut finish = finish.into_iter();
+            let mut ends = vec![0];
+            for size in sizes {
+                let first = finished.len();
+                for _ in 0..size {
+                    let seq = finished.len();
+                    tracker.push_event(event(&format!("e{seq}")), Some(id(seq as u64 + 1)), 0);
+                    finished.push(0);
+                    tracker.open_from(Some(first as Seq));
+                    for (which, handler) in finish.by_ref().take(3) {
+                        if let Some(set) = finished.get_mut(which) {
+                            *set |= 1 << handler;
+                            tracker.finish(which as Seq, 1 << handler);
+                        }
+                    }
+                    tracker.advance();
+                    let position = tracker.position().map_or(0, |p| {
+                        u64::from_be_bytes(p.as_bytes()[2..10].try_into().unwrap()) as usize
+                    });
+                    prop_assert!(ends.contains(&position), "{} is inside", position);
+                    prop_assert!(finished[..position].iter().all(|set| *set == 0b11));
+                    let expected: Vec<_> = (position..finished.len())
+                        .filter(|at| finished[*at] != 0)
+                        .map(|at| (format!("e{at}"), finished[at]))
+                        .collect();
+                    prop_assert_eq!(ahead(&tracker), expected);
+                }
+                tracker.join(first as Seq, size);
+                tracker.open_from(None);
+                ends.push(first + size);
             }
         }
     }

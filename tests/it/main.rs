@@ -18,6 +18,7 @@ mod commands;
 mod database;
 mod delivery;
 mod flow_control;
+mod grouping;
 mod kill;
 mod lost_ground;
 mod metrics;

@@ -165,6 +165,24 @@ fn each_mistake_is_named_with_its_line_its_key_and_a_cure() {
             &[(4, "subscription.key", "record ID")],
         ),
         (
+            subscription("group = \"transactions\"").replace("Order__e", "Account"),
+            &[(4, "subscription.group", "did you mean transaction?")],
+        ),
+        (
+            subscription("group = \"transaction\""),
+            &[(4, "subscription.group", "name no transaction")],
+        ),
+        (
+            subscription("group = \"transaction\"\ngroup_max_events = 976")
+                .replace("Order__e", "Account"),
+            &[(5, "subscription.group_max_events", "at most 975 do")],
+        ),
+        (
+            subscription("group = \"transaction\"\nmax_in_flight = 1")
+                .replace("Order__e", "Account"),
+            &[(5, "subscription.max_in_flight", "at most 0 do")],
+        ),
+        (
             subscription("ordering = \"strict\"") + "on_exhausted = \"park\"",
             &[(7, "subscription.handler.on_exhausted", "\"stop\"")],
         ),

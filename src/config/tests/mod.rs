@@ -423,6 +423,23 @@ fn in_strict_order_an_exhausted_event_stops_by_default() {
 }
 
 #[test]
+fn the_largest_transaction_follows_what_may_be_in_flight() {
+    for (more, most) in [
+        ("", 500),
+        ("max_in_flight = 10", 5),
+        ("max_in_flight = 2", 1),
+        ("max_in_flight = 100000", 1000),
+        ("group_max_events = 975", 975),
+    ] {
+        let text = subscription(&format!("group = \"transaction\"\n{more}"));
+        let loaded = load_text(&text.replace("Order__e", "Account"), &signed_in(&[])).unwrap();
+        let config = &loaded.config.subscriptions[0];
+        assert_eq!(config.group, Group::Transaction);
+        assert_eq!(config.group_max_events, most, "{more}");
+    }
+}
+
+#[test]
 fn keys_and_handlers_are_checked_by_those_who_know_them() {
     let checks = Checks {
         private_key: &|text| match text {

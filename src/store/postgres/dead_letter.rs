@@ -18,6 +18,10 @@ impl DeadLetters for PostgresStore {
         transaction!(self, |conn| park(conn, lease, letter))
     }
 
+    async fn park_all(&self, lease: &Lease, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        transaction!(self, |conn| park_all(conn, lease, letters))
+    }
+
     async fn dead_letters(
         &self,
         filter: &DeadLetterFilter,
@@ -41,12 +45,12 @@ pub(super) async fn park(
     let parked: Option<i64> = sql::query_scalar(
         "insert into orgstream.dead_letter as d \
              (org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
-              replay_id, schema_id, payload, record_ids, record_name, received_at) \
+              replay_id, schema_id, payload, record_ids, record_name, received_at, unit) \
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, \
-                 to_timestamp($15::bigint / 1000.0)) \
+                 to_timestamp($15::bigint / 1000.0), $16) \
          on conflict (org_id, subscription, coalesce(handler, ''), identity) do update set \
              state = 'open', resolved_at = null, parked_at = now(), reason = excluded.reason, \
-             error = excluded.error, attempts = excluded.attempts \
+             error = excluded.error, attempts = excluded.attempts, unit = excluded.unit \
          where d.state <> 'open' \
          returning id",
     )
@@ -65,6 +69,7 @@ pub(super) async fn park(
     .bind(plain_list(&letter.record_ids))
     .bind(letter.record_name.as_deref().map(plain))
     .bind(to_ms(letter.received_at))
+    .bind(letter.unit.as_deref().map(plain))
     .fetch_optional(&mut *conn)
     .await?;
     if let Some(id) = parked {
@@ -82,12 +87,24 @@ pub(super) async fn park(
     .await?)
 }
 
+/// Parks the events of a unit, all or none.
+async fn park_all(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    letters: &[DeadLetter],
+) -> Result<(), StoreError> {
+    for letter in letters {
+        park(conn, lease, letter).await?;
+    }
+    Ok(())
+}
+
 /// What [`from_row`] reads.
 macro_rules! select {
     ($rest:literal) => {
         concat!(
             "select id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
-                    replay_id, schema_id, payload, record_ids, record_name, state, \
+                    replay_id, schema_id, payload, record_ids, record_name, unit, state, \
                     (extract(epoch from received_at) * 1000)::bigint as received_at, \
                     (extract(epoch from parked_at) * 1000)::bigint as parked_at \
              from orgstream.dead_letter ",
@@ -147,6 +164,7 @@ fn from_row(row: &PgRow) -> Result<StoredDeadLetter, StoreError> {
             payload: row.try_get::<Vec<u8>, _>("payload")?.into(),
             record_ids: row.try_get("record_ids")?,
             record_name: row.try_get("record_name")?,
+            unit: row.try_get("unit")?,
             received_at: from_ms(row.try_get("received_at")?),
         },
     })

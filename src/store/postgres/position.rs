@@ -86,6 +86,7 @@ pub(super) async fn save_progress(
     let written = sql::query(
         "update orgstream.subscription set \
              position = coalesce($5, position), \
+             position_transaction = case when $5 is null then position_transaction else $9 end, \
              position_at = case when $5 is null then position_at else now() end, \
              caught_up_at = coalesce(to_timestamp($6::bigint / 1000.0), caught_up_at), \
              received = received + $7, finished = finished + $8, write_number = $4 \
@@ -99,6 +100,7 @@ pub(super) async fn save_progress(
     .bind(progress.caught_up_at.map(to_ms))
     .bind(to_sql_count(progress.received))
     .bind(to_sql_count(progress.finished))
+    .bind(progress.transaction.as_deref().map(plain))
     .execute(&mut *conn)
     .await?
     .rows_affected();

@@ -20,6 +20,10 @@ impl DeadLetters for SqliteStore {
         transaction!(self, WRITE, |conn| park(conn, lease, letter))
     }
 
+    async fn park_all(&self, lease: &Lease, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| park_all(conn, lease, letters))
+    }
+
     async fn dead_letters(
         &self,
         filter: &DeadLetterFilter,
@@ -43,12 +47,13 @@ pub(super) async fn park(
     let parked: Option<i64> = sqlx::query_scalar(
         "insert into dead_letter as d \
              (org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
-              replay_id, schema_id, payload, record_ids, record_name, received_at, parked_at) \
+              replay_id, schema_id, payload, record_ids, record_name, received_at, parked_at, \
+              unit) \
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, \
-                 $15, $16) \
+                 $15, $16, $17) \
          on conflict (org_id, subscription, coalesce(handler, ''), identity) do update set \
              state = 'open', resolved_at = null, parked_at = excluded.parked_at, reason = excluded.reason, \
-             error = excluded.error, attempts = excluded.attempts \
+             error = excluded.error, attempts = excluded.attempts, unit = excluded.unit \
          where d.state <> 'open' \
          returning id",
     )
@@ -68,6 +73,7 @@ pub(super) async fn park(
     .bind(letter.record_name.as_deref().map(plain))
     .bind(to_ms(letter.received_at))
     .bind(to_ms(SystemTime::now()))
+    .bind(letter.unit.as_deref().map(plain))
     .fetch_optional(&mut *conn)
     .await?;
     if let Some(id) = parked {
@@ -85,12 +91,24 @@ pub(super) async fn park(
     .await?)
 }
 
+/// Parks the events of a unit, all or none.
+async fn park_all(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    letters: &[DeadLetter],
+) -> Result<(), StoreError> {
+    for letter in letters {
+        park(conn, lease, letter).await?;
+    }
+    Ok(())
+}
+
 /// What [`from_row`] reads.
 macro_rules! select {
     ($rest:literal) => {
         concat!(
             "select id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
-                    replay_id, schema_id, payload, record_ids, record_name, state, \
+                    replay_id, schema_id, payload, record_ids, record_name, unit, state, \
                     received_at, \
                     parked_at \
              from dead_letter ",
@@ -150,6 +168,7 @@ fn from_row(row: &SqliteRow) -> Result<StoredDeadLetter, StoreError> {
             payload: row.try_get::<Vec<u8>, _>("payload")?.into(),
             record_ids: from_json(row.try_get("record_ids")?)?,
             record_name: row.try_get("record_name")?,
+            unit: row.try_get("unit")?,
             received_at: from_ms(row.try_get("received_at")?),
         },
     })

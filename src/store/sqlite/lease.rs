@@ -121,7 +121,7 @@ pub(super) async fn take_over(
     create(conn, key, configured, start_is_explicit).await?;
     let row = sqlx::query(
         "select topic, position, position_at, \
-                begun_at is not null as begun, begun_with, paused_at is not null as paused \
+                begun_at is not null as begun, begun_with, position_transaction, paused_at is not null as paused \
          from subscription where org_id = $1 and name = $2",
     )
     .bind(key.org_id.as_str())
@@ -153,6 +153,7 @@ pub(super) async fn take_over(
         begun_without_position: row.try_get("begun")? && position.is_none(),
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         position,
+        transaction: row.try_get("position_transaction")?,
         finished_ahead: finished_ahead(conn, key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
     })

@@ -94,6 +94,7 @@ pub(super) async fn save_progress(
     let written = sqlx::query(
         "update subscription set \
              position = coalesce($5, position), \
+             position_transaction = case when $5 is null then position_transaction else $10 end, \
              position_at = case when $5 is null then position_at else $9 end, \
              caught_up_at = coalesce($6, caught_up_at), \
              received = received + $7, finished = finished + $8, write_number = $4 \
@@ -108,6 +109,7 @@ pub(super) async fn save_progress(
     .bind(to_sql_count(progress.received))
     .bind(to_sql_count(progress.finished))
     .bind(to_ms(SystemTime::now()))
+    .bind(progress.transaction.as_deref().map(plain))
     .execute(&mut *conn)
     .await?
     .rows_affected();

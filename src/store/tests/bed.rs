@@ -215,6 +215,7 @@ pub(super) fn letter(record: &str, handler: Option<&str>) -> DeadLetter {
         payload: Bytes::from_static(&[0, 255, 2, 0, 10]),
         record_ids: vec![record.to_owned()],
         record_name: Some("AccountChangeEvent".to_owned()),
+        unit: None,
         received_at: now(),
     }
 }

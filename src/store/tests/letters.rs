@@ -79,6 +79,31 @@ pub(super) async fn a_resolved_event_that_fails_anew_is_open_again(bed: &Bed) {
     assert_eq!((stored.state.as_str(), stored.letter), ("open", again));
 }
 
+pub(super) async fn the_events_of_a_unit_are_parked_together(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let unit = |name: &str, records: &[&str]| -> Vec<DeadLetter> {
+        let letter = |record: &&str| DeadLetter {
+            unit: Some(name.to_owned()),
+            ..letter(record, Some("fulfilment"))
+        };
+        records.iter().map(letter).collect()
+    };
+    let first = unit("transaction:1", &["001A", "001B"]);
+    store.park_all(&lease, &first).await.unwrap();
+    store.park_all(&lease, &first).await.unwrap();
+    let stored = store.dead_letters(&everything()).await.unwrap();
+    let letters: Vec<DeadLetter> = stored.into_iter().map(|stored| stored.letter).collect();
+    assert_eq!(letters, first, "each once, in order");
+    let configured = [lease.key.name.clone()];
+    let taken = store.take_over(&lease.key, "next", BRIEF, &configured, false);
+    taken.await.unwrap();
+    let late = unit("transaction:2", &["001C", "001D"]);
+    assert!(store.park_all(&lease, &late).await.is_err());
+    let stored = store.dead_letters(&everything()).await.unwrap();
+    assert_eq!(stored.len(), 2);
+}
+
 pub(super) async fn filters_and_limits_choose_the_oldest_first(bed: &Bed) {
     let store = bed.ready().await;
     let accounts = take(&*store).await;

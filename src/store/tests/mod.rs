@@ -73,6 +73,7 @@ suite! {
     letters::a_parked_event_is_kept_as_received,
     letters::parking_the_same_event_again_changes_nothing,
     letters::a_resolved_event_that_fails_anew_is_open_again,
+    letters::the_events_of_a_unit_are_parked_together,
     letters::filters_and_limits_choose_the_oldest_first,
     letters::text_that_no_database_likes_is_kept_readable,
     holes::a_lost_hole_is_recorded_once_until_its_end_is_known,

@@ -72,6 +72,7 @@ pub(super) async fn progress_survives_reopening_and_reaches_the_next_holder(bed:
     let before = now();
     let progress = Progress {
         position: Some(replay("00000000001104710000")),
+        transaction: Some("0004e7a1-7c5e".to_owned()),
         finished_ahead: vec![ahead("fulfilment", "u:0b:001A")],
         ..Progress::default()
     };
@@ -79,6 +80,7 @@ pub(super) async fn progress_survives_reopening_and_reaches_the_next_holder(bed:
     // Without a position, the one before stays.
     let progress = Progress {
         position: None,
+        transaction: None,
         ..progress
     };
     store.save_progress(&lease, &progress).await.unwrap();
@@ -89,7 +91,12 @@ pub(super) async fn progress_survives_reopening_and_reaches_the_next_holder(bed:
     assert!(taken.lease.epoch > lease.epoch);
     assert_eq!(taken.lease.holder, "next");
     assert_eq!(taken.position, Some(replay("00000000001104710000")));
+    assert_eq!(taken.transaction.as_deref(), Some("0004e7a1-7c5e"));
     assert_eq!(taken.finished_ahead, [ahead("fulfilment", "u:0b:001A")]);
+    // A keepalive is of no transaction.
+    let keepalive = at("0c");
+    store.save_progress(&taken.lease, &keepalive).await.unwrap();
+    assert_eq!(again(&*store, &lease).await.transaction, None);
     let written = taken.position_at.unwrap();
     assert!(written >= before && written <= SystemTime::now() + Duration::from_secs(1));
 }

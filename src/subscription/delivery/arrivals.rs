@@ -1,12 +1,12 @@
 //! What comes off the stream: into the tracker, and to every handler that has not finished it yet.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Delivery;
-use crate::event::{Event, EventIdentity};
-use crate::store::DeadLetter;
+use super::grouping::{Member, What, transaction};
+use crate::event::{ChangeEventHeader, Event, EventIdentity};
 use crate::subscription::decoder::{Item, Undecodable};
-use crate::subscription::lanes::{Origin, Unit};
 use crate::subscription::tracker::Tracked;
 
 impl Delivery {
@@ -18,9 +18,15 @@ impl Delivery {
                 self.repeats.clear();
                 // The stream has caught up: what has not come again by now never will.
                 self.finished_before.clear();
+                let over = self.grouping.close(false);
+                self.hand_on(over);
                 self.tracker.push_keepalive(id);
             }
-            Item::Resumed => self.repeats = self.tracker.incomplete_events(),
+            Item::Resumed { continues } => {
+                self.repeats = self.tracker.incomplete_events();
+                let broken = self.grouping.resumed(continues, Instant::now());
+                self.hand_on(broken);
+            }
         }
     }
 
@@ -37,62 +43,59 @@ impl Delivery {
     }
 
     fn take_event(&mut self, event: Arc<Event>) {
+        self.in_flight.arrived();
         let identity = event.identity();
         let (raw_size, size) = (event.raw.size(), event.size());
         if self.is_repeat(&identity, raw_size) {
             return;
         }
         self.in_flight.grow(size - raw_size, size);
-        let finished = self.finished_before.remove(&identity).unwrap_or(0);
         let tracked = Tracked {
             identity,
             occurred_at: event.occurred_at(),
             size,
+            transaction: self.transaction_of(event.decoded.header.as_ref()),
         };
-        let seq = self
-            .tracker
-            .push_event(tracked, event.raw.replay_id.clone(), finished);
-        for run in self.runs.iter_mut().filter(|run| run.bit & finished == 0) {
-            run.put(Origin::Live(seq), Unit::One(event.clone()), self.ordering);
-        }
-        self.position.received(1);
+        self.track(tracked, What::Event(event));
     }
 
     fn take_undecodable(&mut self, event: Undecodable) {
-        let record_ids = event.header.as_ref().map(|h| h.record_ids.clone());
-        let identity = match record_ids.iter().flatten().next() {
-            Some(record_id) => event.raw.identity(Some(record_id)),
-            None => event.raw.identity_unread(),
-        };
-        if self.is_repeat(&identity, event.raw.size()) {
+        self.in_flight.arrived();
+        let identity = event.identity();
+        let size = event.raw.size();
+        if self.is_repeat(&identity, size) {
             return;
         }
         let tracked = Tracked {
-            identity: identity.clone(),
+            identity,
             occurred_at: event.received_at,
-            size: event.raw.size(),
+            size,
+            transaction: self.transaction_of(event.header.as_ref()),
         };
-        let seq = self
-            .tracker
-            .push_event(tracked, event.raw.replay_id.clone(), 0);
+        self.track(tracked, What::Undecodable(Arc::new(event)));
+    }
+
+    fn track(&mut self, tracked: Tracked, what: What) {
+        let finished = (self.finished_before)
+            .remove(&tracked.identity)
+            .unwrap_or(0);
+        let replay_id = match &what {
+            What::Event(event) => event.raw.replay_id.clone(),
+            What::Undecodable(event) => event.raw.replay_id.clone(),
+        };
+        let seq = self.tracker.push_event(tracked, replay_id, finished);
         self.position.received(1);
-        self.park(
-            seq,
-            None,
-            DeadLetter {
-                identity,
-                handler: None,
-                reason: event.reason.to_owned(),
-                error: event.error,
-                attempts: 0,
-                event_uuid: event.raw.id,
-                replay_id: event.raw.replay_id,
-                schema_id: event.raw.schema_id,
-                payload: event.raw.payload,
-                record_ids: record_ids.unwrap_or_default(),
-                record_name: None,
-                received_at: event.received_at,
-            },
-        );
+        let member = Member { what, finished };
+        let over = self.grouping.take(seq, member, Instant::now());
+        self.hand_on(over);
+    }
+
+    /// The events of one transaction follow each other and share its key.
+    fn transaction_of(&mut self, header: Option<&ChangeEventHeader>) -> Option<Arc<str>> {
+        let key = transaction(header)?;
+        if self.last_transaction.as_deref() != Some(key) {
+            self.last_transaction = Some(Arc::from(key));
+        }
+        self.last_transaction.clone()
     }
 }

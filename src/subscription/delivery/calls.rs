@@ -1,7 +1,7 @@
 //! Calls of handlers, and what becomes of the events they answered for.
 
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -9,7 +9,6 @@ use tokio::task::JoinError;
 use tracing::{info, warn};
 
 use super::{Delivery, end_of_task};
-use crate::event::Event;
 use crate::handler::{BatchAnswer, EventBatch};
 use crate::store::DeadLetter;
 use crate::subscription::handler_run::{Health, Verdict};
@@ -76,15 +75,13 @@ impl Delivery {
         for (waiting, verdict) in answered.done {
             match verdict {
                 Verdict::Handled => {
-                    for (seq, _) in live(&waiting) {
+                    for seq in live(&waiting) {
                         self.finished(seq, Some(bit), Outcome::Handled);
                     }
                 }
                 Verdict::Park { reason, error } => {
                     let letters = dead_letters(&waiting, &name, reason, &error);
-                    for ((seq, _), letter) in live(&waiting).zip(letters) {
-                        self.park(seq, Some(bit), letter);
-                    }
+                    self.park(live(&waiting).start, Some(bit), letters);
                 }
             }
         }
@@ -115,21 +112,26 @@ impl Delivery {
         self.position.changed();
     }
 
-    /// Parks durably; only then is the event finished, so that the position cannot pass it before.
-    pub(super) fn park(&mut self, seq: Seq, handlers: Option<HandlerSet>, letter: DeadLetter) {
-        self.observer
-            .parked(letter.handler.as_deref(), &letter.reason);
-        self.parking.park(seq, handlers, letter);
+    /// Parks events durably that follow each other in the tracker; only then are they finished, so that the
+    /// position cannot pass them before.
+    pub(super) fn park(
+        &mut self,
+        first: Seq,
+        handlers: Option<HandlerSet>,
+        letters: Vec<DeadLetter>,
+    ) {
+        for letter in &letters {
+            self.observer
+                .parked(letter.handler.as_deref(), &letter.reason);
+        }
+        self.parking.park(first, handlers, letters);
     }
 }
 
-/// The events of a unit off the stream, each with its place in the tracker: they follow each other there.
-fn live(waiting: &Waiting) -> impl Iterator<Item = (Seq, &Arc<Event>)> {
-    let first = match waiting.origin {
-        Origin::Live(seq) => Some(seq),
-        Origin::Letter { .. } | Origin::Replay(_) => None,
-    };
-    first
-        .into_iter()
-        .flat_map(|first| (first..).zip(waiting.unit.events()))
+/// The places in the tracker of a unit off the stream, where its events follow each other; none for another.
+fn live(waiting: &Waiting) -> Range<Seq> {
+    match waiting.origin {
+        Origin::Live(first) => first..first + waiting.unit.events().len() as Seq,
+        Origin::Letter { .. } | Origin::Replay(_) => 0..0,
+    }
 }

@@ -3,6 +3,8 @@
 
 mod arrivals;
 mod calls;
+mod grouping;
+mod groups;
 mod show;
 
 use std::collections::HashMap;
@@ -29,6 +31,9 @@ use crate::subscription::position::{FinishedBefore, Position, Written};
 use crate::subscription::state::State;
 use crate::subscription::tracker::Tracker;
 use calls::Called;
+use grouping::Grouping;
+
+pub(super) use grouping::{Limits, unit_name};
 
 /// How long a stopping subscription may go on with what is in flight. With the last write after it, a
 /// stop takes less than the 30 seconds that a dyno is given.
@@ -54,6 +59,10 @@ pub(super) struct Setup {
     pub(super) lease: Lease,
     pub(super) store: Arc<dyn Store>,
     pub(super) ordering: Ordering,
+    /// How transactions are collected; `None` where each event is handed over by itself.
+    pub(super) group: Option<Limits>,
+    /// The transaction of the change event at the position it begins after; `None` where there is no position.
+    pub(super) begins_after: Option<Option<String>>,
     pub(super) handlers: Vec<(HandlerRun, Arc<dyn Handler>)>,
     pub(super) finished_ahead: Vec<FinishedAhead>,
     /// When the position was last written, else now.
@@ -73,6 +82,9 @@ pub(super) struct Delivery {
     runs: Vec<HandlerRun>,
     handlers: Vec<Arc<dyn Handler>>,
     tracker: Tracker,
+    grouping: Grouping,
+    /// The transaction of the change event that came last.
+    last_transaction: Option<Arc<str>>,
     assignment: Assignment,
     in_flight: Arc<InFlight>,
     finished_before: FinishedBefore,
@@ -103,7 +115,14 @@ impl Delivery {
             }
         }
         let names = runs.iter().map(|run| (run.bit, run.name.clone())).collect();
+        let grouping = Grouping::new(
+            setup.group,
+            setup.begins_after.as_ref().and_then(Option::as_deref),
+            setup.begins_after.is_none(),
+        );
         Self {
+            grouping,
+            last_transaction: None,
             tracker: Tracker::new(setup.lease.key.topic.is_channel(), runs.len()),
             position: Position::new(setup.lease.clone(), setup.store.clone(), names),
             ordering: setup.ordering,
@@ -133,12 +152,17 @@ impl Delivery {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            if open {
+                self.close_group(Instant::now());
+            }
             self.call_handlers();
             self.follow();
             if !open && self.is_drained() {
                 break;
             }
-            let wake = self.wake_at();
+            // What is open at a stop is left: it comes again whole.
+            let over = self.grouping.due().filter(|_| open);
+            let wake = self.wake_at().into_iter().chain(over).min();
             tokio::select! {
                 batch = items.recv(), if open => match batch {
                     Some(batch) => batch.into_iter().for_each(|item| self.take(item)),
@@ -146,8 +170,8 @@ impl Delivery {
                 },
                 Some(called) = self.calls.join_next() => self.called(called),
                 parked = self.parking.done() => match parked {
-                    Some(parked) => {
-                        self.finished(parked.seq, parked.handlers, Outcome::Parked);
+                    Some(parked) => for seq in parked.seqs {
+                        self.finished(seq, parked.handlers, Outcome::Parked);
                     }
                     None => return self.fenced(),
                 },

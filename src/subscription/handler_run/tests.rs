@@ -367,3 +367,75 @@ fn with_stop_an_exhausted_event_is_kept_and_tried_until_it_is_mended() {
     assert!(!done.is_empty(), "mended, it goes on");
     assert_eq!(run.stopped(), None);
 }
+
+fn put_transaction(run: &mut HandlerRun, seq: Seq, records: &[&str]) {
+    let events: Vec<_> = records.iter().map(|record| event(&[record])).collect();
+    run.put(
+        Origin::Live(seq),
+        Unit::Several(events.into()),
+        Ordering::Record,
+    );
+}
+
+#[test]
+fn a_transaction_is_alone_in_its_call_and_waits_for_the_records_of_all_its_events() {
+    let mut run = run(0, 10, OnExhausted::Park);
+    run.concurrency = 8;
+    let now = Instant::now();
+    put(&mut run, 0, "a");
+    put_transaction(&mut run, 1, &["b", "a"]);
+    put(&mut run, 3, "b");
+    put(&mut run, 4, "c");
+    let mut calls = vec![];
+    while let Some((call, batch)) = run.next_call(now) {
+        calls.push((call, batch));
+    }
+    let seqs = |batch: &[Waiting]| batch.iter().map(seq_of).collect::<Vec<_>>();
+    let given: Vec<_> = calls.iter().map(|(_, batch)| seqs(batch)).collect();
+    assert_eq!(given, [[0], [4]], "3 waits for b of 1, and 1 for a");
+    let (call, batch) = calls.remove(0);
+    run.answered(now, call, batch, BatchAnswer::HANDLED);
+    let (call, batch) = run.next_call(now).unwrap();
+    assert_eq!(seqs(&batch), [1]);
+    assert_eq!(batch[0].unit.events().len(), 2);
+    assert!(run.next_call(now).is_none());
+    run.answered(now, call, batch, BatchAnswer::HANDLED);
+    assert_eq!(seqs(&run.next_call(now).unwrap().1), [3]);
+}
+
+#[test]
+fn a_transaction_shares_the_worst_answer_that_one_of_its_events_got() {
+    let bad = || Answer::Reject {
+        reason: "bad".to_owned(),
+    };
+    let again = || Answer::Retry(Retry::because("no"));
+    for (answers, rejected) in [
+        (
+            vec![Answer::Handled, Answer::Handled, Answer::Handled],
+            None,
+        ),
+        (vec![Answer::Handled, again(), Answer::Handled], Some(false)),
+        (vec![again(), bad(), Answer::Handled], Some(true)),
+    ] {
+        let mut run = run(0, 10, OnExhausted::Park);
+        let now = Instant::now();
+        put_transaction(&mut run, 0, &["a", "b", "c"]);
+        let (call, batch) = run.next_call(now).unwrap();
+        let answered = run.answered(now, call, batch, BatchAnswer::Each(answers));
+        let verdicts: Vec<_> = answered.done.into_iter().map(|(_, v)| v).collect();
+        match rejected {
+            None => assert_eq!(verdicts, [Verdict::Handled]),
+            Some(false) => assert!(verdicts.is_empty() && answered.again == 1),
+            Some(true) => assert!(
+                matches!(
+                    &verdicts[..],
+                    [Verdict::Park {
+                        reason: "rejected",
+                        ..
+                    }]
+                ),
+                "{verdicts:?}"
+            ),
+        }
+    }
+}

@@ -8,7 +8,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::Value;
@@ -36,6 +36,7 @@ impl From<u16> for Reply {
 /// One request that was answered.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
+    /// An event, or the list of them that came together.
     pub(crate) event: Value,
     pub(crate) status: u16,
     pub(crate) came_at: Instant,
@@ -148,7 +149,7 @@ impl Drop for Hook {
     }
 }
 
-async fn receive(State(mut shared): State<Shared>, body: Bytes) -> Response {
+async fn receive(State(mut shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
     let came_at = Instant::now();
     let event: Value = serde_json::from_slice(&body).unwrap();
     shared.came.lock().unwrap().push(event.clone());
@@ -158,7 +159,7 @@ async fn receive(State(mut shared): State<Shared>, body: Bytes) -> Response {
     let attempt = {
         let mut attempts = shared.attempts.lock().unwrap();
         let attempts = attempts
-            .entry(event["id"].as_str().unwrap().to_owned())
+            .entry(headers["idempotency-key"].to_str().unwrap().to_owned())
             .or_default();
         *attempts += 1;
         *attempts - 1

@@ -1,0 +1,319 @@
+//! Which events are handed over together (design 3.1, rule 14). Pure: time is passed in.
+//!
+//! The platform marks no end of a transaction. It is over with the first event of another one, with a
+//! keepalive, or when nothing has come for a while. What may be less than the whole is marked `partial`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::event::{ChangeEventHeader, Event, EventIdentity};
+use crate::store::PART;
+use crate::subscription::decoder::Undecodable;
+use crate::subscription::lanes::Unit;
+use crate::subscription::tracker::{HandlerSet, Seq};
+
+/// What of a transaction came off the stream.
+#[derive(Debug, Clone)]
+pub(super) enum What {
+    Event(Arc<Event>),
+    Undecodable(Arc<Undecodable>),
+}
+
+impl What {
+    fn header(&self) -> Option<&ChangeEventHeader> {
+        match self {
+            Self::Event(event) => event.decoded.header.as_ref(),
+            Self::Undecodable(event) => event.header.as_ref(),
+        }
+    }
+
+    pub(super) fn identity(&self) -> EventIdentity {
+        match self {
+            Self::Event(event) => event.identity(),
+            Self::Undecodable(event) => event.identity(),
+        }
+    }
+}
+
+/// One event of a group.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    pub(super) what: What,
+    /// The handlers that had finished it before a restart.
+    pub(super) finished: HandlerSet,
+}
+
+/// Events that are handed over or parked together.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    /// Place of the first in the tracker; the others follow it there.
+    pub(super) first: Seq,
+    /// At least one, in bus order.
+    pub(super) members: Vec<Member>,
+    /// Perhaps not the whole transaction; the events say so, too.
+    pub(super) partial: bool,
+}
+
+impl Group {
+    fn one(first: Seq, member: Member) -> Self {
+        Self {
+            first,
+            members: vec![member],
+            partial: false,
+        }
+    }
+
+    fn of(open: Open, partial: bool) -> Self {
+        let mut members = open.members;
+        if partial {
+            for member in &mut members {
+                if let What::Event(event) = &mut member.what {
+                    Arc::make_mut(event).partial = true;
+                }
+            }
+        }
+        Self {
+            first: open.first,
+            members,
+            partial,
+        }
+    }
+
+    /// What a handler is to be given: the whole, nothing where it has finished it, or else the stretches
+    /// that it has not finished, as parts: they were grouped otherwise when it was given the rest.
+    pub(super) fn units(&self, handler: HandlerSet) -> Vec<(Seq, Unit)> {
+        let left = |member: &&Member| member.finished & handler == 0;
+        if self.members.iter().all(|member| left(&member)) {
+            return unit(self.events())
+                .map(|unit| (self.first, unit))
+                .into_iter()
+                .collect();
+        }
+        let mut units = Vec::new();
+        let mut seq = self.first;
+        for stretch in self.members.chunk_by(|one, next| left(&one) == left(&next)) {
+            let events = stretch.iter().filter(left).filter_map(event).map(|event| {
+                let mut event = event.clone();
+                Arc::make_mut(&mut event).partial = true;
+                event
+            });
+            units.extend(unit(events.collect()).map(|unit| (seq, unit)));
+            seq += stretch.len() as Seq;
+        }
+        units
+    }
+
+    /// The first event in it that cannot be decoded, so that none of it can be handed over.
+    pub(super) fn undecodable(&self) -> Option<&Undecodable> {
+        self.members.iter().find_map(|member| match &member.what {
+            What::Undecodable(event) => Some(&**event),
+            What::Event(_) => None,
+        })
+    }
+
+    /// What its dead letters have in common: see [`unit_name`].
+    pub(super) fn name(&self) -> Option<String> {
+        let first = &self.members.first()?.what;
+        let key = transaction(first.header())?;
+        let together = self.partial || self.members.len() > 1;
+        together.then(|| name(key, self.partial, &first.identity()))
+    }
+
+    fn events(&self) -> Vec<Arc<Event>> {
+        self.members.iter().filter_map(event).cloned().collect()
+    }
+}
+
+fn event(member: &Member) -> Option<&Arc<Event>> {
+    match &member.what {
+        What::Event(event) => Some(event),
+        What::Undecodable(_) => None,
+    }
+}
+
+fn unit(mut events: Vec<Arc<Event>>) -> Option<Unit> {
+    if events.len() > 1 {
+        return Some(Unit::Several(events.into()));
+    }
+    events.pop().map(Unit::One)
+}
+
+/// The key of the transaction that a change event is of.
+pub(super) fn transaction(header: Option<&ChangeEventHeader>) -> Option<&str> {
+    header
+        .map(|header| header.transaction_key.as_str())
+        .filter(|key| !key.is_empty())
+}
+
+/// What the dead letters of events that were handed over together have in common, so that they come
+/// together again; `None` for an event by itself.
+pub(in crate::subscription) fn unit_name(unit: &Unit) -> Option<String> {
+    let first = unit.events().first()?;
+    let key = transaction(first.decoded.header.as_ref())?;
+    let together = first.partial || unit.events().len() > 1;
+    together.then(|| name(key, first.partial, &first.identity()))
+}
+
+/// A transaction may have several parts, each of which is a unit.
+fn name(key: &str, partial: bool, first: &EventIdentity) -> String {
+    if partial {
+        format!("{PART}{key}:{first}")
+    } else {
+        format!("transaction:{key}")
+    }
+}
+
+/// A transaction whose last event may not have come yet.
+#[derive(Debug)]
+struct Open {
+    key: Arc<str>,
+    first: Seq,
+    members: Vec<Member>,
+    /// Came after the members and tell nothing of their transaction: of this one, if more of it follows.
+    unread: Vec<Member>,
+    partial: bool,
+    /// Over if nothing comes until then.
+    until: Instant,
+}
+
+/// How often at most it is looked whether something can come again, however short the wait is.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Collects events into groups.
+#[derive(Debug)]
+pub(super) struct Grouping {
+    limits: Option<Limits>,
+    open: Option<Open>,
+    /// The transaction that was over last: more of it is not the whole of it.
+    over: Option<Arc<str>>,
+    /// What comes next may have begun where we did not see it.
+    doubt: bool,
+}
+
+/// How large and how long a transaction is collected.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::subscription) struct Limits {
+    /// Silence after which it is over.
+    pub(in crate::subscription) wait: Duration,
+    /// The most events in one group.
+    pub(in crate::subscription) events: usize,
+}
+
+impl Grouping {
+    /// Without limits, each event is a group. `over` is the transaction of the event at the position;
+    /// `doubt` says that nobody knows what came just before.
+    pub(super) fn new(limits: Option<Limits>, over: Option<&str>, doubt: bool) -> Self {
+        Self {
+            limits,
+            open: None,
+            over: over.map(Arc::from),
+            doubt,
+        }
+    }
+
+    /// Takes what came off the stream; gives what is complete by that, in bus order.
+    pub(super) fn take(&mut self, seq: Seq, member: Member, now: Instant) -> Vec<Group> {
+        let Some(limits) = self.limits else {
+            return vec![Group::one(seq, member)];
+        };
+        let until = now + limits.wait;
+        let key = transaction(member.what.header());
+        let sequence = member
+            .what
+            .header()
+            .map_or(0, |header| header.sequence_number);
+        match (key, &mut self.open) {
+            (Some(key), Some(open)) if *open.key == *key => {
+                open.members.append(&mut open.unread);
+                open.until = until;
+                if open.members.len() < limits.events {
+                    open.members.push(member);
+                    return Vec::new();
+                }
+                let key = open.key.clone();
+                let part = self.close(true);
+                self.begin(key, seq, member, sequence, until);
+                part
+            }
+            (Some(key), _) => {
+                let key = Arc::from(key);
+                let over = self.close(false);
+                self.begin(key, seq, member, sequence, until);
+                over
+            }
+            (None, Some(open)) if matches!(member.what, What::Undecodable(_)) => {
+                open.unread.push(member);
+                open.until = until;
+                Vec::new()
+            }
+            (None, _) => {
+                self.doubt |= matches!(member.what, What::Undecodable(_));
+                let mut over = self.close(false);
+                over.push(Group::one(seq, member));
+                over
+            }
+        }
+    }
+
+    fn begin(&mut self, key: Arc<str>, seq: Seq, member: Member, sequence: i32, until: Instant) {
+        // The first of a transaction has the number 1; another may be the first of those selected.
+        let doubt = std::mem::take(&mut self.doubt) && sequence != 1;
+        self.open = Some(Open {
+            partial: doubt || self.over.as_ref() == Some(&key),
+            key,
+            first: seq,
+            members: vec![member],
+            unread: Vec::new(),
+            until,
+        });
+    }
+
+    /// Nothing more comes of the open transaction; `partial` where more of it may exist.
+    pub(super) fn close(&mut self, partial: bool) -> Vec<Group> {
+        let Some(mut open) = self.open.take() else {
+            return Vec::new();
+        };
+        let unread = std::mem::take(&mut open.unread);
+        // They may have been of this transaction, or of the next.
+        self.doubt |= !unread.is_empty();
+        let partial = partial || open.partial || !unread.is_empty();
+        self.over = Some(open.key.clone());
+        let after = open.first + open.members.len() as Seq;
+        let unread = (after..).zip(unread);
+        std::iter::once(Group::of(open, partial))
+            .chain(unread.map(|(seq, member)| Group::one(seq, member)))
+            .collect()
+    }
+
+    /// A new stream begins: where the last one broke, or, if it does not continue that, somewhere else.
+    pub(super) fn resumed(&mut self, continues: bool, now: Instant) -> Vec<Group> {
+        if continues {
+            self.wait_again(now);
+            return Vec::new();
+        }
+        let broken = self.close(true);
+        self.doubt = true;
+        broken
+    }
+
+    /// When the open transaction is over if nothing comes.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.open.as_ref().map(|open| open.until)
+    }
+
+    /// The wait begins anew: what ought to have come could not.
+    pub(super) fn wait_again(&mut self, now: Instant) {
+        if let (Some(open), Some(limits)) = (&mut self.open, &self.limits) {
+            open.until = now + limits.wait.max(LEAST_PAUSE);
+        }
+    }
+
+    /// Where the open transaction begins.
+    pub(super) fn open_from(&self) -> Option<Seq> {
+        self.open.as_ref().map(|open| open.first)
+    }
+}
+
+#[cfg(test)]
+#[path = "grouping_tests.rs"]
+mod tests;
