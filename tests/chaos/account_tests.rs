@@ -168,6 +168,18 @@ fn an_event_handed_over_out_of_order_is_found() {
 }
 
 #[test]
+fn an_event_that_was_refused_once_and_then_passed_is_found_where_it_holds_its_records() {
+    let mut case = sound();
+    answers(&mut case).swap(3, 5);
+    let mut refused = answers(&mut case)[5].clone();
+    refused.status = 422;
+    answers(&mut case).insert(3, refused);
+    passes(&case);
+    case.held_records = true;
+    finds(&case, "was first handled after 6");
+}
+
+#[test]
 fn other_records_may_overtake_but_nothing_does_where_everything_is_in_order() {
     let mut case = sound();
     answers(&mut case).swap(3, 4);

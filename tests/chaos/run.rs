@@ -321,6 +321,7 @@ fn case(site: &Site, subscription: &Subscription, stored: Stored) -> Case {
         damaged,
         interruptions: site.interruptions(),
         gap_holes: features::GAP_HOLES,
+        held_records: features::HELD_RECORDS,
     }
 }
 
