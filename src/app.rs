@@ -14,7 +14,7 @@ use tracing::{error, info};
 use crate::avro::{SchemaCache, SchemaShelf};
 use crate::config::{
     Checks, Config, ConfigError, Env, HandlerConfig, HandlerProblem, Loaded, MAX_HANDLERS,
-    ProcessEnv, SalesforceConfig, Subscriptions,
+    ProcessEnv, SalesforceConfig, StoreConfig, Subscriptions,
 };
 use crate::handler::{Handler, HandlerConfigError, Registry};
 use crate::salesforce::auth::{
@@ -71,7 +71,9 @@ pub fn load_config(
     env: &dyn Env,
     registry: &Registry,
 ) -> Result<Loaded, ConfigError> {
-    let handler = |config: &HandlerConfig| handler_problems(registry, config);
+    let handler = |config: &HandlerConfig, store: Option<&StoreConfig>| {
+        handler_problems(registry, config, store)
+    };
     let checks = Checks {
         private_key: &check_private_key,
         handler: &handler,
@@ -79,9 +81,32 @@ pub fn load_config(
     crate::config::load(path, subscriptions, env, &checks)
 }
 
-fn handler_problems(registry: &Registry, config: &HandlerConfig) -> Vec<HandlerProblem> {
+/// Why a handler that writes within the store's transactions cannot work with this store.
+fn no_transactions(
+    handler: &dyn Handler,
+    config: &HandlerConfig,
+    store: &StoreConfig,
+) -> Option<String> {
+    (handler.transactional().is_some() && !store.is_postgres()).then(|| {
+        format!(
+            "a handler of type `{}` writes into the store's database, which has to be Postgres: set `store.url` \
+             (DATABASE_URL) to a postgres:// URL",
+            config.kind
+        )
+    })
+}
+
+fn handler_problems(
+    registry: &Registry,
+    config: &HandlerConfig,
+    store: Option<&StoreConfig>,
+) -> Vec<HandlerProblem> {
     match registry.build(config) {
-        Ok(_) => Vec::new(),
+        Ok(handler) => store
+            .and_then(|store| no_transactions(&*handler, config, store))
+            .map(|message| HandlerProblem { key: None, message })
+            .into_iter()
+            .collect(),
         Err(HandlerConfigError::Options { problems, .. }) => problems
             .iter()
             .map(|problem| HandlerProblem {
@@ -164,11 +189,15 @@ pub async fn run(
                 subscription.name
             )));
         }
-        let built: Result<Vec<Arc<dyn Handler>>, _> = subscription
-            .handlers
-            .iter()
-            .map(|handler| registry.build(handler))
-            .collect();
+        let build = |handler: &HandlerConfig| {
+            let built = registry.build(handler)?;
+            match no_transactions(&*built, handler, &config.store) {
+                Some(why) => Err(RunError::Config(why)),
+                None => Ok(built),
+            }
+        };
+        let built: Result<Vec<Arc<dyn Handler>>, _> =
+            subscription.handlers.iter().map(build).collect();
         handlers.push(built?);
     }
     // Before anything that counts.

@@ -25,4 +25,7 @@ pub mod salesforce;
 pub mod store;
 pub mod subscription;
 pub mod telemetry;
+
+/// What transactional handlers speak to Postgres with, in the version that this crate uses.
+pub use sqlx;
 pub mod worker;

@@ -6,10 +6,11 @@ mod store;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use clap::Args;
+use sqlx::PgConnection;
 
 use self::finding::Report;
 use super::Failure;
@@ -19,9 +20,9 @@ use crate::config::{
     self, Checks, ConfigError, ProcessEnv, SalesforceConfig, StoreConfig, SubscriptionConfig,
     Subscriptions,
 };
-use crate::handler::Registry;
+use crate::handler::{Registry, TransactionalHandler, reason_of};
 use crate::salesforce::auth::check_private_key;
-use crate::store::Store;
+use crate::store::{Store, TransactionError, Work};
 
 /// How long a handler's own check may take.
 const HANDLER_PATIENCE: Duration = Duration::from_secs(30);
@@ -61,19 +62,22 @@ pub(super) async fn run(path: Option<&Path>, args: CheckArgs) -> Result<ExitCode
     if let Some(config) = &parts.salesforce {
         org::check(config, &parts.subscriptions, store.as_ref(), &mut report).await?;
     }
-    handlers(&parts.subscriptions, &registry, &mut report).await?;
+    let store = store.map(|opened| opened.store);
+    handlers(
+        &parts.subscriptions,
+        &registry,
+        store.as_deref(),
+        &mut report,
+    )
+    .await?;
     if let Some(store) = store {
-        close(store.store).await;
+        store.close().await;
     }
     report.finish()?;
     Ok(match (configured, report.has_failed()) {
         (false, _) => ExitCode::from(ConfigError::EXIT_CODE),
         (true, failed) => ExitCode::from(u8::from(failed)),
     })
-}
-
-async fn close(store: Arc<dyn Store>) {
-    store.close().await;
 }
 
 /// Reads the configuration; where it is wrong, the sections that are not.
@@ -125,6 +129,7 @@ fn configuration(
 async fn handlers(
     subscriptions: &[SubscriptionConfig],
     registry: &Registry,
+    store: Option<&dyn Store>,
     report: &mut Report,
 ) -> Result<(), Failure> {
     for subscription in subscriptions {
@@ -137,7 +142,13 @@ async fn handlers(
                     continue;
                 }
             };
-            match tokio::time::timeout(HANDLER_PATIENCE, handler.check()).await {
+            let checked = async {
+                match handler.transactional() {
+                    Some(handler) => within_transaction(handler, store).await,
+                    None => handler.check().await,
+                }
+            };
+            match tokio::time::timeout(HANDLER_PATIENCE, checked).await {
                 Ok(Ok(())) => report.ok(&what, &format!("ready, of type {}", config.kind))?,
                 Ok(Err(why)) => report.failed(&what, &why, None)?,
                 Err(_) => {
@@ -148,4 +159,41 @@ async fn handlers(
         }
     }
     Ok(())
+}
+
+/// A transactional handler's own check, in a transaction that is rolled back.
+async fn within_transaction(
+    handler: &dyn TransactionalHandler,
+    store: Option<&dyn Store>,
+) -> Result<(), String> {
+    let Some(store) = store else {
+        return Err("the store, whose database it writes to, does not answer".to_owned());
+    };
+    let mut trial = Trial {
+        handler,
+        found: Ok(()),
+    };
+    match store.try_out(HANDLER_PATIENCE, &mut trial).await {
+        Ok(()) => trial.found,
+        Err(TransactionError::Store(error)) => Err(error.to_string()),
+        Err(TransactionError::Work(error)) => Err(reason_of(&error)),
+    }
+}
+
+/// What a transactional handler's check does and finds.
+struct Trial<'a> {
+    handler: &'a dyn TransactionalHandler,
+    found: Result<(), String>,
+}
+
+#[async_trait]
+impl Work for Trial<'_> {
+    async fn run(
+        &mut self,
+        connection: &mut PgConnection,
+        _: &[bool],
+    ) -> Result<Vec<bool>, sqlx::Error> {
+        self.found = self.handler.check(connection).await;
+        Ok(Vec::new())
+    }
 }

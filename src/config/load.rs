@@ -13,7 +13,7 @@ use super::reader::Reader;
 use super::section::{Section, Var};
 use super::store::Credentials;
 use super::subscription::{self, TOPICS};
-use super::{AuthConfig, Checks, Config, SalesforceConfig, StoreConfig};
+use super::{AuthConfig, Checks, Config, HandlerConfig, SalesforceConfig, StoreConfig};
 
 /// The file that is read where none is named.
 const DEFAULT_FILE: &str = "orgstream.toml";
@@ -157,7 +157,8 @@ pub(super) fn load_in(
             "there is nothing to do; add a [[subscription]] with a name, a topic and a handler",
         );
     }
-    let subscriptions = subscription::read_all(sections, &reader, checks);
+    let handler = |handler: &HandlerConfig| (checks.handler)(handler, store.as_ref());
+    let subscriptions = subscription::read_all(sections, &reader, &handler);
     let metrics_addr = root.parsed(
         "metrics_addr",
         Var::Named("ORGSTREAM_METRICS_ADDR"),

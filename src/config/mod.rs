@@ -26,7 +26,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::event::{ReplayId, Topic};
 
@@ -43,15 +43,16 @@ pub struct Checks<'a> {
     /// Says why a private key cannot be used. It is given the text as configured: PEM, PEM with `\n`, or
     /// base64 of PEM.
     pub private_key: &'a dyn Fn(&str) -> Result<(), String>,
-    /// Says what is wrong with a handler: its type, or its options.
-    pub handler: &'a dyn Fn(&HandlerConfig) -> Vec<HandlerProblem>,
+    /// Says what is wrong with a handler: its type, its options, or that the store, where that could be read,
+    /// is not one that it can work with.
+    pub handler: &'a dyn Fn(&HandlerConfig, Option<&StoreConfig>) -> Vec<HandlerProblem>,
 }
 
 impl Checks<'_> {
     /// Nothing is checked.
     pub const NONE: Self = Self {
         private_key: &|_| Ok(()),
-        handler: &|_| Vec::new(),
+        handler: &|_, _| Vec::new(),
     };
 }
 
@@ -209,6 +210,11 @@ impl StoreConfig {
             encryption_key: None,
         }
     }
+
+    /// True where positions are kept in Postgres.
+    pub fn is_postgres(&self) -> bool {
+        store::is_postgres(self.url.expose_secret())
+    }
 }
 
 /// The most handlers that one subscription can have: what each has finished is one bit of a word.
@@ -332,7 +338,7 @@ pub enum Group {
 pub struct HandlerConfig {
     /// Its name, unique within the subscription.
     pub name: String,
-    /// `log`, `webhook`, or a type that was registered.
+    /// `log`, `webhook`, `postgres`, or a type that was registered.
     pub kind: String,
     /// When to try again, and when to give up.
     pub retry: RetryConfig,

@@ -76,8 +76,14 @@ fn lease_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// True where a URL's scheme is that of Postgres.
+pub(super) fn is_postgres(url: &str) -> bool {
+    let url = url.trim_start();
+    url.starts_with("postgres://") || url.starts_with("postgresql://")
+}
+
 fn check_url(url: &str, on_heroku: bool) -> Result<(), String> {
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+    if is_postgres(url) {
         return Ok(());
     }
     if !url.starts_with("sqlite:") {

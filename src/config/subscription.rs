@@ -7,7 +7,7 @@ use super::reader::Reader;
 use super::salesforce::{BackoffKeys, positive_duration};
 use super::section::{Found, Section, Var};
 use super::{
-    Checks, Group, HandlerConfig, MAX_HANDLERS, OnExhausted, OnExpiredReplayId, Ordering,
+    Group, HandlerConfig, HandlerProblem, MAX_HANDLERS, OnExhausted, OnExpiredReplayId, Ordering,
     RetryConfig, Start, SubscriptionConfig, parse_bytes,
 };
 use crate::event::{InvalidTopic, Topic, TopicKind};
@@ -24,6 +24,9 @@ const LEAST_BYTES: usize = 64 * 1024;
 /// Variable that names topics where there is no file.
 pub(super) const TOPICS: &str = "ORGSTREAM_TOPICS";
 
+/// Says what is wrong with a handler.
+type CheckHandler<'a> = &'a dyn Fn(&HandlerConfig) -> Vec<HandlerProblem>;
+
 /// A subscription as read, with the places that later checks speak of.
 struct Read {
     config: SubscriptionConfig,
@@ -35,7 +38,7 @@ struct Read {
 pub(super) fn read_all(
     sections: Vec<Section<'_>>,
     reader: &Reader<'_>,
-    checks: &Checks<'_>,
+    check: CheckHandler<'_>,
 ) -> Vec<SubscriptionConfig> {
     let topics = reader.env.var(TOPICS);
     let all: Vec<Read> = if sections.is_empty() {
@@ -51,7 +54,7 @@ pub(super) fn read_all(
         }
         sections
             .into_iter()
-            .filter_map(|section| read_one(section, checks))
+            .filter_map(|section| read_one(section, check))
             .collect()
     };
     check_together(&all, reader);
@@ -103,7 +106,7 @@ fn check_together(all: &[Read], reader: &Reader<'_>) {
 }
 
 /// Reads one `[[subscription]]`. Without a name or a topic there is none, which has then been noted.
-fn read_one(section: Section<'_>, checks: &Checks<'_>) -> Option<Read> {
+fn read_one(section: Section<'_>, check: CheckHandler<'_>) -> Option<Read> {
     let topic = section
         .needed(
             "topic",
@@ -132,7 +135,7 @@ fn read_one(section: Section<'_>, checks: &Checks<'_>) -> Option<Read> {
         },
     );
     read_options(&section, &mut config, known_topic);
-    config.handlers = read_handlers(&section, config.ordering, checks);
+    config.handlers = read_handlers(&section, config.ordering, check);
     section.finish();
     (name.is_some() && known_topic).then_some(Read {
         config,
@@ -243,7 +246,7 @@ fn read_group(section: &Section<'_>, config: &mut SubscriptionConfig, known_topi
 fn read_handlers(
     section: &Section<'_>,
     ordering: Ordering,
-    checks: &Checks<'_>,
+    check: CheckHandler<'_>,
 ) -> Vec<HandlerConfig> {
     let tables = section.tables("handler");
     if tables.is_empty() && !section.has("handler") {
@@ -265,7 +268,7 @@ fn read_handlers(
     }
     let mut handlers: Vec<HandlerConfig> = Vec::with_capacity(tables.len());
     for table in tables {
-        if let Some((handler, place)) = read_handler(table, ordering, checks) {
+        if let Some((handler, place)) = read_handler(table, ordering, check) {
             if handlers.iter().any(|other| other.name == handler.name) {
                 section.reader().problem(
                     place,
@@ -284,7 +287,7 @@ fn read_handlers(
 fn read_handler(
     section: Section<'_>,
     ordering: Ordering,
-    checks: &Checks<'_>,
+    check: CheckHandler<'_>,
 ) -> Option<(HandlerConfig, Place)> {
     let kind = section.needed(
         "type",
@@ -329,7 +332,7 @@ fn read_handler(
         on_exhausted: on_exhausted.unwrap_or(HandlerConfig::on_exhausted_by_default(ordering)),
         options: section.rest(),
     };
-    for problem in (checks.handler)(&handler) {
+    for problem in check(&handler) {
         section.problem(problem.key.as_deref().unwrap_or("type"), problem.message);
     }
     Some((handler, place))

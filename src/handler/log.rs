@@ -390,6 +390,7 @@ mod tests {
 
             out.make_room();
             let rest = EventBatch {
+                subscription: "orders".into(),
                 events: batch(&["{}", "{}"]).events.split_off(handled),
             };
             assert_eq!(handler.handle(&rest).await, BatchAnswer::HANDLED);

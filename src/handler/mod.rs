@@ -2,10 +2,13 @@
 
 mod log;
 mod options;
+mod postgres;
 mod registry;
 mod retry_after;
+pub mod sql;
 #[cfg(test)]
 mod testing;
+mod transactional;
 mod webhook;
 
 use std::sync::Arc;
@@ -17,7 +20,9 @@ use crate::event::Event;
 
 pub use log::{LineSink, LogHandler};
 pub use options::{OptionProblem, Options, masked};
+pub use postgres::PostgresHandler;
 pub use registry::{HandlerConfigError, Registry};
+pub use transactional::{TransactionalHandler, answer_to, reason_of};
 pub use webhook::WebhookHandler;
 
 /// Events handed over together, in bus order.
@@ -27,6 +32,9 @@ pub use webhook::WebhookHandler;
 /// ([`Event::partial`]), or events each of which is a transaction by itself.
 #[derive(Debug, Clone)]
 pub struct EventBatch {
+    /// Name of the subscription they came through. With it and the event's identity an event is unique
+    /// wherever several subscriptions meet.
+    pub subscription: Arc<str>,
     /// At least one.
     pub events: Vec<Arc<Event>>,
 }
@@ -70,7 +78,9 @@ pub enum BatchAnswer {
     /// The same for all.
     All(Answer),
     /// One for each event, in the batch's order. A list of another length is taken as a retry of the
-    /// whole batch.
+    /// whole batch. A handler that handles an event and wants an earlier one of the same record again gives
+    /// that record's order up. The events of a transaction that came together share the worst answer that
+    /// one of them got.
     Each(Vec<Answer>),
 }
 
@@ -122,5 +132,11 @@ pub trait Handler: Send + Sync {
     /// by `orgstream check`.
     async fn check(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// The form in which it takes events within a transaction of the store, where it is of that kind
+    /// ([`Registry::register_transactional`]): then that form is called, and [`Handler::handle`] never.
+    fn transactional(&self) -> Option<&dyn TransactionalHandler> {
+        None
     }
 }

@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::options::{OptionProblem, nearest};
-use super::{Handler, LogHandler, WebhookHandler};
+use super::transactional::InTransaction;
+use super::{Handler, LogHandler, PostgresHandler, TransactionalHandler, WebhookHandler};
 use crate::config::HandlerConfig;
 
 /// A handler that cannot be made from its configuration. Shows no values: they may be secrets.
@@ -103,6 +104,9 @@ impl Registry {
         registry.register("webhook", |config| {
             Ok(Arc::new(WebhookHandler::from_config(config)?))
         });
+        registry.register_transactional("postgres", |config| {
+            Ok(Arc::new(PostgresHandler::from_config(config)?))
+        });
         registry
     }
 
@@ -117,6 +121,19 @@ impl Registry {
             + 'static,
     {
         self.factories.insert(type_name.into(), Box::new(factory));
+    }
+
+    /// As [`Registry::register`], for a type whose handlers write into the store's own database.
+    pub fn register_transactional<F>(&mut self, type_name: impl Into<String>, factory: F)
+    where
+        F: Fn(&HandlerConfig) -> Result<Arc<dyn TransactionalHandler>, HandlerConfigError>
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.register(type_name, move |config| {
+            Ok(Arc::new(InTransaction(factory(config)?)))
+        });
     }
 
     /// Makes a handler.
@@ -169,7 +186,7 @@ mod tests {
     fn the_builtin_types_are_there() {
         let registry = Registry::builtin();
         let names: Vec<&str> = registry.type_names().collect();
-        assert_eq!(names, ["log", "webhook"]);
+        assert_eq!(names, ["log", "postgres", "webhook"]);
         assert!(registry.build(&config("log", "")).is_ok());
     }
 
@@ -180,7 +197,7 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "handler `h`: there is no type `webhok`, did you mean `webhook`?; the types are log, webhook"
+            "handler `h`: there is no type `webhok`, did you mean `webhook`?; the types are log, postgres, webhook"
         );
     }
 

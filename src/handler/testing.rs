@@ -57,6 +57,7 @@ pub(super) fn batch(data: &[&str]) -> EventBatch {
         })
     });
     EventBatch {
+        subscription: "orders".into(),
         events: events.collect(),
     }
 }

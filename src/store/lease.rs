@@ -94,6 +94,8 @@ pub struct Surveyed {
 pub struct Survey {
     /// Workers that live and do not stop.
     pub workers: usize,
+    /// Workers that are stopping: what they run is free in a moment.
+    pub stopping: usize,
     /// The rows of one org. A subscription that never ran has none.
     pub subscriptions: Vec<Surveyed>,
 }

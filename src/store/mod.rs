@@ -18,6 +18,7 @@ mod schema;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod vault;
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub use hole::{Hole, HoleKind, Holes, StoredHole};
 pub use lease::{Heartbeat, Lease, Leases, Survey, Surveyed, TakenOver, Tenure, Worker};
 pub use position::{FinishedAhead, Positions, Progress, StateReport, SubscriptionStatus};
 pub use schema::Schemas;
+pub use transaction::{HandOver, Mark, TransactionError, Transactions, Work};
 
 /// Names a subscription's row: a position belongs to an org, a name and a topic (design 3.1, rule 4).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -51,7 +53,16 @@ pub struct SubscriptionKey {
 /// Keeps what must survive. Every call is bounded in time and may be retried.
 #[async_trait]
 pub trait Store:
-    Leases + Controls + Positions + DeadLetters + Holes + Schemas + CredentialVault + Send + Sync
+    Leases
+    + Controls
+    + Positions
+    + DeadLetters
+    + Holes
+    + Schemas
+    + Transactions
+    + CredentialVault
+    + Send
+    + Sync
 {
     /// Answers when the store does.
     async fn ping(&self) -> Result<(), StoreError>;

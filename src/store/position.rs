@@ -23,8 +23,13 @@ pub struct Progress {
     pub position: Option<ReplayId>,
     /// Transaction key of the change event at the position; goes with `position`.
     pub transaction: Option<String>,
-    /// The whole set above the position, which replaces what is stored.
+    /// What is finished above the position.
     pub finished_ahead: Vec<FinishedAhead>,
+    /// What becomes of the rest that is stored. `None`: [`Progress::finished_ahead`] is the whole set and
+    /// replaces it. Else only the marks of these events go, which the position has passed: handlers add marks
+    /// in transactions of their own ([`Transactions`](super::Transactions)), and this write may have been
+    /// made up before one of them and reach the store after it.
+    pub passed: Option<Vec<EventIdentity>>,
     /// The last moment with a live stream and nothing unfinished.
     pub caught_up_at: Option<SystemTime>,
     /// Commit time of the newest event at or below the position, for `position_mark`.

@@ -11,6 +11,7 @@
 
 mod backoff;
 mod breaks;
+mod calling;
 mod credits;
 mod decoder;
 mod delivery;
@@ -18,6 +19,8 @@ mod handler_run;
 mod in_flight;
 mod lanes;
 mod lease_clock;
+#[cfg(test)]
+mod marks_model;
 mod observe;
 mod parking;
 mod position;

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::backoff::Backoff;
 use super::state::State;
-use super::tracker::{HandlerSet, Tracker};
+use super::tracker::{HandlerSet, Passed, Tracker};
 use crate::config::BackoffConfig;
 use crate::event::{EventIdentity, ReplayId};
 use crate::store::{FinishedAhead, Lease, Progress, StateReport, Store, StoreError};
@@ -27,6 +27,10 @@ const STORE_RETRY: BackoffConfig = BackoffConfig {
     initial: Duration::from_secs(1),
     max: Duration::from_secs(15),
 };
+
+/// Passed events whose marks the store has not forgotten yet. Beyond it marks stay until the subscription
+/// changes hands, which costs rows there instead of memory here.
+const MAX_PASSED: usize = 100_000;
 
 /// Failed writes in a row after which people are told: one may be a restart of the database.
 const FAILURES_TO_TELL: u32 = 2;
@@ -55,6 +59,8 @@ pub(super) struct Position {
     received: u64,
     finished: u64,
     marked_at: Option<SystemTime>,
+    /// Events whose marks are to be forgotten, where handlers make marks of their own.
+    passed: Option<Vec<EventIdentity>>,
     state: Option<State>,
     state_moved: bool,
     not_before: Instant,
@@ -71,6 +77,7 @@ pub(super) struct Position {
 struct Taken {
     received: u64,
     finished: u64,
+    passed: Vec<EventIdentity>,
 }
 
 impl Position {
@@ -88,6 +95,7 @@ impl Position {
             received: 0,
             finished: 0,
             marked_at: None,
+            passed: None,
             state: None,
             state_moved: false,
             not_before: Instant::now(),
@@ -95,6 +103,20 @@ impl Position {
             taken: Taken::default(),
             backoff: Backoff::new(STORE_RETRY),
             failing: None,
+        }
+    }
+
+    /// Handlers mark events as finished in transactions of their own: from now on marks go only when the
+    /// position has passed their events.
+    pub(super) fn keep_marks(&mut self) {
+        self.passed = Some(Vec::new());
+    }
+
+    /// The marks of these events are of no use any more.
+    pub(super) fn forget(&mut self, events: impl IntoIterator<Item = EventIdentity>) {
+        if let Some(passed) = &mut self.passed {
+            let room = MAX_PASSED.saturating_sub(passed.len());
+            passed.extend(events.into_iter().take(room));
         }
     }
 
@@ -131,11 +153,12 @@ impl Position {
     pub(super) fn follow(
         &mut self,
         tracker: &Tracker,
-        passed: Option<SystemTime>,
+        passed: Passed,
         caught_up_at: Option<SystemTime>,
         finished_before: &FinishedBefore,
     ) {
-        self.marked_at = passed.or(self.marked_at);
+        self.marked_at = passed.occurred_at.or(self.marked_at);
+        self.forget(passed.identities);
         self.moved |= tracker.position() != self.begun.as_ref();
         let due = (self.moved || self.state_moved) && self.not_before <= Instant::now();
         if due && self.write.is_none() {
@@ -194,6 +217,7 @@ impl Position {
             .map_or_else(Taken::default, |progress| Taken {
                 received: progress.received,
                 finished: progress.finished,
+                passed: progress.passed.clone().unwrap_or_default(),
             });
         let (store, lease) = (self.store.clone(), self.lease.clone());
         self.not_before = Instant::now() + PACE;
@@ -239,6 +263,7 @@ impl Position {
             position: tracker.position().cloned(),
             transaction: tracker.transaction().map(str::to_owned),
             finished_ahead,
+            passed: self.passed.as_mut().map(std::mem::take),
             caught_up_at,
             marked_at: self.marked_at,
             received: std::mem::take(&mut self.received),
@@ -278,6 +303,8 @@ impl Position {
                 );
                 self.received += self.taken.received;
                 self.finished += self.taken.finished;
+                let passed = std::mem::take(&mut self.taken.passed);
+                self.forget(passed);
                 self.moved = true;
                 self.state_moved = self.state.is_some();
                 self.not_before = Instant::now() + pause;

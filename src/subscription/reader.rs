@@ -107,13 +107,13 @@ impl Reader {
 
     /// Opens a stream, once the lease holds and there is room for an event.
     async fn connect(&mut self) -> Result<Step, Break> {
+        self.in_flight.owe(0);
         if !self.clock.holds(Instant::now()) {
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(Step::Stopped),
                 () = self.clock.changed() => return Ok(Step::Disconnected),
             }
         }
-        self.in_flight.owe(0);
         let Some(first) = Credits::first(self.in_flight.room()) else {
             self.set_state(State::Paused);
             tokio::select! {

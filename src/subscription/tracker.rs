@@ -53,6 +53,8 @@ pub(super) struct Passed {
     pub(super) bytes: usize,
     /// Commit time of the newest event passed.
     pub(super) occurred_at: Option<SystemTime>,
+    /// What the position has passed; always empty unless [`Tracker::tell_passed`] was called.
+    pub(super) identities: Vec<EventIdentity>,
 }
 
 /// Every received event above the position, in stream order.
@@ -72,6 +74,8 @@ pub(super) struct Tracker {
     /// Finished events that left the queue although their replay ID is not complete yet.
     held: Vec<EventIdentity>,
     position: Option<Place>,
+    /// What the position has passed since the last [`Tracker::advance`], where that is asked for.
+    passed: Option<Vec<EventIdentity>>,
 }
 
 impl Tracker {
@@ -87,7 +91,13 @@ impl Tracker {
             open_from: None,
             held: Vec::new(),
             position: None,
+            passed: None,
         }
+    }
+
+    /// Tells from now on which events the position has passed.
+    pub(super) fn tell_passed(&mut self) {
+        self.passed = Some(Vec::new());
     }
 
     /// Takes an event in; `finished` names the handlers that had finished it before a restart.
@@ -190,11 +200,17 @@ impl Tracker {
             }
             match (complete, entry.replay_id) {
                 (true, Some(replay_id)) => {
-                    self.position = Some(Place {
+                    let (identity, transaction) = entry
+                        .event
+                        .map(|event| (event.identity, event.transaction))
+                        .unzip();
+                    self.move_to(Place {
                         replay_id,
-                        transaction: entry.event.and_then(|event| event.transaction),
+                        transaction: transaction.flatten(),
                     });
-                    self.held.clear();
+                    if let Some(passed) = &mut self.passed {
+                        passed.extend(identity);
+                    }
                 }
                 // No place of its own: it stays above the position until a later one passes.
                 (true, None) | (false, _) if self.held.len() < MAX_HELD => {
@@ -202,6 +218,9 @@ impl Tracker {
                 }
                 _ => {}
             }
+        }
+        if let Some(identities) = &mut self.passed {
+            passed.identities = std::mem::take(identities);
         }
         passed
     }
@@ -287,6 +306,15 @@ impl Tracker {
         self.entries.get_mut(index)
     }
 
+    /// Moves the position, past all that is held.
+    fn move_to(&mut self, place: Place) {
+        self.position = Some(place);
+        match &mut self.passed {
+            Some(passed) => passed.append(&mut self.held),
+            None => self.held.clear(),
+        }
+    }
+
     /// Everything before `seq` carries a complete replay ID now.
     fn complete_up_to(&mut self, seq: Seq) {
         let all_left = self.first >= self.next_seq();
@@ -294,8 +322,7 @@ impl Tracker {
             && !self.held.is_empty()
             && let Some(place) = self.incomplete.take()
         {
-            self.position = Some(place);
-            self.held.clear();
+            self.move_to(place);
         }
         self.incomplete = None;
         self.incomplete_from = seq;

@@ -87,6 +87,8 @@ table! {
         "Time from handing a batch to a handler to its answer.";
     HANDLER_RETRIES = "handler_retries_total", Kind::Counter, Count, ["subscription", "handler"],
         "Events that a handler asked to be handed over again.";
+    APPEND_SKIPPED = "append_skipped_total", Kind::Counter, Count, ["subscription", "handler"],
+        "Events that a `postgres` handler did not append, because its table has them already.";
     DECODE_FAILURES = "decode_failures_total", Kind::Counter, Count, ["subscription", "reason"],
         "Events that could not be decoded.";
     SCHEMA_FETCHES = "schema_fetches_total", Kind::Counter, Count, ["outcome"],
@@ -182,6 +184,13 @@ pub fn handler_answered(subscription: &str, handler: &str, took: Duration) {
 /// Counts events that a handler wants again.
 pub fn handler_retries(subscription: &str, handler: &str, count: u64) {
     HANDLER_RETRIES
+        .counter(&[subscription, handler])
+        .increment(count);
+}
+
+/// Counts events that a table had already.
+pub fn append_skipped(subscription: &str, handler: &str, count: u64) {
+    APPEND_SKIPPED
         .counter(&[subscription, handler])
         .increment(count);
 }

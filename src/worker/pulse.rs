@@ -16,6 +16,12 @@ use crate::telemetry::metrics;
 /// How often the worker looks around.
 const SURVEY_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a row may stay locked before a heartbeat asks again.
+const LOCKED_PAUSE: Duration = Duration::from_millis(250);
+
+/// How often while another worker stops: what it lets go is taken at once.
+const SURVEY_OFTEN: Duration = Duration::from_millis(200);
+
 /// The least time from one survey to the next, and how long after its end a lease is looked at again.
 const SURVEY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -105,9 +111,14 @@ impl Pulse {
         self.call = None;
         let now = Instant::now();
         match &told {
-            Told::Beat(sent_at, Ok(_)) => {
+            Told::Beat(sent_at, Ok(beat)) => {
                 self.counted = true;
-                self.next_beat = *sent_at + self.ttl / 5;
+                self.next_beat = if beat.renewed.len() < beat.held.len() {
+                    // A row was locked by a write, which takes a moment.
+                    now + (self.ttl / 20).min(LOCKED_PAUSE)
+                } else {
+                    *sent_at + self.ttl / 5
+                };
             }
             Told::Beat(_, Err(_)) => self.next_beat = now + (self.ttl / 10).min(SURVEY_EVERY),
             Told::Survey(Ok(survey)) => self.surveyed(now, survey),
@@ -136,7 +147,11 @@ impl Pulse {
         });
         let patient = self.lapsed_from.saturating_duration_since(now);
         let soonest = others.chain((!patient.is_zero()).then_some(patient)).min();
-        let pause = soonest.map_or(SURVEY_EVERY, |rest| rest.min(SURVEY_EVERY));
+        let most = match survey.stopping {
+            0 => SURVEY_EVERY,
+            _ => SURVEY_OFTEN,
+        };
+        let pause = soonest.map_or(most, |rest| rest.min(most));
         self.next_survey = now + pause.max(SURVEY_PAUSE);
     }
 
@@ -157,5 +172,92 @@ impl Pulse {
     /// The next heartbeat is due at once.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.next_beat = now;
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod tests {
+    use super::*;
+    use crate::config::StoreConfig;
+    use crate::store::{self, Surveyed};
+
+    const TTL: Duration = Duration::from_secs(15);
+
+    async fn pulse(now: Instant) -> Pulse {
+        let config = StoreConfig::new("sqlite::memory:");
+        let identity = Identity {
+            holder: "me".to_owned(),
+            name: "me.1".to_owned(),
+            version: "0".to_owned(),
+        };
+        let org_id = OrgId::parse("00D5g000004emu1EAA").unwrap();
+        let store = store::open(&config).await.unwrap();
+        Pulse::new(store, org_id, identity, TTL, now)
+    }
+
+    fn survey(holder: &str, rest: Duration) -> Survey {
+        Survey {
+            workers: 2,
+            stopping: 0,
+            subscriptions: vec![Surveyed {
+                name: "orders".to_owned(),
+                tenure: Tenure::Held {
+                    holder: holder.to_owned(),
+                    rest,
+                },
+                paused: false,
+                asked: 0,
+            }],
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_is_counted_before_it_looks_around() {
+        let mut pulse = pulse(Instant::now()).await;
+        pulse.begin(Instant::now(), Vec::new, false);
+        // The tables are not there yet.
+        assert!(matches!(pulse.told().await, Told::Beat(_, Err(_))));
+        pulse.begin(Instant::now(), Vec::new, false);
+        assert!(pulse.call.is_none(), "a survey is due, and has to wait");
+        pulse.store.migrate().await.unwrap();
+        pulse.begin(pulse.next_beat, Vec::new, false);
+        assert!(matches!(pulse.told().await, Told::Beat(_, Ok(_))));
+        pulse.begin(Instant::now(), Vec::new, false);
+        assert!(matches!(pulse.told().await, Told::Survey(Ok(_))));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_another_workers_lease_is_looked_at_when_it_comes() {
+        let now = Instant::now();
+        let mut pulse = pulse(now).await;
+        let rest = Duration::from_millis(300);
+        pulse.surveyed(now, &survey("other", rest));
+        assert_eq!(pulse.next_survey, now + rest + SURVEY_PAUSE);
+        pulse.surveyed(now, &survey("me", rest));
+        assert_eq!(pulse.next_survey, now + SURVEY_EVERY);
+        let leaving = Survey {
+            stopping: 1,
+            ..survey("other", TTL)
+        };
+        pulse.surveyed(now, &leaving);
+        assert_eq!(pulse.next_survey, now + SURVEY_OFTEN);
+    }
+
+    #[tokio::test]
+    async fn after_the_store_was_away_those_whose_lease_lapsed_meanwhile_are_given_time() {
+        let now = Instant::now();
+        let mut pulse = pulse(now).await;
+        pulse.surveyed(now, &survey("other", TTL));
+        let soon = now + Duration::from_secs(4);
+        pulse.surveyed(soon, &survey("other", TTL));
+        assert!(pulse.may_take_lapsed(soon));
+        let late = soon + Duration::from_secs(6);
+        pulse.surveyed(late, &survey("other", TTL));
+        assert!(!pulse.may_take_lapsed(late));
+        let patient = TTL / 5;
+        // Looking on does not make it wait longer.
+        pulse.surveyed(late + patient, &survey("other", TTL));
+        assert!(pulse.may_take_lapsed(late + patient));
     }
 }

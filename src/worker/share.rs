@@ -129,6 +129,7 @@ mod tests {
     fn one_worker_takes_all_that_is_free_and_nobody_paused() {
         let survey = Survey {
             workers: 1,
+            stopping: 0,
             subscriptions: vec![
                 row("a", held("other")),
                 row("b", Tenure::Free),
@@ -150,6 +151,7 @@ mod tests {
     fn what_is_beyond_the_share_goes_the_most_recently_taken_first() {
         let survey = Survey {
             workers: 3,
+            stopping: 0,
             subscriptions: Vec::new(),
         };
         let running = |since| Standing::Running { since };
@@ -171,6 +173,7 @@ mod tests {
         a.paused = true;
         let survey = Survey {
             workers: 2,
+            stopping: 0,
             subscriptions: vec![a, row("b", held("me")), row("c", Tenure::Free)],
         };
         let configured = [
@@ -186,6 +189,7 @@ mod tests {
     fn what_waits_to_be_tried_again_leaves_its_room_to_others() {
         let survey = Survey {
             workers: 2,
+            stopping: 0,
             subscriptions: vec![row("lapsed", Tenure::Lapsed)],
         };
         let configured = [
@@ -214,6 +218,7 @@ mod tests {
     ) -> usize {
         let survey = Survey {
             workers: fleet.len(),
+            stopping: 0,
             subscriptions: names
                 .iter()
                 .enumerate()

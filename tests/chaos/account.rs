@@ -128,9 +128,13 @@ pub(crate) struct Case {
     pub(crate) gone_up_to: u64,
     /// Payloads were damaged on the way, of events that nobody knows.
     pub(crate) damaged: bool,
-    /// How often a process was killed or frozen, or left without an answer: each may repeat what is under
-    /// way, and let it arrive late.
+    /// Transactions are handed over, and parked, whole.
+    pub(crate) grouped: bool,
+    /// How often a process was killed, frozen or stopped, or left without an answer: each may repeat what is
+    /// under way.
     pub(crate) interruptions: usize,
+    /// How often one was killed or frozen: what is under way may arrive late.
+    pub(crate) pauses: usize,
     /// Whether gap events have to be recorded as holes.
     pub(crate) gap_holes: bool,
     /// Whether an event that was given up holds its records. Where it does not, later ones pass it, and it may
@@ -437,7 +441,7 @@ fn late(case: &Case, handler: &HandlerCase, line: &mut Line, broken: &mut Vec<St
         next.is_some_and(|(_, began)| *began < answer.came_us)
     };
     line.late = handler.answers.iter().filter(followed).count();
-    let allowed = case.interruptions * case.concurrency;
+    let allowed = case.pauses * case.concurrency;
     if line.late > allowed {
         broken.push(format!(
             "{}/{}: {} events handed over by a worker that another had followed, where {allowed} are allowed",
@@ -461,8 +465,11 @@ fn letters_have_reasons(case: &Case, broken: &mut Vec<String>) {
             continue;
         }
         let explained = match letter.reason.as_str() {
-            "undecodable" => case.damaged || pieces.any(|piece| piece.poison == Poison::Bytes),
-            "schema_refused" => pieces.any(|piece| piece.poison == Poison::Schema),
+            // In a transaction another event may be to blame.
+            "undecodable" => {
+                case.damaged || case.grouped || pieces.any(|piece| piece.poison == Poison::Bytes)
+            }
+            "schema_refused" => case.grouped || pieces.any(|piece| piece.poison == Poison::Schema),
             "rejected" => answers_of(case, letter).any(|answer| answer.status == 422),
             "exhausted" => {
                 let attempts = case

@@ -34,6 +34,33 @@ create trigger chaos_note after update on orgstream.subscription for each row
 when ((old.epoch, old.holder, old.write_number, old.position)
       is distinct from (new.epoch, new.holder, new.write_number, new.position))
 execute function chaos.note();
+
+-- What an append handler committed, attempts that its table's key hides included. Its table is made on first
+-- use, and watched from then on.
+create table chaos.appended (
+    id bigint generated always as identity primary key,
+    table_name text not null,
+    replay_id text not null,
+    record text not null
+);
+create function chaos.note_row() returns trigger language plpgsql as $$
+begin
+    insert into chaos.appended (table_name, replay_id, record)
+    values (tg_table_name, coalesce(new.replay_id, ''),
+            coalesce(new.data->'ChangeEventHeader'->'recordIds'->>0, ''));
+    return new;
+end $$;
+create function chaos.watch() returns event_trigger language plpgsql as $$
+declare made record;
+begin
+    for made in select * from pg_event_trigger_ddl_commands()
+                where object_type = 'table' and schema_name = 'public' loop
+        execute format('create trigger chaos_row before insert on %s for each row '
+                       'execute function chaos.note_row()', made.object_identity);
+    end loop;
+end $$;
+create event trigger chaos_watch on ddl_command_end when tag in ('CREATE TABLE')
+execute function chaos.watch();
 ";
 
 /// A place by the bytes of its replay ID. Only a test of the emulator's own bus may read them.
@@ -109,6 +136,22 @@ impl Audit {
         stored.holes = holes(&mut connection, name).await?;
         connection.close().await?;
         Ok(stored)
+    }
+
+    /// What was committed to the table of an append handler, in order.
+    pub(crate) async fn appended(&self, table: &str) -> anyhow::Result<Vec<(u64, String)>> {
+        let mut connection = self.connect().await?;
+        let rows: Vec<(String, String)> = sqlx::query_as(
+            "select replay_id, record from chaos.appended where table_name = $1 order by id",
+        )
+        .bind(table)
+        .fetch_all(&mut connection)
+        .await?;
+        connection.close().await?;
+        let rows = rows.into_iter();
+        Ok(rows
+            .map(|(replay_id, record)| (super::place_of(&replay_id), record))
+            .collect())
     }
 }
 

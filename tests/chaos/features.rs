@@ -1,7 +1,5 @@
 //! What the daemon under test can do, as far as the suite depends on it.
 
-/// The `postgres` handler's mode `append`.
-pub(crate) const APPEND: bool = false;
 /// A parked event holds its records: later events of theirs are parked behind it.
 pub(crate) const HELD_RECORDS: bool = false;
 /// Gap events are recorded as holes.

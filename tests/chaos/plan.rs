@@ -7,7 +7,6 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::cluster::Shutdown;
-use super::features;
 
 /// Everything that a seed decides.
 #[derive(Debug, Clone)]
@@ -75,6 +74,8 @@ pub(crate) struct Subscription {
     pub(crate) ordering: &'static str,
     pub(crate) concurrency: usize,
     pub(crate) max_in_flight: usize,
+    /// Transactions are handed over whole.
+    pub(crate) grouped: bool,
     /// `earliest` or `latest`.
     pub(crate) start: &'static str,
     /// `earliest` or `latest`.
@@ -267,8 +268,10 @@ fn subscription(random: &mut Rng, feed: Feed) -> Subscription {
         .take(random.usize(1..=2))
         .map(|name| handler(random, name))
         .collect();
+    let change_events = feed.topic().starts_with("/data/");
     Subscription {
         feed,
+        grouped: change_events && random.u8(..4) == 0,
         ordering,
         concurrency: pick(random, &[1, 2, 8, 16]),
         max_in_flight: pick(random, &[10, 50, 200, 1_000]),
@@ -279,7 +282,7 @@ fn subscription(random: &mut Rng, feed: Feed) -> Subscription {
 }
 
 fn handler(random: &mut Rng, name: &'static str) -> Handler {
-    let kind = if features::APPEND && name == "b" && random.u8(..4) > 0 {
+    let kind = if name == "b" && random.u8(..3) > 0 {
         HandlerKind::Append
     } else {
         HandlerKind::Webhook
@@ -307,7 +310,11 @@ fn step(random: &mut Rng, workers: usize, subscriptions: &[Subscription], forget
         // Shorter than the lease, and longer.
         8..=10 => Step::Freeze {
             worker,
-            length: millis(random, 300..5_000),
+            length: if random.bool() {
+                millis(random, 300..1_500)
+            } else {
+                millis(random, 2_500..5_000)
+            },
         },
         11..=12 => Step::RestartPostgres(pick(random, &[Shutdown::Fast, Shutdown::Immediate])),
         13..=14 => Step::FreezePostgres(millis(random, 300..4_000)),
@@ -404,12 +411,13 @@ impl fmt::Display for Plan {
         for s in &self.subscriptions {
             writeln!(
                 f,
-                "  {} {}: ordering {}, concurrency {}, max_in_flight {}, start {}, on_expired {}",
+                "  {} {}: ordering {}, concurrency {}, max_in_flight {}{}, start {}, on_expired {}",
                 s.name(),
                 s.feed.topic(),
                 s.ordering,
                 s.concurrency,
                 s.max_in_flight,
+                if s.grouped { ", by transaction" } else { "" },
                 s.start,
                 s.on_expired
             )?;

@@ -141,35 +141,45 @@ async fn receive(
     body: Bytes,
 ) -> StatusCode {
     let came_us = now_us();
-    let event: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let name = name(&subscription, &handler);
-    let mut answered = Answered {
-        place: place_of(event["replayid"].as_str().unwrap_or("")),
-        record: first_record(&event),
-        epoch: event["epoch"].as_i64().unwrap_or(-1),
-        came_us,
-        at_us: 0,
-        status: 0,
+    // The events of a transaction come together and share an answer.
+    let events: Vec<Value> = match serde_json::from_slice(&body) {
+        Ok(Value::Array(events)) => events,
+        Ok(event) => vec![event],
+        Err(_) => return StatusCode::BAD_REQUEST,
     };
-    let before = shared.attempt(&name, answered.place, &answered.record);
-    let said = match marker(&event).split_once('-') {
-        Some(("refuse", of)) if of == handler => Some(422),
-        Some(("fail", of)) if of == handler && !shared.healed.load(Ordering::Relaxed) => Some(503),
-        Some(("later", of)) if of == handler && before == 0 => Some(503),
-        _ => None,
+    let mut answers = Vec::with_capacity(events.len());
+    let mut said = None;
+    for event in &events {
+        let answer = Answered {
+            place: place_of(event["replayid"].as_str().unwrap_or("")),
+            record: first_record(event),
+            epoch: event["epoch"].as_i64().unwrap_or(-1),
+            came_us,
+            at_us: 0,
+            status: 0,
+        };
+        let before = shared.attempt(&name, answer.place, &answer.record);
+        said = said.max(shared.says(marker(event), &handler, before));
+        answers.push(answer);
+    }
+    let Some(first) = answers.first() else {
+        return StatusCode::BAD_REQUEST;
     };
     // Dropped here, and so not written down, where the other side goes away.
-    let mode = shared.as_it_behaves(&name, &answered).await;
-    answered.status = match mode {
+    let mode = shared.as_it_behaves(&name, first.place).await;
+    let status = match mode {
         200 => said.unwrap_or(200),
         other => other,
     };
-    answered.at_us = now_us();
-    let status = answered.status;
+    let at_us = now_us();
+    for answer in &mut answers {
+        (answer.status, answer.at_us) = (status, at_us);
+    }
     lock(&shared.answers)
         .entry(name)
         .or_default()
-        .push(answered);
+        .extend(answers);
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
@@ -179,7 +189,18 @@ fn first_record(event: &Value) -> String {
 }
 
 impl Shared {
-    async fn as_it_behaves(&self, name: &Name, answered: &Answered) -> u16 {
+    /// What an event's own words make of it at a handler, after so many attempts.
+    fn says(&self, marker: &str, handler: &str, before: u32) -> Option<u16> {
+        let healed = self.healed.load(Ordering::Relaxed);
+        match marker.split_once('-') {
+            Some(("refuse", of)) if of == handler => Some(422),
+            Some(("fail", of)) if of == handler && !healed => Some(503),
+            Some(("later", of)) if of == handler && before == 0 => Some(503),
+            _ => None,
+        }
+    }
+
+    async fn as_it_behaves(&self, name: &Name, place: u64) -> u16 {
         let mut mode = self.mode(name).subscribe();
         let now = *mode.borrow_and_update();
         match now {
@@ -196,7 +217,7 @@ impl Shared {
                     }
                 }
                 // Not all at the same moment.
-                tokio::time::sleep(Duration::from_millis(answered.place % 7)).await;
+                tokio::time::sleep(Duration::from_millis(place % 7)).await;
                 200
             }
             Mode::Flaky(every) => {
@@ -209,7 +230,7 @@ impl Shared {
             }
             Mode::Refusing(every) => {
                 // The same event is refused each time.
-                let hash = answered.place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+                let hash = place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
                 if hash.is_multiple_of(u64::from(every)) {
                     422
                 } else {

@@ -13,7 +13,7 @@ use super::audit::{Audit, Stored};
 use super::cluster::Cluster;
 use super::emulator::Emulator;
 use super::features;
-use super::plan::{Plan, Step, Subscription};
+use super::plan::{HandlerKind, Plan, Step, Subscription};
 use super::proxy::Proxy;
 use super::publisher::{self, Publisher};
 use super::recorder::Recorder;
@@ -257,7 +257,7 @@ async fn left(site: &Site, audit: &Audit) -> anyhow::Result<Vec<String>> {
     for subscription in &site.plan.subscriptions {
         let stored = audit.stored(subscription.name()).await?;
         let (position, state) = (stored.position, stored.state.clone());
-        let case = case(site, subscription, stored);
+        let case = case(site, audit, subscription, stored).await?;
         let missing = account(&case).missing();
         let last = case.pieces.last().map(|piece| piece.place);
         let open = case
@@ -290,39 +290,53 @@ async fn cases(site: &Site, audit: &Audit) -> anyhow::Result<Vec<Case>> {
     for subscription in &site.plan.subscriptions {
         let stored = audit.stored(subscription.name()).await;
         let stored = stored.context("the audit cannot be read")?;
-        cases.push(case(site, subscription, stored));
+        cases.push(case(site, audit, subscription, stored).await?);
     }
     Ok(cases)
 }
 
-fn case(site: &Site, subscription: &Subscription, stored: Stored) -> Case {
-    let handlers = subscription.handlers.iter().map(|handler| HandlerCase {
-        name: handler.name.to_owned(),
-        attempts: handler.attempts,
-        answers: site.recorder.answers(subscription.name(), handler.name),
-        rows: None,
-    });
+async fn case(
+    site: &Site,
+    audit: &Audit,
+    subscription: &Subscription,
+    stored: Stored,
+) -> anyhow::Result<Case> {
+    let mut handlers = Vec::new();
+    for handler in &subscription.handlers {
+        let table = format!("{}_{}", subscription.name(), handler.name);
+        handlers.push(HandlerCase {
+            name: handler.name.to_owned(),
+            attempts: handler.attempts,
+            answers: site.recorder.answers(subscription.name(), handler.name),
+            rows: match handler.kind {
+                HandlerKind::Webhook => None,
+                HandlerKind::Append => Some(audit.appended(&table).await?),
+            },
+        });
+    }
     let damaged =
         site.plan.steps.iter().any(
             |(_, step)| matches!(step, Step::Fault(fault) if fault["kind"] == "corrupt_payload"),
         );
-    Case {
+    Ok(Case {
         name: subscription.name().to_owned(),
         channel: subscription.feed.is_channel(),
         max_in_flight: subscription.max_in_flight,
         concurrency: subscription.concurrency,
         skips: subscription.on_expired == "latest",
         pieces: site.ledger.pieces(subscription),
-        handlers: handlers.collect(),
+        handlers,
         letters: stored.letters,
         holes: stored.holes,
         writes: stored.writes,
         gone_up_to: site.ledger.gone_up_to(),
         damaged,
+        grouped: subscription.grouped,
         interruptions: site.interruptions(),
+        pauses: site.pauses(),
         gap_holes: features::GAP_HOLES,
         held_records: features::HELD_RECORDS,
-    }
+    })
 }
 
 /// Panics that a daemon has logged.

@@ -38,6 +38,7 @@ pub(crate) struct Site {
     timeline: Mutex<Vec<String>>,
     broken: Mutex<Vec<String>>,
     interruptions: AtomicUsize,
+    pauses: AtomicUsize,
     schemas: AtomicU64,
 }
 
@@ -71,6 +72,7 @@ impl Site {
             timeline: Mutex::default(),
             broken: Mutex::default(),
             interruptions: AtomicUsize::new(0),
+            pauses: AtomicUsize::new(0),
             schemas: AtomicU64::new(1),
         }
     }
@@ -100,6 +102,11 @@ impl Site {
         self.interruptions.load(Ordering::Relaxed)
     }
 
+    /// How often a worker was killed or frozen, perhaps between a decision and its deed.
+    pub(crate) fn pauses(&self) -> usize {
+        self.pauses.load(Ordering::Relaxed)
+    }
+
     fn tell(&self, result: anyhow::Result<()>) {
         if let Err(error) = result {
             self.broke(format!("{error:#}"));
@@ -127,6 +134,7 @@ impl Site {
         match step {
             Step::Kill { worker, back_after } => {
                 self.interrupted();
+                self.pauses.fetch_add(1, Ordering::Relaxed);
                 if let Ok(mut worker) = self.workers[worker].try_lock() {
                     self.tell(worker.kill());
                     tokio::time::sleep(back_after).await;
@@ -143,6 +151,7 @@ impl Site {
             }
             Step::Freeze { worker, length } => {
                 self.interrupted();
+                self.pauses.fetch_add(1, Ordering::Relaxed);
                 if let Ok(worker) = self.workers[worker].try_lock() {
                     worker.signal("STOP");
                     tokio::time::sleep(length).await;

@@ -43,6 +43,9 @@ pub(crate) fn subscriptions(plan: &Plan, recorder: &Recorder) -> String {
             s.concurrency,
             s.max_in_flight,
         );
+        if s.grouped {
+            text += "group = \"transaction\"\ngroup_wait = \"300ms\"\n";
+        }
         if s.feed == super::plan::Feed::Orders {
             text += "key = \"OrderNumber__c\"\n";
         }
@@ -59,7 +62,7 @@ pub(crate) fn subscriptions(plan: &Plan, recorder: &Recorder) -> String {
                     h.timeout.as_millis()
                 ),
                 HandlerKind::Append => format!(
-                    "type = \"postgres\"\nmode = \"append\"\ntable = \"{}_{}\"\n",
+                    "type = \"postgres\"\nmode = \"append\"\ntable = \"{}_{}\"\ntimeout = \"2s\"\n",
                     s.name(),
                     h.name
                 ),

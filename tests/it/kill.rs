@@ -32,9 +32,10 @@ async fn kill_under_load(store: Store) {
         .unwrap_or_else(|| fastrand::u64(..));
     println!("ORGSTREAM_TEST_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
+    let leases = store.url.starts_with("postgres");
     let org = Arc::new(Emulator::start().await);
     let config = format!(
-        "{}\n[store]\nurl = \"{}\"\n[[subscription]]\nname = \"accounts\"\ntopic = \"{ACCOUNTS}\"\n\
+        "{}\n[store]\nurl = \"{}\"\nlease = \"2s\"\n[[subscription]]\nname = \"accounts\"\ntopic = \"{ACCOUNTS}\"\n\
          start = \"earliest\"\n[[subscription.handler]]\nname = \"out\"\ntype = \"log\"\n",
         org.salesforce(),
         store.url
@@ -43,6 +44,10 @@ async fn kill_under_load(store: Store) {
     let mut seen: Vec<Value> = Vec::new();
     for _ in 0..KILLS {
         let daemon = Daemon::run(&config);
+        if leases && random.u8(..4) > 0 {
+            // The one before it was killed, and its lease holds for a while.
+            daemon.logged(&["subscription taken over"]).await;
+        }
         // From before the first stream is open to well into the load.
         tokio::time::sleep(Duration::from_millis(random.u64(20..900))).await;
         seen.extend(daemon.kill());

@@ -10,16 +10,20 @@
 )]
 #![allow(missing_docs, reason = "tests")]
 
+mod append;
 mod bad_input;
 mod blocked;
 mod captured;
 mod chaos;
 mod commands;
+mod control;
+mod correctness;
 mod database;
 mod delivery;
 mod flow_control;
 mod grouping;
 mod kill;
+mod lanes;
 mod lost_ground;
 mod metrics;
 mod node_client;
@@ -31,3 +35,4 @@ mod shutdown;
 mod sign_in;
 mod stream;
 mod support;
+mod workers;

@@ -446,7 +446,7 @@ fn keys_and_handlers_are_checked_by_those_who_know_them() {
             SECRET => Err("not an RSA key".to_owned()),
             _ => Ok(()),
         },
-        handler: &|handler| {
+        handler: &|handler, _| {
             vec![HandlerProblem {
                 key: handler.options.keys().next().cloned(),
                 message: format!("no handler type is called {}", handler.kind),

@@ -49,37 +49,22 @@ impl Connections {
     /// Begins a transaction whose every statement, lock wait and pause the server itself ends after
     /// `limit`: what this process gave up, or died in, does not hold locks for long.
     pub(super) async fn begin(&self, limit: Duration) -> Result<Tx<'_>, StoreError> {
+        let mut lent = self.seat().await?.connect().await?;
+        // Numbers of ours only.
+        sqlx::raw_sql(AssertSqlSafe(begin_statement(limit, limit)))
+            .execute(lent.connection())
+            .await?;
+        Ok(Tx(lent))
+    }
+
+    /// Waits for the right to use one connection, however long all are in use.
+    pub(super) async fn seat(&self) -> Result<Seat<'_>, StoreError> {
         let permit = self
             .permits
             .acquire()
             .await
             .map_err(|_| StoreError::Unavailable("it is closed".to_owned()))?;
-        let mut idle = match self.rested().await {
-            Some(idle) => idle,
-            None => Idle {
-                connection: PgConnection::connect_with(&self.options)
-                    .await
-                    .map_err(|error| self.cannot_connect(error))?,
-                opened: Instant::now(),
-            },
-        };
-        // Zero would switch a limit off.
-        let limit = limit.as_millis().clamp(1, 86_400_000);
-        let lock_limit = (limit / 2).max(1);
-        // One round trip, and valid behind PgBouncer, because `set local` ends with the transaction.
-        let begin = format!(
-            "begin; set local statement_timeout = {limit}; set local lock_timeout = {lock_limit}; \
-             set local idle_in_transaction_session_timeout = {limit}"
-        );
-        // Numbers of ours only.
-        sqlx::raw_sql(AssertSqlSafe(begin))
-            .execute(&mut idle.connection)
-            .await?;
-        Ok(Tx {
-            idle,
-            home: self,
-            _permit: permit,
-        })
+        Ok(Seat { home: self, permit })
     }
 
     /// A connection that rested and still lives.
@@ -125,25 +110,82 @@ async fn farewell(connection: PgConnection) {
     let _ = timeout(PING_LIMIT, connection.close()).await;
 }
 
-/// A transaction. Dropped without a commit, its connection is closed, and the server rolls back.
-pub(super) struct Tx<'a> {
+/// Begins a transaction: no statement takes longer than `limit`, no wait for a lock longer than half of it,
+/// no pause between two statements longer than `pause`. One round trip, and valid behind PgBouncer, because
+/// `set local` ends with the transaction.
+pub(super) fn begin_statement(limit: Duration, pause: Duration) -> String {
+    // Zero would switch a limit off.
+    let limit = limit.as_millis().clamp(1, 86_400_000);
+    let pause = pause.as_millis().clamp(1, 86_400_000);
+    let lock_limit = (limit / 2).max(1);
+    format!(
+        "begin; set local statement_timeout = {limit}; set local lock_timeout = {lock_limit}; \
+         set local idle_in_transaction_session_timeout = {pause}"
+    )
+}
+
+/// The right to use one connection.
+pub(super) struct Seat<'a> {
+    home: &'a Connections,
+    permit: SemaphorePermit<'a>,
+}
+
+impl<'a> Seat<'a> {
+    /// Takes a connection that rested, or makes one.
+    pub(super) async fn connect(self) -> Result<Lent<'a>, StoreError> {
+        let home = self.home;
+        let idle = match home.rested().await {
+            Some(idle) => idle,
+            None => Idle {
+                connection: PgConnection::connect_with(&home.options)
+                    .await
+                    .map_err(|error| home.cannot_connect(error))?,
+                opened: Instant::now(),
+            },
+        };
+        Ok(Lent {
+            idle,
+            home,
+            _permit: self.permit,
+        })
+    }
+}
+
+/// A connection in use. Dropped without being given back it is closed, and the server rolls back what was
+/// open.
+pub(super) struct Lent<'a> {
     idle: Idle,
     home: &'a Connections,
     _permit: SemaphorePermit<'a>,
 }
 
-impl Tx<'_> {
+impl Lent<'_> {
     /// For the next statement.
     pub(super) fn connection(&mut self) -> &mut PgConnection {
         &mut self.idle.connection
     }
 
-    /// Commits; the connection rests until the next call.
-    pub(super) async fn commit(mut self) -> Result<(), StoreError> {
-        sqlx::raw_sql("commit").execute(self.connection()).await?;
+    /// No transaction is open on it: it rests until the next call.
+    pub(super) fn give_back(self) {
         if !self.home.permits.is_closed() {
             self.home.idle().push(self.idle);
         }
+    }
+}
+
+/// A transaction. Dropped without a commit, its connection is closed, and the server rolls back.
+pub(super) struct Tx<'a>(Lent<'a>);
+
+impl Tx<'_> {
+    /// For the next statement.
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        self.0.connection()
+    }
+
+    /// Commits; the connection rests until the next call.
+    pub(super) async fn commit(mut self) -> Result<(), StoreError> {
+        sqlx::raw_sql("commit").execute(self.connection()).await?;
+        self.0.give_back();
         Ok(())
     }
 }

@@ -9,8 +9,8 @@ use sqlx::postgres::PgConnection;
 use super::{PostgresStore, bounded, sql};
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
-    from_ms, not_a_rename, not_paused, org_from, plain, replay_id, same_org, same_topic, span_ms,
-    tenure,
+    from_ms, from_sql_count, not_a_rename, not_paused, org_from, plain, replay_id, same_org,
+    same_topic, span_ms, tenure,
 };
 use crate::store::{
     FinishedAhead, Heartbeat, Lease, Leases, StoreError, SubscriptionKey, Survey, Surveyed,
@@ -126,7 +126,8 @@ pub(super) async fn take_over(
     // The one lock that keeps out who holds the epoch ([`hold`]): whatever raises it takes this one first.
     let row = sql::query(
         "select topic, position, (extract(epoch from position_at) * 1000)::bigint as position_at, \
-                begun_at is not null as begun, begun_with, position_transaction, holder, paused_at is not null as paused, \
+                begun_at is not null as begun, begun_with, position_transaction, \
+                holder, paused_at is not null as paused, \
                 coalesce(lease_until > clock_timestamp(), false) as held \
          from orgstream.subscription where org_id = $1 and name = $2 for update",
     )
@@ -311,9 +312,12 @@ async fn renew(
 /// All workers and the subscriptions of an org, at one moment.
 async fn survey(conn: &mut PgConnection, org_id: &OrgId) -> Result<Survey, StoreError> {
     let rows = sql::query(
-        "select w.workers, s.name, s.holder, s.asked, s.paused_at is not null as paused, \
+        "select w.workers, w.stopping, s.name, s.holder, s.asked, s.paused_at is not null as paused, \
                 (extract(epoch from s.lease_until - now()) * 1000)::bigint as rest \
-         from (select count(*) as workers from orgstream.worker where lives_until > now()) w \
+         from (select count(*) filter (where lives_until > now()) as workers, \
+                      count(*) filter (where lives_until <= seen_at \
+                                       and seen_at > now() - interval '30 seconds') as stopping \
+               from orgstream.worker) w \
          left join orgstream.subscription s on s.org_id = $1 order by s.name",
     )
     .bind(org_id.as_str())
@@ -321,7 +325,9 @@ async fn survey(conn: &mut PgConnection, org_id: &OrgId) -> Result<Survey, Store
     .await?;
     let mut survey = Survey::default();
     for row in &rows {
-        survey.workers = usize::try_from(row.try_get::<i64, _>("workers")?).unwrap_or(0);
+        let count = |column| Ok::<_, sqlx::Error>(from_sql_count(row.try_get(column)?));
+        survey.workers = usize::try_from(count("workers")?).unwrap_or(usize::MAX);
+        survey.stopping = usize::try_from(count("stopping")?).unwrap_or(usize::MAX);
         // An org without subscriptions gives one row, of workers alone.
         if let Some(name) = row.try_get("name")? {
             survey.subscriptions.push(Surveyed {

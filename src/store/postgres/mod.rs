@@ -27,6 +27,7 @@ mod migrate;
 mod position;
 mod schema;
 mod sql;
+mod transaction;
 
 use std::future::Future;
 use std::sync::atomic::AtomicI64;
@@ -53,6 +54,9 @@ pub(super) struct PostgresStore {
     /// One for heartbeats and surveys alone: a lease must not run out because all others are busy, or wait
     /// for an answer that does not come.
     lease_connection: Connections,
+    /// For transactions of handlers, as many again: they may take long, and must not keep positions from being
+    /// written.
+    handler_connections: Connections,
     timeout: Duration,
     sealer: Sealer,
     /// Numbers the progress writes of this process. Begins at the clock, so that a store opened anew goes
@@ -67,6 +71,7 @@ impl PostgresStore {
         Ok(Self {
             connections: Connections::new(url, config.max_connections.saturating_sub(1))?,
             lease_connection: Connections::new(url, 1)?,
+            handler_connections: Connections::new(url, config.max_connections)?,
             timeout: config.timeout,
             sealer: Sealer(cipher),
             last_write: AtomicI64::new(to_ms(SystemTime::now())),
@@ -122,6 +127,7 @@ impl Store for PostgresStore {
     async fn close(&self) {
         self.connections.close().await;
         self.lease_connection.close().await;
+        self.handler_connections.close().await;
     }
 }
 

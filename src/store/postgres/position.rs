@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnection;
 
 use super::lease::{fenced, hold};
 use super::{PostgresStore, sql};
-use crate::event::ReplayId;
+use crate::event::{EventIdentity, ReplayId};
 use crate::store::common::{
     MARK_INTERVAL_MS, from_ms, from_sql_count, mark_ms, org_from, plain, replay_id, to_ms,
     to_sql_count, topic_from,
@@ -110,18 +110,44 @@ pub(super) async fn save_progress(
             "a newer write of the same worker came first".to_owned(),
         ));
     }
-    replace_finished_ahead(conn, lease, &progress.finished_ahead).await?;
+    let given = &progress.finished_ahead;
+    match &progress.passed {
+        Some(passed) => forget_passed(conn, lease, passed).await?,
+        None => forget_others(conn, lease, given).await?,
+    }
+    add_finished_ahead(conn, lease, given).await?;
     mark_position(conn, lease, progress).await
 }
 
-/// Makes the stored set the given one, touching only what differs.
-async fn replace_finished_ahead(
+/// Takes the marks of these events away, whatever handler finished them.
+async fn forget_passed(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    passed: &[EventIdentity],
+) -> Result<(), StoreError> {
+    if passed.is_empty() {
+        return Ok(());
+    }
+    let identities: Vec<&str> = passed.iter().map(EventIdentity::as_str).collect();
+    sql::query(
+        "delete from orgstream.finished_ahead f using unnest($3::text[]) as g (identity) \
+         where f.org_id = $1 and f.subscription = $2 and f.identity = g.identity",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(&identities)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Takes all marks away but the given ones, touching only what differs.
+async fn forget_others(
     conn: &mut PgConnection,
     lease: &Lease,
     given: &[FinishedAhead],
 ) -> Result<(), StoreError> {
-    let handlers: Vec<&str> = given.iter().map(|ahead| ahead.handler.as_str()).collect();
-    let identities: Vec<&str> = given.iter().map(|ahead| ahead.identity.as_str()).collect();
+    let (handlers, identities) = columns(given);
     sql::query(
         "delete from orgstream.finished_ahead f where f.org_id = $1 and f.subscription = $2 \
          and not exists (select 1 from unnest($3::text[], $4::text[]) as g (handler, identity) \
@@ -131,11 +157,21 @@ async fn replace_finished_ahead(
     .bind(&lease.key.name)
     .bind(&handlers)
     .bind(&identities)
-    .execute(&mut *conn)
+    .execute(conn)
     .await?;
+    Ok(())
+}
+
+/// Adds the marks that are not there yet.
+async fn add_finished_ahead(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    given: &[FinishedAhead],
+) -> Result<(), StoreError> {
     if given.is_empty() {
         return Ok(());
     }
+    let (handlers, identities) = columns(given);
     sql::query(
         "insert into orgstream.finished_ahead (org_id, subscription, handler, identity) \
          select $1, $2, g.handler, g.identity \
@@ -148,6 +184,13 @@ async fn replace_finished_ahead(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+fn columns(given: &[FinishedAhead]) -> (Vec<&str>, Vec<&str>) {
+    given
+        .iter()
+        .map(|ahead| (ahead.handler.as_str(), ahead.identity.as_str()))
+        .unzip()
 }
 
 /// Notes which position belonged to which time, unless a mark is near.

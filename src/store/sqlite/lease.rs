@@ -121,7 +121,8 @@ pub(super) async fn take_over(
     create(conn, key, configured, start_is_explicit).await?;
     let row = sqlx::query(
         "select topic, position, position_at, \
-                begun_at is not null as begun, begun_with, position_transaction, paused_at is not null as paused \
+                begun_at is not null as begun, begun_with, position_transaction, \
+                paused_at is not null as paused \
          from subscription where org_id = $1 and name = $2",
     )
     .bind(key.org_id.as_str())
@@ -288,6 +289,7 @@ async fn survey(conn: &mut SqliteConnection, org_id: &OrgId) -> Result<Survey, S
     });
     Ok(Survey {
         workers: 1,
+        stopping: 0,
         subscriptions: subscriptions.collect::<Result<_, StoreError>>()?,
     })
 }

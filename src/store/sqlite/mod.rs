@@ -27,6 +27,7 @@ mod lease;
 mod migrate;
 mod position;
 mod schema;
+mod transaction;
 
 use std::future::Future;
 use std::sync::atomic::AtomicI64;

@@ -10,14 +10,13 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::lease::{fenced, hold};
 use super::{READ, SqliteStore, WRITE};
-use crate::event::ReplayId;
+use crate::event::{EventIdentity, ReplayId};
 use crate::store::common::{
     MARK_INTERVAL_MS, from_ms, from_sql_count, mark_ms, org_from, plain, replay_id, to_ms,
     to_sql_count, topic_from,
 };
 use crate::store::{
-    FinishedAhead, Lease, Positions, Progress, StateReport, StoreError, SubscriptionKey,
-    SubscriptionStatus,
+    Lease, Positions, Progress, StateReport, StoreError, SubscriptionKey, SubscriptionStatus,
 };
 
 #[async_trait]
@@ -119,33 +118,64 @@ pub(super) async fn save_progress(
             "a newer write of the same worker came first".to_owned(),
         ));
     }
-    replace_finished_ahead(conn, lease, &progress.finished_ahead).await?;
+    let given = &progress.finished_ahead;
+    let pairs = given
+        .iter()
+        .map(|ahead| json!([ahead.handler, ahead.identity.as_str()]));
+    let pairs = serde_json::Value::from_iter(pairs).to_string();
+    match &progress.passed {
+        Some(passed) => forget_passed(conn, lease, passed).await?,
+        None => forget_others(conn, lease, &pairs).await?,
+    }
+    if !given.is_empty() {
+        add_finished_ahead(conn, lease, &pairs).await?;
+    }
     mark_position(conn, lease, progress).await
 }
 
-/// Makes the stored set the given one, touching only what differs.
-async fn replace_finished_ahead(
+/// Takes the marks of these events away, whatever handler finished them.
+async fn forget_passed(
     conn: &mut SqliteConnection,
     lease: &Lease,
-    given: &[FinishedAhead],
+    passed: &[EventIdentity],
 ) -> Result<(), StoreError> {
-    let pairs: Vec<_> = given
-        .iter()
-        .map(|ahead| json!([ahead.handler, ahead.identity.as_str()]))
-        .collect();
-    let pairs = serde_json::Value::from(pairs).to_string();
+    let identities = passed.iter().map(EventIdentity::as_str);
+    sqlx::query(
+        "delete from finished_ahead where org_id = $1 and subscription = $2 \
+         and identity in (select value from json_each($3))",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(serde_json::Value::from_iter(identities).to_string())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Takes all marks away but the given ones, touching only what differs. `pairs` is JSON: handler and identity.
+async fn forget_others(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    pairs: &str,
+) -> Result<(), StoreError> {
     sqlx::query(
         "delete from finished_ahead where org_id = $1 and subscription = $2 \
          and (handler, identity) not in (select value ->> 0, value ->> 1 from json_each($3))",
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
-    .bind(&pairs)
-    .execute(&mut *conn)
+    .bind(pairs)
+    .execute(conn)
     .await?;
-    if given.is_empty() {
-        return Ok(());
-    }
+    Ok(())
+}
+
+/// Adds the marks that are not there yet.
+async fn add_finished_ahead(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    pairs: &str,
+) -> Result<(), StoreError> {
     // `where true` tells SQLite's parser that `on` does not begin a join.
     sqlx::query(
         "insert into finished_ahead (org_id, subscription, handler, identity) \
@@ -154,7 +184,7 @@ async fn replace_finished_ahead(
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
-    .bind(&pairs)
+    .bind(pairs)
     .execute(conn)
     .await?;
     Ok(())

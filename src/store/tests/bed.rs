@@ -69,6 +69,18 @@ impl Bed {
         }
     }
 
+    /// Past a pooler; Postgres only.
+    pub(super) fn direct_url(&self) -> &str {
+        self.direct.as_ref().map_or("", |(url, _)| url)
+    }
+
+    /// True where a pooler stands before the database.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.direct
+            .as_ref()
+            .is_some_and(|(url, _)| *url != self.url)
+    }
+
     pub(super) fn config(&self) -> StoreConfig {
         StoreConfig {
             timeout: Duration::from_secs(20),

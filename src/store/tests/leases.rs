@@ -144,9 +144,13 @@ pub(super) async fn workers_are_counted_while_they_live_and_do_not_stop(bed: &Be
     assert_eq!(workers(&*store).await, 2, "one has run out");
     let two = worker("two");
     store.heartbeat(&two, LONG, &[], true).await.unwrap();
-    assert_eq!(workers(&*store).await, 1);
-    store.retire("one").await.unwrap();
-    assert_eq!(workers(&*store).await, 0);
+    let survey = store.survey(&org(), LONG).await.unwrap();
+    assert_eq!((survey.workers, survey.stopping), (1, 1));
+    for holder in ["one", "two"] {
+        store.retire(holder).await.unwrap();
+    }
+    let survey = store.survey(&org(), LONG).await.unwrap();
+    assert_eq!((survey.workers, survey.stopping), (0, 0));
 }
 
 pub(super) async fn a_worker_that_is_dead_for_a_day_is_forgotten(bed: &Bed) {

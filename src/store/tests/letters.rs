@@ -96,7 +96,7 @@ pub(super) async fn the_events_of_a_unit_are_parked_together(bed: &Bed) {
     let letters: Vec<DeadLetter> = stored.into_iter().map(|stored| stored.letter).collect();
     assert_eq!(letters, first, "each once, in order");
     let configured = [lease.key.name.clone()];
-    let taken = store.take_over(&lease.key, "next", BRIEF, &configured, false);
+    let taken = store.take_over(&lease.key, "worker", BRIEF, &configured, false);
     taken.await.unwrap();
     let late = unit("transaction:2", &["001C", "001D"]);
     assert!(store.park_all(&lease, &late).await.is_err());

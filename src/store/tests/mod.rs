@@ -14,6 +14,7 @@ mod postgres;
 mod sqlite;
 mod subscriptions;
 mod tables;
+mod transactions;
 
 /// Makes a test of each function for every store.
 macro_rules! suite {
@@ -82,4 +83,45 @@ suite! {
     credentials::only_one_holder_refreshes_until_its_time_is_up,
     credentials::a_rotated_token_is_found_again_and_rests_encrypted,
     credentials::a_token_that_cannot_be_read_or_kept_names_the_variable,
+}
+
+/// Makes a test of each function for Postgres, as it is and behind a pooler.
+macro_rules! postgres_suite {
+    ($($name:ident,)*) => {
+        mod transactions_on_postgres {
+            $(#[tokio::test] async fn $name() {
+                if let Some(bed) = super::bed::Bed::postgres().await {
+                    super::transactions::$name(&bed).await;
+                    bed.end().await;
+                }
+            })*
+        }
+        mod transactions_behind_pgbouncer {
+            $(#[tokio::test] async fn $name() {
+                if let Some(bed) = super::bed::Bed::pgbouncer().await {
+                    super::transactions::$name(&bed).await;
+                    bed.end().await;
+                }
+            })*
+        }
+    };
+}
+
+postgres_suite! {
+    rows_and_marks_are_committed_together_or_not_at_all,
+    an_event_that_an_earlier_transaction_finished_is_not_done_again,
+    what_the_work_did_not_finish_keeps_no_mark,
+    a_failed_statement_that_the_work_passes_over_is_not_committed,
+    a_transaction_that_the_work_begins_is_a_savepoint,
+    a_constraint_that_fails_at_the_commit_is_an_error_of_the_work,
+    a_worker_whose_epoch_has_passed_commits_no_rows,
+    whoever_takes_over_waits_for_an_open_transaction_and_sees_its_marks,
+    a_commit_whose_answer_was_lost_is_waited_for_and_then_seen,
+    a_connection_that_is_lost_half_way_leaves_nothing_and_the_next_call_goes_well,
+    a_transaction_that_takes_too_long_is_given_up,
+    a_dead_letter_is_resolved_with_the_rows,
+    an_event_of_a_side_replay_is_done_as_often_as_it_is_given,
+    a_trial_sees_the_database_and_leaves_nothing,
+    a_position_written_late_takes_no_mark_that_it_has_not_passed,
+    positions_are_written_while_all_handlers_are_in_their_transactions,
 }

@@ -17,7 +17,8 @@ impl Delivery {
             Item::Keepalive(id) => {
                 self.repeats.clear();
                 // The stream has caught up: what has not come again by now never will.
-                self.finished_before.clear();
+                let stale = self.finished_before.drain();
+                self.position.forget(stale.map(|(identity, _)| identity));
                 let over = self.grouping.close(false);
                 self.hand_on(over);
                 self.tracker.push_keepalive(id);

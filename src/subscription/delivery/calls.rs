@@ -1,16 +1,14 @@
 //! Calls of handlers, and what becomes of the events they answered for.
 
 use std::ops::Range;
-use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use tokio::task::JoinError;
 use tracing::{info, warn};
 
 use super::{Delivery, end_of_task};
-use crate::handler::{BatchAnswer, EventBatch};
 use crate::store::DeadLetter;
+use crate::subscription::calling::{Call, CallEnd};
 use crate::subscription::handler_run::{Health, Verdict};
 use crate::subscription::lanes::{CallId, Origin, Waiting};
 use crate::subscription::observe::Outcome;
@@ -21,7 +19,7 @@ use crate::subscription::tracker::{HandlerSet, Seq};
 pub(super) struct Called {
     handler: usize,
     call: CallId,
-    answer: BatchAnswer,
+    end: CallEnd,
     took: Duration,
 }
 
@@ -34,23 +32,20 @@ impl Delivery {
         }
         for index in 0..self.runs.len() {
             while let Some((call, batch)) = self.runs[index].next_call(now) {
-                let events = batch.iter().flat_map(|waiting| waiting.unit.events());
-                let events = EventBatch {
-                    events: events.cloned().collect(),
-                };
+                let made = Call::new(
+                    self.handlers[index].clone(),
+                    self.runs[index].name.clone(),
+                    self.store.clone(),
+                    self.lease.clone(),
+                    &batch,
+                );
                 self.with_handlers.insert((index, call), batch);
-                let handler = self.handlers[index].clone();
                 self.calls.spawn(async move {
                     let began = Instant::now();
-                    // Within the block, for a handler may panic before it gives its future, too.
-                    let answer = AssertUnwindSafe(async { handler.handle(&events).await })
-                        .catch_unwind()
-                        .await
-                        .unwrap_or_else(|_| BatchAnswer::retry("the handler panicked"));
                     Called {
                         handler: index,
                         call,
-                        answer,
+                        end: made.make().await,
                         took: began.elapsed(),
                     }
                 });
@@ -58,15 +53,20 @@ impl Delivery {
         }
     }
 
-    pub(super) fn called(&mut self, called: Result<Called, JoinError>) {
+    /// Takes the end of a call in. False where another worker has taken over.
+    #[must_use]
+    pub(super) fn called(&mut self, called: Result<Called, JoinError>) -> bool {
         let called = called.unwrap_or_else(|error| end_of_task(error));
+        let CallEnd::Answered(answer) = called.end else {
+            return false;
+        };
         let Some(batch) = self.with_handlers.remove(&(called.handler, called.call)) else {
-            return;
+            return true;
         };
         let now = Instant::now();
         let run = &mut self.runs[called.handler];
         let (name, bit) = (run.name.clone(), run.bit);
-        let answered = run.answered(now, called.call, batch, called.answer);
+        let answered = run.answered(now, called.call, batch, answer);
         self.observer
             .handler_call(&name, called.took, answered.again);
         if let Some(health) = answered.health {
@@ -86,6 +86,7 @@ impl Delivery {
             }
         }
         self.show_state();
+        true
     }
 
     fn tell(&self, handler: &str, health: &Health) {

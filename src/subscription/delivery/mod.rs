@@ -78,6 +78,7 @@ pub(super) struct Setup {
 
 pub(super) struct Delivery {
     lease: Lease,
+    store: Arc<dyn Store>,
     ordering: Ordering,
     runs: Vec<HandlerRun>,
     handlers: Vec<Arc<dyn Handler>>,
@@ -109,12 +110,17 @@ impl Delivery {
         let (runs, handlers): (Vec<_>, Vec<_>) = setup.handlers.into_iter().unzip();
         let mut finished_before = FinishedBefore::new();
         for ahead in setup.finished_ahead {
-            // A handler that is configured no more has nothing to skip.
-            if let Some(run) = runs.iter().find(|run| run.name == ahead.handler) {
-                *finished_before.entry(ahead.identity).or_insert(0) |= run.bit;
-            }
+            // A handler that is configured no more has nothing to skip; its marks are forgotten with the rest.
+            let run = runs.iter().find(|run| run.name == ahead.handler);
+            *finished_before.entry(ahead.identity).or_insert(0) |= run.map_or(0, |run| run.bit);
         }
         let names = runs.iter().map(|run| (run.bit, run.name.clone())).collect();
+        let mut tracker = Tracker::new(setup.lease.key.topic.is_channel(), runs.len());
+        let mut position = Position::new(setup.lease.clone(), setup.store.clone(), names);
+        if handlers.iter().any(|h| h.transactional().is_some()) {
+            tracker.tell_passed();
+            position.keep_marks();
+        }
         let grouping = Grouping::new(
             setup.group,
             setup.begins_after.as_ref().and_then(Option::as_deref),
@@ -123,8 +129,9 @@ impl Delivery {
         Self {
             grouping,
             last_transaction: None,
-            tracker: Tracker::new(setup.lease.key.topic.is_channel(), runs.len()),
-            position: Position::new(setup.lease.clone(), setup.store.clone(), names),
+            tracker,
+            position,
+            store: setup.store.clone(),
             ordering: setup.ordering,
             runs,
             handlers,
@@ -168,7 +175,11 @@ impl Delivery {
                     Some(batch) => batch.into_iter().for_each(|item| self.take(item)),
                     None => open = false,
                 },
-                Some(called) = self.calls.join_next() => self.called(called),
+                Some(called) = self.calls.join_next() => {
+                    if !self.called(called) {
+                        return self.fenced();
+                    }
+                }
                 parked = self.parking.done() => match parked {
                     Some(parked) => for seq in parked.seqs {
                         self.finished(seq, parked.handlers, Outcome::Parked);
@@ -215,7 +226,7 @@ impl Delivery {
         }
         self.position.follow(
             &self.tracker,
-            passed.occurred_at,
+            passed,
             self.caught_up_at,
             &self.finished_before,
         );

@@ -35,6 +35,14 @@ impl Store {
             _dir: None,
         })
     }
+
+    /// A fresh Postgres database as it is, and through a pooler in transaction mode; `None` where there is
+    /// no PgBouncer.
+    pub(crate) async fn pgbouncer() -> Option<(Self, Self)> {
+        let (direct, pooled) = postgres::pooled_database().await?;
+        let at = |url| Self { url, _dir: None };
+        Some((at(direct), at(pooled)))
+    }
 }
 
 /// Lines of a stream, as they come.
@@ -129,6 +137,11 @@ impl Daemon {
             .iter()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
+    }
+
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Lines on standard error.

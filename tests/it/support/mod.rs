@@ -3,6 +3,7 @@
 pub(crate) mod daemon;
 pub(crate) mod emulator;
 pub(crate) mod hook;
+pub(crate) mod inside;
 pub(crate) mod metrics;
 pub(crate) mod peek;
 pub(crate) mod postgres;

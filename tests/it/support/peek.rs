@@ -15,12 +15,18 @@ impl Store {
         store::open(&config).await.unwrap()
     }
 
-    /// The subscription of this name, once the daemon has made it.
-    pub(crate) async fn subscription(&self, name: &str) -> Option<SubscriptionStatus> {
+    /// Every subscription.
+    pub(crate) async fn subscriptions(&self) -> Vec<SubscriptionStatus> {
         let store = self.opened().await;
         let found = store.subscriptions().await;
         store.close().await;
-        found.ok()?.into_iter().find(|s| s.key.name == name)
+        found.unwrap_or_default()
+    }
+
+    /// The subscription of this name, once the daemon has made it.
+    pub(crate) async fn subscription(&self, name: &str) -> Option<SubscriptionStatus> {
+        let all = self.subscriptions().await;
+        all.into_iter().find(|s| s.key.name == name)
     }
 
     /// Waits until a subscription is as asked.
@@ -113,6 +119,12 @@ impl Store {
     pub(crate) async fn has_seen_the_first(&self) -> bool {
         let rows = "select count(*) from subscription where begun_with is not null";
         self.number(rows).await > 0
+    }
+
+    /// Runs SQL past the daemon; Postgres only.
+    pub(crate) async fn execute(&self, sql: &'static str) {
+        let mut connection = sqlx::PgConnection::connect(&self.url).await.unwrap();
+        sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
     }
 
     async fn number(&self, query: &'static str) -> i64 {

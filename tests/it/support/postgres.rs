@@ -24,3 +24,21 @@ pub(crate) async fn database() -> Option<String> {
     let (base, _) = url.rsplit_once('/').unwrap();
     Some(format!("{base}/{name}"))
 }
+
+/// As [`database`], with the URL of a pooler in transaction mode before it as the second; `None` where there
+/// is no PgBouncer.
+pub(crate) async fn pooled_database() -> Option<(String, String)> {
+    let Ok(pooler) = std::env::var("ORGSTREAM_TEST_PGBOUNCER") else {
+        assert!(
+            std::env::var_os("ORGSTREAM_REQUIRE_PGBOUNCER").is_none(),
+            "ORGSTREAM_TEST_PGBOUNCER is not set: run scripts/test"
+        );
+        println!("skipped: no PgBouncer");
+        return None;
+    };
+    let direct = database().await?;
+    let (_, name) = direct.rsplit_once('/').unwrap();
+    let (base, _) = pooler.rsplit_once('/').unwrap();
+    let pooled = format!("{base}/{name}");
+    Some((direct, pooled))
+}

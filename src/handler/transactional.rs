@@ -1,0 +1,170 @@
+//! Handlers that write into the store's own Postgres: their rows and the events' finished marks are
+//! committed together, so that each event is handled exactly once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::PgConnection;
+
+use super::{Answer, BatchAnswer, BatchLimits, EventBatch, Handler, Retry};
+
+/// Receives events within a transaction of the store's database.
+///
+/// What it writes is committed together with the mark that the events are finished, or not at all: after a
+/// crash, a lost connection or a change of hands an event whose rows are there is not handed over again,
+/// and one that is handed over again has left no rows. Needs a store in Postgres.
+///
+/// The contract, beyond that of [`Handler`]:
+///
+/// - **`?` is enough.** An error of a statement rolls everything back. Where the database refused a value
+///   (SQLSTATE classes 22 and 23) the event is to blame: a batch is split until the one is found, and that
+///   one is parked. After any other error (no connection, deadlock, time limit, missing right or table) the
+///   batch comes again after a pause.
+/// - **Answers.** What was written is committed if any event was answered [`Answer::Handled`]; otherwise it is
+///   rolled back. Where it answers for each, what it wrote for events that it did not handle is committed
+///   with the rest: write nothing for those, or write within a savepoint (`connection.begin()`).
+/// - **Not its own commit.** It must not end the transaction.
+/// - **Statements** are made with [`sql`](super::sql), else they fail behind PgBouncer.
+/// - **Time.** A call takes at most [`timeout`](TransactionalHandler::timeout), and pauses between two
+///   statements at most 10 s: others wait for what it locked.
+///
+/// ```
+/// use orgstream::handler::{BatchAnswer, EventBatch, TransactionalHandler, sql};
+/// use orgstream::sqlx::{self, PgConnection};
+///
+/// struct Shipments;
+///
+/// #[async_trait::async_trait]
+/// impl TransactionalHandler for Shipments {
+///     async fn handle(
+///         &self,
+///         connection: &mut PgConnection,
+///         batch: &EventBatch,
+///     ) -> Result<BatchAnswer, sqlx::Error> {
+///         for event in &batch.events {
+///             let order = event.cloud_event();
+///             sql::query("insert into shipment (id, about) values ($1, $2)")
+///                 .bind(event.identity().as_str())
+///                 .bind(order.subject())
+///                 .execute(&mut *connection)
+///                 .await?;
+///         }
+///         Ok(BatchAnswer::HANDLED)
+///     }
+/// }
+///
+/// let mut registry = orgstream::handler::Registry::builtin();
+/// registry.register_transactional("shipments", |config| {
+///     orgstream::handler::Options::new(config).finish(Some(()))?; // it has no keys of its own
+///     Ok(std::sync::Arc::new(Shipments))
+/// });
+/// ```
+#[async_trait]
+pub trait TransactionalHandler: Send + Sync {
+    /// Handles a batch.
+    ///
+    /// # Errors
+    ///
+    /// Those of its statements.
+    async fn handle(
+        &self,
+        connection: &mut PgConnection,
+        batch: &EventBatch,
+    ) -> Result<BatchAnswer, sqlx::Error>;
+
+    /// How much to hand over in one transaction.
+    fn batch_limits(&self) -> BatchLimits {
+        BatchLimits {
+            events: 100,
+            bytes: 1 << 20,
+        }
+    }
+
+    /// How long a call may take, commit included; 30 s.
+    fn timeout(&self) -> Duration {
+        TIMEOUT
+    }
+
+    /// Looks whether it could write, for `orgstream check`. What it does in this transaction is rolled back.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not, for a person.
+    async fn check(&self, _connection: &mut PgConnection) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// How long a call may take if nothing is said.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A transactional handler among the others.
+pub(super) struct InTransaction(pub(super) Arc<dyn TransactionalHandler>);
+
+#[async_trait]
+impl Handler for InTransaction {
+    /// Only for whoever calls handlers without looking at [`Handler::transactional`].
+    async fn handle(&self, _: &EventBatch) -> BatchAnswer {
+        BatchAnswer::retry("this handler has to be called within a transaction of the store")
+    }
+
+    fn batch_limits(&self) -> BatchLimits {
+        self.0.batch_limits()
+    }
+
+    fn transactional(&self) -> Option<&dyn TransactionalHandler> {
+        Some(&*self.0)
+    }
+}
+
+/// What an error of a handler's statement means for the events: theirs, or none of theirs.
+pub fn answer_to(error: &sqlx::Error) -> Answer {
+    let reason = reason_of(error);
+    let refused = match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            code.starts_with("22") || code.starts_with("23")
+        }
+        sqlx::Error::Encode(_) => true,
+        _ => false,
+    };
+    if refused {
+        Answer::Reject { reason }
+    } else {
+        Answer::Retry(Retry::because(reason))
+    }
+}
+
+/// An error of a statement for a person: never with what a row holds, nor with the URL and its password.
+pub fn reason_of(error: &sqlx::Error) -> String {
+    let error = match error {
+        sqlx::Error::Database(error) => error,
+        sqlx::Error::Io(error) => return format!("the connection to the database failed: {error}"),
+        sqlx::Error::Encode(_) => {
+            return "a value cannot be written as the database wants it".into();
+        }
+        // Decoding errors name a column and a type, no value.
+        other => return other.to_string(),
+    };
+    let code = error.code().unwrap_or_default();
+    let constraint = error
+        .constraint()
+        .map(|name| format!(", constraint {name}"))
+        .unwrap_or_default();
+    match &*code {
+        "57014" => format!("a statement took too long and was cancelled (SQLSTATE {code})"),
+        "55P03" => format!("a row stayed locked by another session (SQLSTATE {code})"),
+        "25006" => format!("the database is read-only, a standby perhaps (SQLSTATE {code})"),
+        "53100" => format!("the disk of the database is full (SQLSTATE {code})"),
+        "25P02" => format!("a statement failed and the handler went on (SQLSTATE {code})"),
+        // What a value or a trigger's own words may hold is not ours to tell.
+        _ if code.starts_with("22") || code.starts_with("23") => {
+            format!("the database refused a value (SQLSTATE {code}{constraint})")
+        }
+        _ if code.starts_with("P0") => {
+            format!("a function of the database raised an error (SQLSTATE {code})")
+        }
+        _ => format!("{} (SQLSTATE {code})", error.message()),
+    }
+}

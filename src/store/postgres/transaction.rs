@@ -1,0 +1,225 @@
+//! A handler's rows and the marks of its events in one transaction.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection};
+use tokio::time::timeout;
+
+use super::connections::{Seat, begin_statement};
+use super::lease::hold;
+use super::{PostgresStore, sql};
+use crate::store::{HandOver, Mark, StoreError, TransactionError, Transactions, Work};
+
+/// The longest pause between two statements. Less than a lease, so that a worker that is frozen within a
+/// transaction does not keep the next one from taking over.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+#[async_trait]
+impl Transactions for PostgresStore {
+    async fn transact(
+        &self,
+        hand_over: HandOver<'_>,
+        limit: Duration,
+        work: &mut dyn Work,
+    ) -> Result<(), TransactionError> {
+        // Waited for without a limit: whoever has one is bounded, and to be many is no failure.
+        let seat = self.handler_connections.seat().await?;
+        in_time(limit, converse(seat, Some(hand_over), limit, work)).await
+    }
+
+    async fn try_out(&self, limit: Duration, work: &mut dyn Work) -> Result<(), TransactionError> {
+        in_time(limit, async {
+            let seat = self.handler_connections.seat().await?;
+            converse(seat, None, limit, work).await
+        })
+        .await
+    }
+}
+
+/// Ends a conversation that takes too long; its connection is closed, and the server rolls back.
+async fn in_time(
+    limit: Duration,
+    conversation: impl Future<Output = Result<(), TransactionError>> + Send,
+) -> Result<(), TransactionError> {
+    timeout(limit, conversation).await.unwrap_or_else(|_| {
+        let why = format!("the transaction took longer than {limit:?}");
+        Err(StoreError::Unavailable(why).into())
+    })
+}
+
+/// One transaction from beginning to end, on a connection that rests afterwards if it is sound.
+async fn converse(
+    seat: Seat<'_>,
+    hand_over: Option<HandOver<'_>>,
+    limit: Duration,
+    work: &mut dyn Work,
+) -> Result<(), TransactionError> {
+    let mut lent = seat.connect().await?;
+    // Numbers of ours only.
+    let begin = AssertSqlSafe(begin_statement(limit, limit.min(LONGEST_PAUSE)));
+    // Known to sqlx as a transaction, so that one that the work begins is a savepoint of it.
+    let begun = lent.connection().begin_with(begin).await;
+    let mut tx = begun.map_err(StoreError::from)?;
+    let done = match hand_over {
+        Some(hand_over) => hand_events_over(&mut tx, hand_over, work).await,
+        None => work
+            .run(&mut tx, &[])
+            .await
+            .map(|_| false)
+            .map_err(TransactionError::Work),
+    };
+    match done {
+        Ok(true) => tx.commit().await.map_err(TransactionError::Work)?,
+        Ok(false) => tx.rollback().await.map_err(StoreError::from)?,
+        Err(error) => {
+            // It fails where the connection is lost, and then what was lost is the news.
+            if tx.rollback().await.is_ok() {
+                lent.give_back();
+            }
+            return Err(error);
+        }
+    }
+    lent.give_back();
+    Ok(())
+}
+
+/// All that happens between begin and commit. True where there is something to commit.
+async fn hand_events_over(
+    conn: &mut PgConnection,
+    hand_over: HandOver<'_>,
+    work: &mut dyn Work,
+) -> Result<bool, TransactionError> {
+    hold(conn, hand_over.lease).await?;
+    let taken = take_marks(conn, hand_over).await?;
+    let finished: Vec<bool> = hand_over
+        .marks
+        .iter()
+        .map(|mark| !taken.has(mark))
+        .collect();
+    let done = work.run(conn, &finished).await;
+    let done = done.map_err(TransactionError::Work)?;
+    let now: Vec<&Mark> = (hand_over.marks.iter().zip(&finished).zip(&done))
+        .filter(|((_, before), done)| !**before && **done)
+        .map(|((mark, _), _)| mark)
+        .collect();
+    if now.is_empty() {
+        return Ok(false);
+    }
+    settle(conn, hand_over, taken, &now).await?;
+    Ok(true)
+}
+
+/// The marks of events that nobody has finished before.
+#[derive(Debug, Default)]
+struct Taken {
+    ahead: HashSet<String>,
+    letters: HashSet<i64>,
+}
+
+impl Taken {
+    fn has(&self, mark: &Mark) -> bool {
+        match mark {
+            Mark::Ahead(identity) => self.ahead.contains(identity.as_str()),
+            Mark::Letter(id) => self.letters.contains(id),
+            Mark::Nothing => true,
+        }
+    }
+}
+
+/// Takes the marks before the work is done: a transaction whose commit was given up, and which the server
+/// may still be about to carry out, is waited for here and then seen.
+async fn take_marks(conn: &mut PgConnection, hand_over: HandOver<'_>) -> Result<Taken, StoreError> {
+    let key = &hand_over.lease.key;
+    let mut taken = Taken::default();
+    let ahead: Vec<&str> = hand_over.marks.iter().filter_map(ahead).collect();
+    if !ahead.is_empty() {
+        let inserted: Vec<String> = sql::query_scalar(
+            "insert into orgstream.finished_ahead (org_id, subscription, handler, identity) \
+             select $1, $2, $3, g.identity from unnest($4::text[]) as g (identity) \
+             on conflict do nothing returning identity",
+        )
+        .bind(key.org_id.as_str())
+        .bind(&key.name)
+        .bind(hand_over.handler)
+        .bind(&ahead)
+        .fetch_all(&mut *conn)
+        .await?;
+        taken.ahead.extend(inserted);
+    }
+    let letters: Vec<i64> = hand_over.marks.iter().filter_map(letter).collect();
+    if !letters.is_empty() {
+        let open: Vec<i64> = sql::query_scalar(
+            "select id from orgstream.dead_letter where org_id = $1 and subscription = $2 \
+             and id = any($3) and state = 'open' for update",
+        )
+        .bind(key.org_id.as_str())
+        .bind(&key.name)
+        .bind(&letters)
+        .fetch_all(conn)
+        .await?;
+        taken.letters.extend(open);
+    }
+    Ok(taken)
+}
+
+/// Leaves marks of just the events that are finished now, and resolves their letters. The last word before
+/// the commit: where a statement of the work had failed and the work passed over it, one of these fails too,
+/// whereas the commit would be answered as if nothing were wrong, and roll back.
+async fn settle(
+    conn: &mut PgConnection,
+    hand_over: HandOver<'_>,
+    mut taken: Taken,
+    now: &[&Mark],
+) -> Result<(), TransactionError> {
+    let key = &hand_over.lease.key;
+    let mut resolved = Vec::new();
+    for mark in now {
+        match mark {
+            Mark::Ahead(identity) => {
+                taken.ahead.remove(identity.as_str());
+            }
+            Mark::Letter(id) => resolved.push(*id),
+            Mark::Nothing => {}
+        }
+    }
+    let unfinished: Vec<String> = taken.ahead.into_iter().collect();
+    sql::query(
+        "delete from orgstream.finished_ahead \
+         where org_id = $1 and subscription = $2 and handler = $3 and identity = any($4)",
+    )
+    .bind(key.org_id.as_str())
+    .bind(&key.name)
+    .bind(hand_over.handler)
+    .bind(&unfinished)
+    .execute(&mut *conn)
+    .await
+    .map_err(TransactionError::Work)?;
+    if !resolved.is_empty() {
+        sql::query(
+            "update orgstream.dead_letter \
+             set state = 'handled', resolved_at = now(), retry_asked_at = null where id = any($1)",
+        )
+        .bind(&resolved)
+        .execute(conn)
+        .await
+        .map_err(TransactionError::Work)?;
+    }
+    Ok(())
+}
+
+fn ahead(mark: &Mark) -> Option<&str> {
+    match mark {
+        Mark::Ahead(identity) => Some(identity.as_str()),
+        Mark::Letter(_) | Mark::Nothing => None,
+    }
+}
+
+fn letter(mark: &Mark) -> Option<i64> {
+    match mark {
+        Mark::Letter(id) => Some(*id),
+        Mark::Ahead(_) | Mark::Nothing => None,
+    }
+}
