@@ -142,6 +142,14 @@ pub(crate) struct Case {
     pub(crate) held_records: bool,
 }
 
+impl Case {
+    /// Events that may be with a handler at once.
+    fn under_way(&self) -> usize {
+        // A transaction of ours has four at most, and an enriching channel splits each up.
+        self.concurrency * if self.grouped { 16 } else { 1 }
+    }
+}
+
 /// One line of the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Line {
@@ -408,7 +416,7 @@ fn repeats(case: &Case, handler: &HandlerCase, line: &mut Line, broken: &mut Vec
             case.name, handler.name
         ));
     }
-    let allowed = case.interruptions * case.concurrency;
+    let allowed = case.interruptions * case.under_way();
     if line.again > allowed {
         broken.push(format!(
             "{}/{}: {} repeats within one epoch, where {allowed} are allowed",
@@ -441,7 +449,7 @@ fn late(case: &Case, handler: &HandlerCase, line: &mut Line, broken: &mut Vec<St
         next.is_some_and(|(_, began)| *began < answer.came_us)
     };
     line.late = handler.answers.iter().filter(followed).count();
-    let allowed = case.pauses * case.concurrency;
+    let allowed = case.pauses * case.under_way();
     if line.late > allowed {
         broken.push(format!(
             "{}/{}: {} events handed over by a worker that another had followed, where {allowed} are allowed",

@@ -354,6 +354,6 @@ fn events_handed_over_by_a_worker_that_was_followed_are_found() {
         &case,
         "1 events handed over by a worker that another had followed",
     );
-    case.pauses = 1;
+    (case.pauses, case.interruptions) = (1, 1);
     passes(&case);
 }

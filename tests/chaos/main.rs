@@ -14,6 +14,7 @@ mod account;
 #[cfg(test)]
 mod account_tests;
 mod audit;
+mod bench;
 mod cluster;
 #[path = "../it/support/emulator.rs"]
 #[allow(dead_code, reason = "shared with other tests, which need more of it")]

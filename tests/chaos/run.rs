@@ -180,6 +180,7 @@ async fn site(
         client_id: org.text("client_id"),
         client_secret: org.text("client_secret"),
         subscriptions: workers::subscriptions(&plan, &recorder),
+        lease: "2s",
         logs,
     };
     Ok(Site::new(

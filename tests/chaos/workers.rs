@@ -25,6 +25,8 @@ pub(crate) struct Setting {
     pub(crate) client_secret: String,
     /// Without the name that a process gives its connections.
     pub(crate) subscriptions: String,
+    /// `[store] lease`.
+    pub(crate) lease: &'static str,
     pub(crate) logs: PathBuf,
 }
 
@@ -113,7 +115,7 @@ ping_timeout = "700ms"
 [store]
 url = "{}?application_name=worker-{}-{}"
 timeout = "1s"
-lease = "2s"
+lease = "{}"
 {}"#,
             setting.login_url,
             self.org_line,
@@ -122,6 +124,7 @@ lease = "2s"
             self.store_url,
             self.index,
             self.starts,
+            setting.lease,
             setting.subscriptions
         )
     }
@@ -163,6 +166,11 @@ lease = "2s"
 
     fn log(&self, logs: &Path) -> PathBuf {
         logs.join(format!("worker-{}-{}.log", self.index, self.starts))
+    }
+
+    /// The process that runs.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
     }
 
     /// Sends a signal to the process, where one runs.
