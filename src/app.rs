@@ -1,5 +1,6 @@
 //! The only place that names concrete types and wires them together.
 
+mod housekeeping;
 mod schemas;
 mod start;
 
@@ -20,6 +21,7 @@ use crate::handler::{Handler, HandlerConfigError, Registry};
 use crate::salesforce::auth::{
     Authenticator, CredentialVault, Session, TokenSource, check_private_key,
 };
+use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::{PubSub, PubSubError};
 use crate::store::{self, Store, StoreError};
 use crate::subscription::{Shared, State};
@@ -222,14 +224,22 @@ pub async fn run(
     };
     let org = Org::prepare(&config.salesforce, Some(vault(store.clone())))
         .map_err(|error| RunError::Config(error.to_string()))?;
-    let result = match sign_in(&org, &store, &waiting).await {
+    let signed_in = tokio::select! {
+        signed_in = sign_in(&org, &store, &waiting) => signed_in,
+        never = housekeeping::watch_positions(store.as_ref(), &config) => match never {},
+    };
+    let result = match signed_in {
         Ok(Some(session)) => {
             let ready = Ready {
                 store: store.clone(),
                 org: org.clone(),
                 session,
             };
-            run_subscriptions(config, handlers, ready, states, stop).await
+            let pruning = housekeeping::prune(store.clone(), config.retention.clone());
+            tokio::select! {
+                result = run_subscriptions(config, handlers, ready, states, stop) => result,
+                never = pruning => match never {},
+            }
         }
         Ok(None) => Ok(()),
         Err(error) => Err(error),
@@ -345,9 +355,12 @@ async fn run_subscriptions(
     let schemas = ready
         .org
         .schemas(Some(ready.store.clone()), &config.schemas_dir);
+    let limits = Limits::new(&config.salesforce, ready.org.tokens.clone())
+        .map_err(|error| RunError::Config(error.to_string()))?;
     let entries = config.subscriptions.into_iter().zip(handlers).zip(states.0);
     let setup = worker::Setup {
         shared: Shared {
+            limits,
             bus: ready.org.bus,
             store: ready.store,
             schemas: Arc::new(schemas),

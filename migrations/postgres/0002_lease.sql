@@ -39,6 +39,17 @@ comment on column orgstream.dead_letter.retry_asked_at is 'When a person asked f
 comment on column orgstream.dead_letter.reason is 'rejected, exhausted, undecodable, schema_refused, schema_unavailable, parked_behind.';
 comment on column orgstream.dead_letter.record_ids is 'Records it concerns, or the value of its key: later events of theirs wait behind it.';
 
+alter table orgstream.hole
+    add column from_time timestamptz,
+    add column to_time timestamptz;
+comment on column orgstream.hole.from_time is 'When the last place known before it was committed or received: nothing older is missing.';
+comment on column orgstream.hole.to_time is 'When what ended it was committed or received; of a gap, when the change was committed.';
+create index hole_acknowledged on orgstream.hole (acknowledged_at) where acknowledged_at is not null;
+create index dead_letter_resolved on orgstream.dead_letter (resolved_at) where resolved_at is not null;
+
+alter table orgstream.position_mark add column received bigint;
+comment on column orgstream.position_mark.received is 'Events received, in all, by then: two marks tell how many come in how long.';
+
 create table orgstream.command (
     id bigint generated always as identity primary key,
     org_id text not null,

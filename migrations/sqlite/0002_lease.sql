@@ -20,6 +20,13 @@ alter table dead_letter add column place integer;
 alter table dead_letter add column unit text;
 alter table dead_letter add column retry_asked_at integer;
 
+alter table hole add column from_time integer;
+alter table hole add column to_time integer;
+create index hole_acknowledged on hole (acknowledged_at) where acknowledged_at is not null;
+create index dead_letter_resolved on dead_letter (resolved_at) where resolved_at is not null;
+
+alter table position_mark add column received integer;
+
 create table command (
     id integer primary key autoincrement,
     org_id text not null,

@@ -19,7 +19,8 @@ use super::output::{age, note};
 use super::run::on_signal;
 use crate::app;
 use crate::config::{
-    AuthConfig, Config, HandlerConfig, SalesforceConfig, Start, StoreConfig, SubscriptionConfig,
+    AuthConfig, Config, HandlerConfig, RetentionConfig, SalesforceConfig, Start, StoreConfig,
+    SubscriptionConfig,
 };
 use crate::emulator::sample::{self, Traffic};
 use crate::emulator::{
@@ -148,6 +149,7 @@ fn configuration(emulator: &Emulator, folder: &Path) -> Result<Config, anyhow::E
     Ok(Config {
         salesforce,
         store: StoreConfig::new(sqlite_url(&folder.join("orgstream.db"))),
+        retention: RetentionConfig::default(),
         subscriptions: subscriptions
             .into_iter()
             .map(subscription)

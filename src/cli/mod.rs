@@ -8,6 +8,7 @@ mod control;
 mod dead_letters;
 mod demo;
 mod emulator;
+mod holes;
 mod migrate;
 mod output;
 mod publish;
@@ -60,6 +61,7 @@ enum Command {
     Check(check::CheckArgs),
     Status(status::StatusArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
+    Holes(holes::HolesArgs),
     Pause(control::PauseArgs),
     Resume(control::ResumeArgs),
     Rename(control::RenameArgs),
@@ -150,6 +152,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(args) => check::run(config, args).await,
         Command::Status(args) => status::run(config, args).await,
         Command::DeadLetters(args) => dead_letters::run(config, args).await,
+        Command::Holes(args) => holes::run(config, args).await,
         Command::Pause(args) => control::pause(config, args).await,
         Command::Resume(args) => control::resume(config, args).await,
         Command::Rename(args) => control::rename(config, args).await,

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::document::{self, Entries};
 use super::env::Env;
@@ -113,6 +114,21 @@ pub fn load_store(path: Option<&Path>, env: &dyn Env) -> Result<StoreConfig, Con
     })
 }
 
+/// Loads how long the bus keeps events, and how long before a position leaves it a person is warned.
+///
+/// # Errors
+///
+/// [`ConfigError`], with all problems at once.
+pub fn load_bus_retention(
+    path: Option<&Path>,
+    env: &dyn Env,
+) -> Result<(Duration, Duration), ConfigError> {
+    let document = Document::find(Path::new(""), path, env)?;
+    document.read_section(env, |root| {
+        Some(super::salesforce::read_retention(&root.table("salesforce")))
+    })
+}
+
 /// As [`load_store`], for commands that keep a refresh token there: the encryption key has to be given.
 ///
 /// # Errors
@@ -148,6 +164,7 @@ pub(super) fn load_in(
         _ => Credentials::Elsewhere,
     };
     let store = super::store::read(root.table("store"), credentials);
+    let retention = super::retention::read(root.table("retention"));
     let sections = root.tables("subscription");
     let nothing_to_do = sections.is_empty() && env.var(TOPICS).is_none();
     if required && nothing_to_do && !reader.has_problem_at(&root.place("subscription")) {
@@ -177,6 +194,7 @@ pub(super) fn load_in(
             config: Config {
                 salesforce,
                 store,
+                retention,
                 subscriptions,
                 metrics_addr,
                 schemas_dir: schemas_dir.map_or_else(

@@ -13,6 +13,7 @@ mod error;
 mod interpolate;
 mod load;
 mod reader;
+mod retention;
 mod salesforce;
 mod section;
 mod show;
@@ -33,7 +34,10 @@ use crate::event::{ReplayId, Topic};
 pub use duration::{parse_bytes, parse_duration};
 pub use env::{Env, ProcessEnv};
 pub use error::{ConfigError, Place, Problem};
-pub use load::{Loaded, Origin, Subscriptions, load, load_salesforce, load_store, load_vault};
+pub use load::{
+    Loaded, Origin, Subscriptions, load, load_bus_retention, load_salesforce, load_store,
+    load_vault,
+};
 pub(crate) use show::masked_url;
 pub use show::show;
 
@@ -72,6 +76,8 @@ pub struct Config {
     pub salesforce: SalesforceConfig,
     /// Where positions are kept.
     pub store: StoreConfig,
+    /// How long what is done with is kept.
+    pub retention: RetentionConfig,
     /// At least one.
     pub subscriptions: Vec<SubscriptionConfig>,
     /// Where to serve Prometheus metrics; `ORGSTREAM_METRICS_ADDR`.
@@ -104,6 +110,10 @@ pub struct SalesforceConfig {
     pub ping_timeout: Duration,
     /// How old an access token may grow before it is renewed ahead of time; 60 min.
     pub token_max_age: Duration,
+    /// How long the bus keeps an event; 72 h, and 24 h for old standard-volume platform events.
+    pub retention: Duration,
+    /// How long before its end a position that is about to leave that window is warned of; 12 h.
+    pub retention_warning: Duration,
     /// Back-off between connection attempts.
     pub reconnect: BackoffConfig,
     /// How often an error that an administrator may mend is tried again: between a minute and five.
@@ -117,6 +127,12 @@ impl SalesforceConfig {
     pub const LOGIN_URL: &str = "https://login.salesforce.com";
     /// The global Pub/Sub API endpoint.
     pub const PUBSUB_ENDPOINT: &str = "https://api.pubsub.salesforce.com:7443";
+
+    /// How long the bus keeps platform events of today's kind and change events (facts 3.6).
+    pub const RETENTION: Duration = Duration::from_secs(72 * 60 * 60);
+
+    /// Time enough to mend what keeps a subscription from going on.
+    pub const RETENTION_WARNING: Duration = Duration::from_secs(12 * 60 * 60);
 
     /// Defaults for everything but these two.
     pub fn new(login_url: impl Into<String>, auth: AuthConfig) -> Self {
@@ -133,6 +149,8 @@ impl SalesforceConfig {
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(10),
             token_max_age: Duration::from_secs(60 * 60),
+            retention: Self::RETENTION,
+            retention_warning: Self::RETENTION_WARNING,
             reconnect: backoff(500, 30_000),
             blocked_retry: backoff(60_000, 300_000),
             allocation_retry: backoff(15 * 60_000, 60 * 60_000),
@@ -214,6 +232,29 @@ impl StoreConfig {
     /// True where positions are kept in Postgres.
     pub fn is_postgres(&self) -> bool {
         store::is_postgres(self.url.expose_secret())
+    }
+}
+
+/// The `[retention]` section: how long the store keeps what is done with. What waits for a person is never
+/// deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetentionConfig {
+    /// Dead letters that were handled or discarded; 30 days.
+    pub dead_letters: Duration,
+    /// Holes that were acknowledged; 90 days.
+    pub holes: Duration,
+    /// Position marks, by which a replay from a time finds its place; 96 hours, more than the bus keeps.
+    pub position_marks: Duration,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        Self {
+            dead_letters: hours(30 * 24),
+            holes: hours(90 * 24),
+            position_marks: hours(96),
+        }
     }
 }
 

@@ -16,11 +16,13 @@ const KEEPALIVE_PROMISE: Duration = Duration::from_secs(270);
 /// Where the value of a key belongs.
 type Field<T> = fn(&mut SalesforceConfig) -> &mut T;
 
-const DURATIONS: [(&str, Field<Duration>); 4] = [
+const DURATIONS: [(&str, Field<Duration>); 6] = [
     ("silence_limit", |config| &mut config.silence_limit),
     ("ping_interval", |config| &mut config.ping_interval),
     ("ping_timeout", |config| &mut config.ping_timeout),
     ("token_max_age", |config| &mut config.token_max_age),
+    ("retention", |config| &mut config.retention),
+    ("retention_warning", |config| &mut config.retention_warning),
 ];
 
 const BACKOFFS: [(&str, Field<BackoffConfig>); 3] = [
@@ -48,6 +50,7 @@ pub(super) fn read(section: Section<'_>, checks: &Checks<'_>) -> Option<Salesfor
         (field, value)
     });
     let (reader, silence_limit) = (section.reader(), section.place("silence_limit"));
+    let retention_warning = section.place("retention_warning");
     section.finish();
 
     let mut config = SalesforceConfig::new(login_url, auth?);
@@ -68,7 +71,27 @@ pub(super) fn read(section: Section<'_>, checks: &Checks<'_>) -> Option<Salesfor
              taken for dead",
         );
     }
+    if config.retention_warning >= config.retention {
+        reader.problem(
+            retention_warning,
+            "is not shorter than retention: every position would be warned of",
+        );
+    }
     Some(config)
+}
+
+/// How long the bus keeps events, and how long before a position leaves it a person is warned: of the section
+/// that is all that commands which only read the store need.
+pub(super) fn read_retention(section: &Section<'_>) -> (Duration, Duration) {
+    let read = |key, default| {
+        section
+            .parsed(key, Var::Salesforce, positive_duration)
+            .unwrap_or(default)
+    };
+    (
+        read("retention", SalesforceConfig::RETENTION),
+        read("retention_warning", SalesforceConfig::RETENTION_WARNING),
+    )
 }
 
 /// What was said about a back-off.

@@ -9,7 +9,7 @@ use toml::Value;
 use super::duration::{format_bytes, format_duration};
 use super::{
     AuthConfig, BackoffConfig, Config, Group, HandlerConfig, OnExhausted, OnExpiredReplayId,
-    Ordering, SalesforceConfig, Start, StoreConfig, SubscriptionConfig,
+    Ordering, RetentionConfig, SalesforceConfig, Start, StoreConfig, SubscriptionConfig,
 };
 
 /// What stands in place of a secret.
@@ -51,6 +51,7 @@ pub fn show(config: &Config) -> String {
     out.text("schemas_dir", &config.schemas_dir.display());
     salesforce(&mut out, &config.salesforce);
     store(&mut out, &config.store);
+    retention(&mut out, &config.retention);
     for one in &config.subscriptions {
         subscription(&mut out, one);
     }
@@ -141,6 +142,8 @@ fn salesforce(out: &mut Writer, config: &SalesforceConfig) {
     out.duration("ping_interval", config.ping_interval);
     out.duration("ping_timeout", config.ping_timeout);
     out.duration("token_max_age", config.token_max_age);
+    out.duration("retention", config.retention);
+    out.duration("retention_warning", config.retention_warning);
     out.backoff("reconnect", config.reconnect);
     out.backoff("blocked_retry", config.blocked_retry);
     out.backoff("allocation_retry", config.allocation_retry);
@@ -156,6 +159,13 @@ fn store(out: &mut Writer, config: &StoreConfig) {
         "encryption_key",
         config.encryption_key.as_ref().map(|_| MASK),
     );
+}
+
+fn retention(out: &mut Writer, config: &RetentionConfig) {
+    out.heading("[retention]");
+    out.duration("dead_letters", config.dead_letters);
+    out.duration("holes", config.holes);
+    out.duration("position_marks", config.position_marks);
 }
 
 fn subscription(out: &mut Writer, config: &SubscriptionConfig) {

@@ -15,6 +15,7 @@ mod errors;
 mod faults;
 mod handle;
 mod keys;
+mod limits;
 mod line;
 mod oauth;
 mod org;
@@ -141,7 +142,7 @@ impl Emulator {
             &tasks,
             &stop,
         )?;
-        let oauth = oauth::router(Arc::clone(&org));
+        let oauth = oauth::router(Arc::clone(&org)).merge(limits::router(Arc::clone(&org)));
         match &certificates {
             Some(made) => serve_http(made.https(login.listener), oauth, &tasks, &stop),
             None => serve_http(login.listener, oauth, &tasks, &stop),

@@ -387,7 +387,7 @@ fn success(org: &Org, grant: Grant) -> Response {
     axum::Json(body).into_response()
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers
         .get(header::AUTHORIZATION)?
         .to_str()

@@ -45,6 +45,18 @@ pub enum TokenFormat {
     Jwt,
 }
 
+/// Whether the user may see the org's limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitsShown {
+    /// 200, with what is left.
+    Yes,
+    /// 403, as for a user without View Setup and Configuration.
+    Forbidden,
+    /// 404.
+    Missing,
+}
+
 /// The switches, all with a default. Times are milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -72,6 +84,8 @@ pub struct Settings {
     /// Events that may be delivered, over all streams, before `subscription.limit.exceeded`; counted
     /// from the start or the last reset of the count.
     pub delivery_limit: Option<u64>,
+    /// How `GET /services/data/v…/limits` is answered. Its daily deliveries are `delivery_limit`, else 50,000.
+    pub limits: LimitsShown,
     /// How long a PublishStream may go without events: 70 s.
     pub publish_stream_idle_ms: u64,
     /// Revoking a token also ends the streams it opened. Expiry never does.
@@ -103,6 +117,7 @@ impl Default for Settings {
             unknown_topic: UnknownTopic::NotFound,
             denied_topics: Vec::new(),
             delivery_limit: None,
+            limits: LimitsShown::Yes,
             publish_stream_idle_ms: 70_000,
             revoke_ends_streams: false,
             rotate_refresh_tokens: false,

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{HoleKind, StoreError, SubscriptionKey, Tenure};
+use super::{HoleKind, Recent, StoreError, SubscriptionKey, Tenure};
+use crate::config::Start;
 use crate::event::{OrgId, ReplayId, Topic};
 
 /// Record IDs kept of one hole; a gap may name any number, and its count is kept beside them.
@@ -22,7 +23,7 @@ pub(super) fn to_ms(time: SystemTime) -> i64 {
     }
 }
 
-/// A span as it travels to the database.
+/// A span of time in milliseconds.
 pub(super) fn span_ms(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
@@ -157,6 +158,35 @@ pub(super) fn not_a_rename(
             topic: key.topic.to_string(),
         }),
     }
+}
+
+/// Where a subscription without a position begins, as stored; a replay ID would be a position.
+pub(super) fn begin_text(begin: &Start) -> Option<&'static str> {
+    match begin {
+        Start::Earliest => Some("earliest"),
+        Start::Latest => Some("latest"),
+        Start::After(_) => None,
+    }
+}
+
+/// Reads what [`begin_text`] wrote, which counts while there is no position.
+pub(super) fn begin_from(text: Option<&str>, position: Option<&ReplayId>) -> Option<Start> {
+    match (text, position) {
+        (Some("earliest"), None) => Some(Start::Earliest),
+        (Some("latest"), None) => Some(Start::Latest),
+        _ => None,
+    }
+}
+
+/// How many events came between two marks: the time in milliseconds and the count of each.
+pub(super) fn recent((from, before): (i64, i64), (to, received): (i64, i64)) -> Option<Recent> {
+    let over = u64::try_from(to.checked_sub(from)?)
+        .ok()
+        .filter(|ms| *ms > 0)?;
+    Some(Recent {
+        events: from_sql_count(received.saturating_sub(before)),
+        over: Duration::from_millis(over),
+    })
 }
 
 /// Refuses what a person paused.

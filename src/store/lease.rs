@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 
 use super::{FinishedAhead, StoreError, SubscriptionKey};
+use crate::config::Start;
 use crate::event::{OrgId, ReplayId};
 
 /// The right to run a subscription. Every write carries its epoch; a writer whose epoch has passed is
@@ -33,6 +34,13 @@ pub struct TakenOver {
     /// Where it has no position: the first replay ID that came on a stream that began at LATEST
     /// ([`Store::mark_first`]). What came after it can still be had.
     pub begun_with: Option<ReplayId>,
+    /// Where it has no position, because a rewind or an expired replay ID took it away: earliest or latest,
+    /// whatever the configuration says.
+    pub begin_from: Option<Start>,
+    /// When its first stream was about to begin at LATEST, where that was recorded.
+    pub begun_at: Option<SystemTime>,
+    /// When the event at the position was committed, or the keepalive received.
+    pub position_time: Option<SystemTime>,
     /// What each handler has finished above the position (design 3.1, rule 3).
     pub finished_ahead: Vec<FinishedAhead>,
     /// When the position was last written.

@@ -13,6 +13,7 @@ mod lease;
 mod migrations;
 mod position;
 mod postgres;
+mod retention;
 mod schema;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -33,9 +34,10 @@ use crate::salesforce::auth::CredentialVault;
 pub use control::{Controls, Renamed};
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, PART, StoredDeadLetter};
 pub use error::StoreError;
-pub use hole::{Hole, HoleKind, Holes, StoredHole};
+pub use hole::{Hole, HoleFilter, HoleKind, Holes, StoredHole};
 pub use lease::{Heartbeat, Lease, Leases, Survey, Surveyed, TakenOver, Tenure, Worker};
-pub use position::{FinishedAhead, Positions, Progress, StateReport, SubscriptionStatus};
+pub use position::{FinishedAhead, Positions, Progress, Recent, StateReport, SubscriptionStatus};
+pub use retention::{PRUNE_PORTION, Pruned, Retention};
 pub use schema::Schemas;
 pub use transaction::{HandOver, Mark, TransactionError, Transactions, Work};
 
@@ -60,6 +62,7 @@ pub trait Store:
     + Holes
     + Schemas
     + Transactions
+    + Retention
     + CredentialVault
     + Send
     + Sync

@@ -1,10 +1,11 @@
 //! Where a subscription stands, what is finished above it, and its state for people.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
 use super::{Lease, StoreError, SubscriptionKey};
+use crate::config::Start;
 use crate::event::{EventIdentity, ReplayId};
 
 /// An event that a handler has finished although the position has not passed it yet.
@@ -16,11 +17,25 @@ pub struct FinishedAhead {
     pub identity: EventIdentity,
 }
 
+/// How much came lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recent {
+    /// Events received.
+    pub events: u64,
+    /// Within this time.
+    pub over: Duration,
+}
+
 /// What a subscription has achieved since its last write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The new position; `None` leaves it as it is.
     pub position: Option<ReplayId>,
+    /// When the event at the position was committed, or the keepalive received.
+    pub position_time: Option<SystemTime>,
+    /// The position was given up, and the stream begins here, at earliest or latest; counts where no new
+    /// position is given.
+    pub begin_from: Option<Start>,
     /// Transaction key of the change event at the position; goes with `position`.
     pub transaction: Option<String>,
     /// What is finished above the position.
@@ -74,6 +89,8 @@ pub struct SubscriptionStatus {
     pub position: Option<ReplayId>,
     /// When the position was last written.
     pub position_at: Option<SystemTime>,
+    /// When the event at the position was committed, or the keepalive received.
+    pub position_time: Option<SystemTime>,
     /// The last moment with a live stream and nothing unfinished.
     pub caught_up_at: Option<SystemTime>,
     /// Events received, in all.
@@ -102,6 +119,14 @@ pub trait Positions: Send + Sync {
 
     /// Writes a state for people to see; refused where the epoch has passed.
     async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError>;
+
+    /// How many events came over at most `window`, counted back from the newest position mark; `None` where
+    /// there are not two marks to tell by.
+    async fn recent_events(
+        &self,
+        key: &SubscriptionKey,
+        window: Duration,
+    ) -> Result<Option<Recent>, StoreError>;
 
     /// Every subscription in the store.
     async fn subscriptions(&self) -> Result<Vec<SubscriptionStatus>, StoreError>;

@@ -24,8 +24,10 @@ pub(super) enum Item {
     Event(Arc<Event>),
     /// An event that no handler can be given.
     Undecodable(Box<Undecodable>),
-    /// Nothing new up to this place.
-    Keepalive(ReplayId),
+    /// Nothing new up to this place, when that came.
+    Keepalive(ReplayId, SystemTime),
+    /// From here on the bus knows the places that come.
+    NewPlaces,
     /// Events under an incomplete replay ID come again. `continues` where the stream begins just after
     /// the last place known.
     Resumed { continues: bool },
@@ -111,7 +113,8 @@ impl Decoder {
             let mut out = Vec::with_capacity(batch.len());
             for arrival in batch {
                 let item = match arrival {
-                    Arrival::Keepalive(id) => Item::Keepalive(id),
+                    Arrival::Keepalive { id, received_at } => Item::Keepalive(id, received_at),
+                    Arrival::NewPlaces => Item::NewPlaces,
                     Arrival::Resumed { continues } => Item::Resumed { continues },
                     Arrival::Event { raw, received_at } => {
                         match self.decode(raw, received_at, &mut out, &items).await {

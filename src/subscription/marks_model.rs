@@ -191,7 +191,8 @@ impl Model {
             self.step(&Step::Answer(0));
         }
         self.step(&Step::Land);
-        self.tracker.push_keepalive(place(self.arrived()));
+        self.tracker
+            .push_keepalive(place(self.arrived()), SystemTime::UNIX_EPOCH);
         self.step(&Step::Begin);
         self.step(&Step::Land);
     }

@@ -9,16 +9,20 @@
 //! Three tasks for each subscription. The reader never waits for a handler or the store, the
 //! decoder keeps stream order, and the delivery owns everything about what is finished.
 
+mod age;
 mod backoff;
 mod breaks;
 mod calling;
+mod cost;
 mod credits;
 mod decoder;
 mod delivery;
+mod gaps;
 mod handler_run;
 mod in_flight;
 mod lanes;
 mod lease_clock;
+mod lost;
 #[cfg(test)]
 mod marks_model;
 mod observe;
@@ -41,20 +45,24 @@ use crate::avro::SchemaCache;
 use crate::config::{BackoffConfig, Group, SalesforceConfig, Start, SubscriptionConfig};
 use crate::event::{OrgId, ReplayId, Source};
 use crate::handler::Handler;
+use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::PubSub;
-use crate::store::{Hole, HoleKind, Lease, Store, StoreError, TakenOver};
+use crate::store::{Lease, Store, StoreError, TakenOver};
 use crate::telemetry::metrics;
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
 pub use state::State;
 
+pub(crate) use age::{Kept, PositionAge};
 pub(crate) use backoff::pause;
 
 use backoff::Backoff;
+use cost::EarliestCost;
 use decoder::Decoder;
 use delivery::{Delivery, Setup};
 use handler_run::HandlerRun;
 use in_flight::InFlight;
+use lost::lost_start;
 use observe::Observer;
 use reader::Reader;
 use resume::Resume;
@@ -75,6 +83,8 @@ pub struct Shared {
     pub bus: PubSub,
     /// Where positions are kept.
     pub store: Arc<dyn Store>,
+    /// What is left of the org's allocations.
+    pub limits: Limits,
     /// Compiled schemas.
     pub schemas: Arc<SchemaCache>,
     /// Timing of streams.
@@ -123,19 +133,40 @@ pub async fn run(
     // Its own, so that losing this subscription stops no other.
     let stop = stop.child_token();
     let observer = Observer::new(&config.name);
+    let begins = taken
+        .begin_from
+        .clone()
+        .unwrap_or_else(|| config.start.clone());
     let mut resume_after = taken.position.clone();
-    if taken.begun_without_position && config.start == Start::Latest {
-        observer.hole("lost");
-        record_lost_start(&shared, &taken.lease, taken.begun_with.as_ref(), &stop).await;
-        // Never LATEST again once something has come.
-        resume_after = taken.begun_with;
+    let mut expected = None;
+    match begins {
+        Start::Latest if taken.begun_without_position => {
+            observer.hole("lost");
+            let begun_at = taken.begun_at;
+            record_lost_start(
+                &shared,
+                &taken.lease,
+                begun_at,
+                taken.begun_with.as_ref(),
+                &stop,
+            )
+            .await;
+            // Never LATEST again once something has come.
+            resume_after = taken.begun_with;
+        }
+        Start::Earliest => expected = taken.begun_with,
+        _ => {}
     }
+    // Written before its time was kept, the position is at least as old as its row.
+    let position_time = taken.position_time.or(taken.position_at);
+    let position_time = position_time.filter(|_| resume_after.is_some());
     let in_flight = Arc::new(InFlight::new(
         config.max_in_flight,
         config.max_in_flight_bytes,
     ));
     let (stream_state, stream_state_seen) = watch::channel(State::Connecting);
     let (arrivals, arrivals_out) = mpsc::unbounded_channel();
+    let (given_up, given_up_out) = mpsc::unbounded_channel();
     let (items, items_out) = mpsc::unbounded_channel();
     let reader = Reader {
         topic: config.topic.clone(),
@@ -144,7 +175,12 @@ pub async fn run(
         store: shared.store.clone(),
         salesforce: shared.salesforce.clone(),
         on_expired: config.on_expired_replay_id,
-        resume: Resume::new(config.topic.is_channel(), resume_after, &config.start),
+        resume: Resume::new(
+            config.topic.is_channel(),
+            resume_after,
+            position_time,
+            &begins,
+        ),
         in_flight: in_flight.clone(),
         clock: assignment.clock.clone(),
         arrivals,
@@ -152,6 +188,14 @@ pub async fn run(
         observer: observer.clone(),
         stop: stop.clone(),
         begun: false,
+        given_up,
+        expected,
+        cost: EarliestCost::new(
+            shared.limits.clone(),
+            shared.store.clone(),
+            taken.lease.key.clone(),
+            shared.salesforce.retention,
+        ),
     };
     let decoder = Decoder {
         source: Arc::new(Source {
@@ -188,6 +232,14 @@ pub async fn run(
         finished_ahead: taken.finished_ahead,
         behind_since: taken.position_at.unwrap_or_else(SystemTime::now),
         assignment,
+        given_up: given_up_out,
+        age: PositionAge::new(
+            (
+                shared.salesforce.retention,
+                shared.salesforce.retention_warning,
+            ),
+            position_time,
+        ),
         in_flight,
         stream_state: stream_state_seen,
         shown_state: shown_state.clone(),
@@ -229,36 +281,18 @@ async fn release(store: &Arc<dyn Store>, lease: &Lease) {
     );
 }
 
-/// An earlier run began at LATEST and ended before it had a position. What came after the first replay ID
-/// that it saw can be had again; that one itself cannot, because nothing names the place before it.
+/// Records what a start at LATEST has lost that ended before it had a position.
 async fn record_lost_start(
     shared: &Shared,
     lease: &Lease,
+    begun_at: Option<SystemTime>,
     first: Option<&ReplayId>,
     stop: &CancellationToken,
 ) {
-    let explanation = match first {
-        None => {
-            "an earlier run began at LATEST and ended before it had a position: what was published from \
-             then until this run's first response was perhaps not handled"
-        }
-        Some(_) => {
-            "an earlier run began at LATEST and ended before the first event it received was finished: \
-             that event, at the end of this hole, is not delivered again, and all after it are"
-        }
-    };
-    let hole = Hole {
-        kind: HoleKind::Lost,
-        reason: "latest_before_first_response".to_owned(),
-        from: None,
-        to: first.cloned(),
-        entity: None,
-        record_ids: Vec::new(),
-        explanation: explanation.to_owned(),
-    };
+    let hole = lost_start(begun_at, first);
     warn!(
         subscription = lease.key.name,
-        "{explanation}; a hole is recorded"
+        "{}; a hole is recorded", hole.explanation
     );
     persist(
         &shared.store,

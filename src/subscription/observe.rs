@@ -24,6 +24,7 @@ struct Handles {
     handled: Counter,
     parked: Counter,
     lag: Gauge,
+    kept: Gauge,
     events: Gauge,
     bytes: Gauge,
     credits: Gauge,
@@ -37,6 +38,7 @@ impl Observer {
             handled: m::EVENTS_FINISHED.counter(&[subscription, "handled"]),
             parked: m::EVENTS_FINISHED.counter(&[subscription, "parked"]),
             lag: m::LAG.gauge(&[subscription]),
+            kept: m::POSITION_KEPT.gauge(&[subscription]),
             events: m::IN_FLIGHT_EVENTS.gauge(&[subscription]),
             bytes: m::IN_FLIGHT_BYTES.gauge(&[subscription]),
             credits: m::CREDITS_OUTSTANDING.gauge(&[subscription]),
@@ -69,6 +71,11 @@ impl Observer {
         self.0.lag.set(lag.as_secs_f64());
     }
 
+    /// How many seconds the bus still keeps what follows the position.
+    pub(super) fn position_kept(&self, seconds: f64) {
+        self.0.kept.set(seconds);
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     pub(super) fn in_flight(&self, events: usize, bytes: usize) {
         self.0.events.set(events as f64);
@@ -84,6 +91,7 @@ impl Observer {
         self.lag(Duration::ZERO);
         self.in_flight(0, 0);
         self.credits(0);
+        self.position_kept(f64::NAN);
     }
 
     pub(super) fn reconnect(&self, reason: &'static str) {

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
+use super::lost::GivenUp;
 use super::state::State;
 use super::tracker::{HandlerSet, Passed, Tracker};
 use crate::config::BackoffConfig;
@@ -61,6 +62,8 @@ pub(super) struct Position {
     marked_at: Option<SystemTime>,
     /// Events whose marks are to be forgotten, where handlers make marks of their own.
     passed: Option<Vec<EventIdentity>>,
+    /// The position was given up, and that is not stored yet.
+    given_up: Option<GivenUp>,
     state: Option<State>,
     state_moved: bool,
     not_before: Instant,
@@ -78,6 +81,7 @@ struct Taken {
     received: u64,
     finished: u64,
     passed: Vec<EventIdentity>,
+    given_up: bool,
 }
 
 impl Position {
@@ -96,6 +100,7 @@ impl Position {
             finished: 0,
             marked_at: None,
             passed: None,
+            given_up: None,
             state: None,
             state_moved: false,
             not_before: Instant::now(),
@@ -134,6 +139,14 @@ impl Position {
     /// Something above the position was finished.
     pub(super) fn changed(&mut self) {
         self.moved = true;
+    }
+
+    /// The position is given up: the next write says so, and then whoever waits for it is told.
+    pub(super) fn give_up(&mut self, given_up: GivenUp) {
+        self.given_up = Some(given_up);
+        self.marked_at = None;
+        self.moved = true;
+        self.not_before = self.not_before.min(Instant::now());
     }
 
     /// The state to show in the store.
@@ -218,6 +231,7 @@ impl Position {
                 received: progress.received,
                 finished: progress.finished,
                 passed: progress.passed.clone().unwrap_or_default(),
+                given_up: progress.begin_from.is_some(),
             });
         let (store, lease) = (self.store.clone(), self.lease.clone());
         self.not_before = Instant::now() + PACE;
@@ -261,6 +275,11 @@ impl Position {
             .collect();
         Progress {
             position: tracker.position().cloned(),
+            position_time: tracker.position_time(),
+            begin_from: self
+                .given_up
+                .as_ref()
+                .map(|given_up| given_up.begin.clone()),
             transaction: tracker.transaction().map(str::to_owned),
             finished_ahead,
             passed: self.passed.as_mut().map(std::mem::take),
@@ -282,6 +301,12 @@ impl Position {
                 }
                 self.backoff.reset();
                 self.failing = None;
+                if self.taken.given_up
+                    && let Some(given_up) = self.given_up.take()
+                {
+                    // The reader is gone only while stopping.
+                    let _ = given_up.done.send(());
+                }
                 metrics::position_written("written");
                 Written::Done
             }

@@ -11,16 +11,18 @@ use tracing::{info, warn};
 
 use super::backoff::Backoff;
 use super::breaks::Break;
+use super::cost::EarliestCost;
 use super::credits::Credits;
 use super::in_flight::InFlight;
 use super::lease_clock::LeaseClock;
+use super::lost::GivenUp;
 use super::observe::Observer;
 use super::resume::Resume;
 use super::state::State;
 use crate::config::{BackoffConfig, OnExpiredReplayId, SalesforceConfig};
 use crate::event::{RawEvent, ReplayId, Topic};
 use crate::salesforce::pubsub::{FetchBatch, FetchStream, PubSub, Recovery, ReplayFrom};
-use crate::store::{Hole, HoleKind, Lease, Store};
+use crate::store::{Lease, Store};
 
 /// Refused sessions in a row after which a person is called.
 const REFUSED_SESSIONS: u32 = 5;
@@ -36,7 +38,14 @@ pub(super) enum Arrival {
         received_at: SystemTime,
     },
     /// Nothing new up to this place.
-    Keepalive(ReplayId),
+    Keepalive {
+        /// The place.
+        id: ReplayId,
+        /// When it came.
+        received_at: SystemTime,
+    },
+    /// The bus does not know the places that came before, and knows those that follow ([`GivenUp`]).
+    NewPlaces,
     /// A new stream begins, where it can after the last complete replay ID: events under an incomplete one
     /// come again.
     Resumed {
@@ -63,6 +72,12 @@ pub(super) struct Reader {
     pub(super) stop: CancellationToken,
     /// The org said that the topic is there and may be read; a start at LATEST is recorded.
     pub(super) begun: bool,
+    /// Tells the delivery that the position is given up.
+    pub(super) given_up: mpsc::UnboundedSender<GivenUp>,
+    /// What an earlier run from EARLIEST began with, of which nothing was finished.
+    pub(super) expected: Option<ReplayId>,
+    /// Says what a run from EARLIEST may cost.
+    pub(super) cost: EarliestCost,
 }
 
 /// Where the reader is. Losing the stream never loses the position.
@@ -141,6 +156,12 @@ impl Reader {
             }
         }
         let from = self.resume.from();
+        if from == ReplayFrom::Earliest {
+            self.cost.tell().await;
+            if !self.clock.holds(Instant::now()) {
+                return Ok(Step::Disconnected);
+            }
+        }
         let mut stream = self.bus.subscribe(&self.topic, &from, first).await?;
         let asked_at = Instant::now();
         // Headers may come with the first response only, which a quiet topic sends at its first keepalive.
@@ -251,26 +272,23 @@ impl Reader {
         let received_at = SystemTime::now();
         self.observer.received(batch.events.len());
         if self.resume.first_answer() {
-            let first = batch
-                .events
-                .iter()
-                .find_map(|event| event.replay_id.clone());
-            if self.resume.from() == ReplayFrom::Latest {
-                self.mark_first(first.clone());
-            }
-            self.close_holes(first.or_else(|| batch.latest_replay_id.clone()));
+            self.first_came(&batch, received_at);
         }
+        let last_at = batch
+            .events
+            .last()
+            .map_or(received_at, |raw| self.happened_at(raw, received_at));
         let mut arrivals = Vec::with_capacity(batch.events.len().max(1));
         if batch.events.is_empty()
             && let Some(id) = batch.latest_replay_id
         {
-            self.resume.saw_keepalive(&id);
-            arrivals.push(Arrival::Keepalive(id));
+            self.resume.saw_keepalive(&id, received_at);
+            arrivals.push(Arrival::Keepalive { id, received_at });
         }
         for mut raw in batch.events {
             // A copy: a slice would keep its whole response alive for as long as one event waits.
             raw.payload = Bytes::copy_from_slice(&raw.payload);
-            self.resume.saw_event(raw.replay_id.as_ref());
+            self.resume.saw_event(raw.replay_id.as_ref(), last_at);
             self.in_flight.take(raw.size());
             arrivals.push(Arrival::Event { raw, received_at });
         }
@@ -285,11 +303,7 @@ impl Reader {
         let recovery = broken.recovery();
         self.observer.reconnect(broken.reason());
         if self.begun && self.resume.loses_on_break() {
-            self.record_hole(
-                "latest_before_first_response",
-                "the stream began at LATEST and broke before it had a place to resume from",
-            )
-            .await;
+            self.record_broken_start().await;
         }
         let pause = match recovery {
             Recovery::Reconnect => {
@@ -331,48 +345,7 @@ impl Reader {
         }
     }
 
-    /// The position is gone from the bus. Does what the configuration says, never anything else, and
-    /// records the hole before it moves, or although it does not.
-    async fn reposition(&mut self, broken: &Break, backoff: &mut Backoff) -> Duration {
-        let begin = match self.on_expired {
-            OnExpiredReplayId::Earliest => ReplayFrom::Earliest,
-            OnExpiredReplayId::Latest => ReplayFrom::Latest,
-            OnExpiredReplayId::Stop => {
-                let pause = slowly(backoff, &self.salesforce.blocked_retry);
-                self.blocked(broken, Some(EXPIRED_CURE), pause);
-                self.record_expiry().await;
-                return pause;
-            }
-        };
-        if self.resume.from() == begin {
-            // Not about a position at all: never loop without a pause.
-            let pause = backoff.next_pause();
-            self.reconnecting(broken, pause);
-            return pause;
-        }
-        warn!(
-            subscription = self.lease.key.name,
-            topic = %self.topic,
-            lost_after = self.resume.last_known().map(tracing::field::display),
-            resume = %describe(&begin),
-            error = %broken,
-            "the position is not on the bus any more: events after it may be lost, a hole is recorded"
-        );
-        self.record_expiry().await;
-        self.resume.begin_again(begin);
-        backoff.next_pause()
-    }
-
-    async fn record_expiry(&mut self) {
-        self.record_hole(
-            "expired_replay_id",
-            "the org does not know the stored replay ID any more: it left the retention window, or the \
-             bus was reset",
-        )
-        .await;
-    }
-
-    fn reconnecting(&self, broken: &Break, pause: Duration) {
+    pub(super) fn reconnecting(&self, broken: &Break, pause: Duration) {
         info!(
             subscription = self.lease.key.name,
             topic = %self.topic,
@@ -386,7 +359,7 @@ impl Reader {
         });
     }
 
-    fn blocked(&self, broken: &Break, cure: Option<&'static str>, pause: Duration) {
+    pub(super) fn blocked(&self, broken: &Break, cure: Option<&'static str>, pause: Duration) {
         warn!(
             subscription = self.lease.key.name,
             topic = %self.topic,
@@ -408,57 +381,8 @@ impl Reader {
         });
     }
 
-    /// One row for each lost position, however often the stream breaks before it is found again.
-    async fn record_hole(&mut self, reason: &str, explanation: &str) {
-        if !self.resume.begin_hole() {
-            return;
-        }
-        let hole = Hole {
-            kind: HoleKind::Lost,
-            reason: reason.to_owned(),
-            from: self.resume.last_known().cloned(),
-            to: None,
-            entity: None,
-            record_ids: Vec::new(),
-            explanation: explanation.to_owned(),
-        };
-        self.observer.hole("lost");
-        self.persist("record a hole", |store, lease| {
-            let hole = hole.clone();
-            async move { store.record_hole(&lease, &hole).await.map(|_| ()) }
-        })
-        .await;
-    }
-
-    /// Fills in where a hole ends; off the read path, because the database may hang.
-    fn close_holes(&self, end: Option<ReplayId>) {
-        let Some(end) = end else { return };
-        let (store, lease, stop) = (self.store.clone(), self.lease.clone(), self.stop.clone());
-        tokio::spawn(async move {
-            super::persist(&store, &lease, &stop, "end a hole", |store, lease| {
-                let end = end.clone();
-                async move { store.close_holes(&lease, &end).await }
-            })
-            .await;
-        });
-    }
-
-    /// A stream that began at LATEST has brought its first event. Until that is finished there is no
-    /// position, and a restart would begin at LATEST again; from now on it resumes after this one.
-    fn mark_first(&self, first: Option<ReplayId>) {
-        let Some(first) = first else { return };
-        let (store, lease, stop) = (self.store.clone(), self.lease.clone(), self.stop.clone());
-        tokio::spawn(async move {
-            super::persist(&store, &lease, &stop, "record the start", |store, lease| {
-                let first = first.clone();
-                async move { store.mark_first(&lease, &first).await }
-            })
-            .await;
-        });
-    }
-
     /// Writes something that must be stored before the reader goes on.
-    async fn persist<F, Fut>(&self, what: &'static str, write: F)
+    pub(super) async fn persist<F, Fut>(&self, what: &'static str, write: F)
     where
         F: Fn(Arc<dyn Store>, Lease) -> Fut,
         Fut: Future<Output = Result<(), crate::store::StoreError>>,
@@ -467,13 +391,10 @@ impl Reader {
     }
 }
 
-const EXPIRED_CURE: &str = "Set on_expired_replay_id of this subscription to \"earliest\" (everything the bus still \
-                            keeps) or \"latest\" and restart; the lost stretch is recorded as a hole";
-
 /// Further away than any test or wait of ours, near enough for every clock.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-fn slowly(backoff: &mut Backoff, config: &BackoffConfig) -> Duration {
+pub(super) fn slowly(backoff: &mut Backoff, config: &BackoffConfig) -> Duration {
     let earlier = backoff.failures();
     let _ = backoff.next_pause();
     super::backoff::pause(config, earlier.min(8))
@@ -487,7 +408,7 @@ fn limit(recovery: Recovery) -> u32 {
     }
 }
 
-fn describe(from: &ReplayFrom) -> String {
+pub(super) fn describe(from: &ReplayFrom) -> String {
     match from {
         ReplayFrom::Latest => "latest".to_owned(),
         ReplayFrom::Earliest => "earliest".to_owned(),

@@ -1,5 +1,7 @@
 //! Where the stream resumes after a break, from memory (design 3.1, rule 1). Pure.
 
+use std::time::SystemTime;
+
 use crate::config::Start;
 use crate::event::ReplayId;
 use crate::salesforce::pubsub::ReplayFrom;
@@ -15,11 +17,18 @@ pub(super) struct Resume {
     answered: bool,
     /// A hole was recorded, and nothing has come since.
     in_hole: bool,
+    /// When what was last known was committed or received.
+    known_at: Option<SystemTime>,
 }
 
 impl Resume {
-    /// From the stored position, else from where the configuration says.
-    pub(super) fn new(channel: bool, position: Option<ReplayId>, start: &Start) -> Self {
+    /// From the stored position and its time, else from where the subscription is to begin.
+    pub(super) fn new(
+        channel: bool,
+        position: Option<ReplayId>,
+        known_at: Option<SystemTime>,
+        start: &Start,
+    ) -> Self {
         Self {
             channel,
             begin: match start {
@@ -31,6 +40,7 @@ impl Resume {
             incomplete: None,
             answered: false,
             in_hole: false,
+            known_at,
         }
     }
 
@@ -64,6 +74,7 @@ impl Resume {
             incomplete: None,
             answered: false,
             in_hole: self.in_hole,
+            known_at: None,
         };
     }
 
@@ -79,14 +90,21 @@ impl Resume {
         self.incomplete.as_ref().or(self.complete.as_ref())
     }
 
+    /// When the last place known was committed, or received.
+    pub(super) fn known_at(&self) -> Option<SystemTime> {
+        self.known_at
+    }
+
     /// True for the first response since the beginning, or since a hole began: what ends an open hole.
     pub(super) fn first_answer(&mut self) -> bool {
         self.in_hole = false;
         !std::mem::replace(&mut self.answered, true)
     }
 
-    pub(super) fn saw_event(&mut self, replay_id: Option<&ReplayId>) {
+    /// An event came, or a batch of them whose last one was committed then.
+    pub(super) fn saw_event(&mut self, replay_id: Option<&ReplayId>, at: SystemTime) {
         let Some(id) = replay_id else { return };
+        self.known_at = Some(at);
         if !self.channel {
             self.complete = Some(id.clone());
         } else if self.incomplete.as_ref() != Some(id)
@@ -96,7 +114,11 @@ impl Resume {
         }
     }
 
-    pub(super) fn saw_keepalive(&mut self, replay_id: &ReplayId) {
+    pub(super) fn saw_keepalive(&mut self, replay_id: &ReplayId, received_at: SystemTime) {
+        // Under the same replay ID it makes that place no younger.
+        if self.complete.as_ref() != Some(replay_id) {
+            self.known_at = Some(received_at);
+        }
         self.complete = Some(replay_id.clone());
         self.incomplete = None;
     }
@@ -106,43 +128,45 @@ impl Resume {
 mod tests {
     use super::*;
 
+    const NOON: SystemTime = SystemTime::UNIX_EPOCH;
+
     fn id(text: &str) -> ReplayId {
         text.parse().unwrap()
     }
 
     #[test]
     fn a_stored_position_comes_before_the_configured_start() {
-        let resume = Resume::new(false, Some(id("05")), &Start::Earliest);
+        let resume = Resume::new(false, Some(id("05")), None, &Start::Earliest);
         assert_eq!(resume.from(), ReplayFrom::After(id("05")));
-        let resume = Resume::new(false, None, &Start::Earliest);
+        let resume = Resume::new(false, None, None, &Start::Earliest);
         assert_eq!(resume.from(), ReplayFrom::Earliest);
     }
 
     #[test]
     fn a_single_event_topic_resumes_after_the_last_event_received() {
-        let mut resume = Resume::new(false, None, &Start::Latest);
+        let mut resume = Resume::new(false, None, None, &Start::Latest);
         assert!(resume.loses_on_break());
-        resume.saw_event(Some(&id("01")));
-        resume.saw_event(None);
+        resume.saw_event(Some(&id("01")), NOON);
+        resume.saw_event(None, NOON);
         assert_eq!(resume.from(), ReplayFrom::After(id("01")));
         assert!(!resume.loses_on_break());
     }
 
     #[test]
     fn a_channel_resumes_after_the_last_replay_id_that_was_followed_by_another() {
-        let mut resume = Resume::new(true, Some(id("04")), &Start::Latest);
-        resume.saw_event(Some(&id("05")));
-        resume.saw_event(Some(&id("05")));
+        let mut resume = Resume::new(true, Some(id("04")), None, &Start::Latest);
+        resume.saw_event(Some(&id("05")), NOON);
+        resume.saw_event(Some(&id("05")), NOON);
         assert_eq!(resume.from(), ReplayFrom::After(id("04")));
-        resume.saw_event(Some(&id("06")));
+        resume.saw_event(Some(&id("06")), NOON);
         assert_eq!(resume.from(), ReplayFrom::After(id("05")));
-        resume.saw_keepalive(&id("06"));
+        resume.saw_keepalive(&id("06"), NOON);
         assert_eq!(resume.from(), ReplayFrom::After(id("06")));
     }
 
     #[test]
     fn a_hole_is_one_hole_until_something_comes_and_that_ends_it() {
-        let mut resume = Resume::new(false, Some(id("04")), &Start::Latest);
+        let mut resume = Resume::new(false, Some(id("04")), None, &Start::Latest);
         assert!(resume.first_answer());
         assert!(!resume.first_answer());
         assert!(resume.begin_hole());
@@ -155,9 +179,9 @@ mod tests {
 
     #[test]
     fn latest_is_never_asked_for_again_once_something_has_come() {
-        let mut resume = Resume::new(true, None, &Start::Latest);
+        let mut resume = Resume::new(true, None, None, &Start::Latest);
         assert_eq!(resume.from(), ReplayFrom::Latest);
-        resume.saw_event(Some(&id("05")));
+        resume.saw_event(Some(&id("05")), NOON);
         assert_eq!(resume.from(), ReplayFrom::After(id("05")));
         assert!(resume.loses_on_break(), "siblings of it may be missed");
     }

@@ -21,8 +21,12 @@ const MAX_HELD: usize = 10_000;
 struct Entry {
     /// `None` for a keepalive.
     event: Option<Tracked>,
+    /// When the event was committed or the keepalive received.
+    at: SystemTime,
     replay_id: Option<ReplayId>,
     unfinished: HandlerSet,
+    /// What else keeps the position before it, beside its handlers.
+    pins: u32,
     /// The next one is of the same unit: the position does not rest here.
     joined: bool,
 }
@@ -43,6 +47,8 @@ pub(super) struct Tracked {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) replay_id: ReplayId,
+    /// When the event there was committed, or the keepalive received.
+    pub(super) at: SystemTime,
     pub(super) transaction: Option<Arc<str>>,
 }
 
@@ -76,6 +82,8 @@ pub(super) struct Tracker {
     position: Option<Place>,
     /// What the position has passed since the last [`Tracker::advance`], where that is asked for.
     passed: Option<Vec<EventIdentity>>,
+    /// Replay IDs that come in lead nowhere any more ([`Tracker::forget_places`]).
+    forgets: bool,
 }
 
 impl Tracker {
@@ -92,6 +100,7 @@ impl Tracker {
             held: Vec::new(),
             position: None,
             passed: None,
+            forgets: false,
         }
     }
 
@@ -108,6 +117,7 @@ impl Tracker {
         finished: HandlerSet,
     ) -> Seq {
         let seq = self.next_seq();
+        let replay_id = replay_id.filter(|_| !self.forgets);
         if let Some(id) = &replay_id {
             if !self.channel {
                 self.incomplete_from = seq + 1;
@@ -115,14 +125,17 @@ impl Tracker {
                 self.complete_up_to(seq);
                 self.incomplete = Some(Place {
                     replay_id: id.clone(),
+                    at: event.occurred_at,
                     transaction: event.transaction.clone(),
                 });
             }
         }
         self.entries.push_back(Entry {
+            at: event.occurred_at,
             event: Some(event),
             replay_id,
             unfinished: self.all & !finished,
+            pins: 0,
             joined: false,
         });
         seq
@@ -149,15 +162,51 @@ impl Tracker {
     }
 
     /// Takes a keepalive in: a finished mark at its place in the stream.
-    pub(super) fn push_keepalive(&mut self, replay_id: ReplayId) {
+    pub(super) fn push_keepalive(&mut self, replay_id: ReplayId, received_at: SystemTime) {
+        if self.forgets {
+            return;
+        }
         let seq = self.next_seq();
         self.entries.push_back(Entry {
             event: None,
+            at: received_at,
             replay_id: Some(replay_id),
             unfinished: 0,
+            pins: 0,
             joined: false,
         });
         self.complete_up_to(seq + 1);
+    }
+
+    /// Keeps the position before an event, whatever its handlers say, until it is unpinned as often.
+    pub(super) fn pin(&mut self, seq: Seq) {
+        if let Some(entry) = self.entry_mut(seq) {
+            entry.pins += 1;
+        }
+    }
+
+    /// Takes one [`Tracker::pin`] back.
+    pub(super) fn unpin(&mut self, seq: Seq) {
+        if let Some(entry) = self.entry_mut(seq) {
+            entry.pins = entry.pins.saturating_sub(1);
+        }
+    }
+
+    /// The bus does not know the places any more that this subscription has come by: none of them may become
+    /// the position, neither of what is in flight nor of what comes in until [`Tracker::knows_places`].
+    pub(super) fn forget_places(&mut self) {
+        for entry in &mut self.entries {
+            entry.replay_id = None;
+        }
+        self.incomplete = None;
+        self.incomplete_from = self.next_seq();
+        self.position = None;
+        self.forgets = true;
+    }
+
+    /// From here on the stream brings places that the bus knows.
+    pub(super) fn knows_places(&mut self) {
+        self.forgets = false;
     }
 
     /// A handler has finished an event. True where it was the last one to.
@@ -200,11 +249,16 @@ impl Tracker {
             }
             match (complete, entry.replay_id) {
                 (true, Some(replay_id)) => {
+                    // A keepalive under the same replay ID makes that place no younger.
+                    let known = self.position.as_ref();
+                    let known = known.filter(|place| place.replay_id == replay_id);
+                    let at = known.map_or(entry.at, |place| place.at);
                     let (identity, transaction) = entry
                         .event
                         .map(|event| (event.identity, event.transaction))
                         .unzip();
                     self.move_to(Place {
+                        at,
                         replay_id,
                         transaction: transaction.flatten(),
                     });
@@ -233,6 +287,11 @@ impl Tracker {
     /// The transaction of the change event at the position.
     pub(super) fn transaction(&self) -> Option<&str> {
         self.position.as_ref()?.transaction.as_deref()
+    }
+
+    /// When the event at the position was committed, or the keepalive received.
+    pub(super) fn position_time(&self) -> Option<SystemTime> {
+        self.position.as_ref().map(|place| place.at)
     }
 
     /// Received events that are not let go yet.
@@ -294,7 +353,7 @@ impl Tracker {
             && self
                 .entries
                 .front()
-                .is_some_and(|entry| entry.unfinished == 0)
+                .is_some_and(|entry| entry.unfinished == 0 && entry.pins == 0)
     }
 
     fn next_seq(&self) -> Seq {
@@ -345,6 +404,8 @@ mod tests {
     fn id(n: u64) -> ReplayId {
         format!("{n:020x}").parse().unwrap()
     }
+
+    const NOON: SystemTime = SystemTime::UNIX_EPOCH;
 
     fn event(name: &str) -> Tracked {
         Tracked {
@@ -402,7 +463,7 @@ mod tests {
     fn a_keepalive_becomes_the_position_when_all_before_it_is_finished() {
         let mut tracker = Tracker::new(false, 1);
         let a = tracker.push_event(event("a"), Some(id(1)), 0);
-        tracker.push_keepalive(id(9));
+        tracker.push_keepalive(id(9), NOON);
         tracker.advance();
         assert_eq!(tracker.position(), None);
         tracker.finish(a, 1);
@@ -436,7 +497,7 @@ mod tests {
         let b = tracker.push_event(event("b"), Some(id(5)), 0);
         tracker.finish(a, 1);
         tracker.advance();
-        tracker.push_keepalive(id(7));
+        tracker.push_keepalive(id(7), NOON);
         tracker.advance();
         assert_eq!(tracker.position(), None, "b is unfinished");
         assert!(tracker.incomplete_events().is_empty());
@@ -458,6 +519,76 @@ mod tests {
         tracker.advance();
         assert_eq!(tracker.position(), Some(&id(1)));
         assert_eq!(ahead(&tracker), []);
+    }
+
+    #[test]
+    fn a_pinned_event_keeps_the_position_before_it_although_it_is_finished() {
+        let mut tracker = Tracker::new(false, 1);
+        let a = tracker.push_event(event("a"), Some(id(1)), 0);
+        tracker.pin(a);
+        tracker.pin(a);
+        assert!(tracker.finish(a, 1));
+        tracker.unpin(a);
+        assert_eq!(tracker.advance(), Passed::default());
+        assert_eq!(ahead(&tracker), [("a".to_owned(), 1)]);
+        tracker.unpin(a);
+        assert_eq!(tracker.advance().events, 1);
+        assert_eq!(tracker.position(), Some(&id(1)));
+        tracker.unpin(a);
+        tracker.pin(a);
+    }
+
+    #[test]
+    fn the_position_carries_the_time_of_its_event_or_keepalive() {
+        let at = |seconds| NOON + std::time::Duration::from_secs(seconds);
+        let occurred = |name, seconds| Tracked {
+            occurred_at: at(seconds),
+            ..event(name)
+        };
+        for channel in [false, true] {
+            let mut tracker = Tracker::new(channel, 1);
+            let a = tracker.push_event(occurred("a", 5), Some(id(1)), 0);
+            tracker.finish(a, 1);
+            tracker.advance();
+            tracker.push_event(occurred("b", 6), Some(id(2)), 0);
+            assert_eq!(tracker.position_time(), Some(at(5)), "{channel}");
+            tracker.finish(a + 1, 1);
+            tracker.advance();
+            tracker.push_keepalive(id(3), at(9));
+            tracker.advance();
+            assert_eq!(tracker.position_time(), Some(at(9)), "{channel}");
+            tracker.push_keepalive(id(3), at(99));
+            tracker.advance();
+            assert_eq!(tracker.position_time(), Some(at(9)), "the same place");
+        }
+    }
+
+    #[test]
+    fn places_that_the_bus_has_forgotten_never_become_the_position() {
+        for channel in [false, true] {
+            let mut tracker = Tracker::new(channel, 1);
+            let a = tracker.push_event(event("a"), Some(id(1)), 0);
+            let b = tracker.push_event(event("b"), Some(id(2)), 0);
+            tracker.finish(a, 1);
+            tracker.advance();
+            tracker.forget_places();
+            assert_eq!(tracker.position(), None);
+            // Still on its way through the decoder.
+            let c = tracker.push_event(event("c"), Some(id(3)), 0);
+            tracker.push_keepalive(id(4), NOON);
+            tracker.finish(b, 1);
+            tracker.finish(c, 1);
+            assert_eq!(tracker.advance().events, 2);
+            assert_eq!(tracker.position(), None, "{channel}");
+            assert_eq!(tracker.finished_ahead().count(), 2);
+            tracker.knows_places();
+            let d = tracker.push_event(event("d"), Some(id(1)), 0);
+            tracker.finish(d, 1);
+            tracker.push_keepalive(id(2), NOON);
+            tracker.advance();
+            assert_eq!(tracker.position(), Some(&id(2)));
+            assert_eq!(tracker.finished_ahead().count(), 0);
+        }
     }
 
     #[test]
@@ -501,7 +632,7 @@ mod tests {
         assert_eq!(tracker.position(), Some(&id(2)));
         assert_eq!(tracker.transaction(), Some("t"));
         tracker.finish(1, 1);
-        tracker.push_keepalive(id(4));
+        tracker.push_keepalive(id(4), NOON);
         tracker.advance();
         assert_eq!(tracker.transaction(), None);
     }
@@ -555,7 +686,7 @@ mod tests {
                     Step::Keepalive => {
                         now += 1;
                         completed = now;
-                        tracker.push_keepalive(id(now));
+                        tracker.push_keepalive(id(now), NOON);
                     }
                     Step::Finish { which, handler } => {
                         if let Some((seq, _, finished)) = events.get_mut(which) {

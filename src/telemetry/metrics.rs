@@ -73,6 +73,8 @@ table! {
         "Events parked as dead letters, by the handler that could not handle them (none where they could not be decoded).";
     LAG = "lag_seconds", Kind::Gauge, Seconds, ["subscription"],
         "Age of the oldest received unfinished event; while the stream is not live, at least the time since it was last caught up.";
+    POSITION_KEPT = "position_kept_seconds", Kind::Gauge, Seconds, ["subscription"],
+        "How long the bus still keeps what follows the position; below zero where it is older than that; NaN where another worker runs the subscription.";
     IN_FLIGHT_EVENTS = "in_flight_events", Kind::Gauge, Count, ["subscription"],
         "Events received and above the position.";
     IN_FLIGHT_BYTES = "in_flight_bytes", Kind::Gauge, Bytes, ["subscription"],

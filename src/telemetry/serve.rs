@@ -161,6 +161,7 @@ mod tests {
         metrics::event_parked("accounts", Some("log"), "rejected");
         metrics::event_parked("accounts", None, "undecodable");
         metrics::LAG.gauge(&["accounts"]).set(1.0);
+        metrics::POSITION_KEPT.gauge(&["accounts"]).set(1.0);
         metrics::IN_FLIGHT_EVENTS.gauge(&["accounts"]).set(3.0);
         metrics::IN_FLIGHT_BYTES.gauge(&["accounts"]).set(300.0);
         metrics::CREDITS_OUTSTANDING.gauge(&["accounts"]).set(100.0);
@@ -169,6 +170,7 @@ mod tests {
         metrics::reconnected("accounts", "silence");
         metrics::handler_answered("accounts", "log", second);
         metrics::handler_retries("accounts", "log", 1);
+        metrics::append_skipped("accounts", "rows", 1);
         metrics::decode_failure("accounts", "truncated");
         metrics::schema_fetched("fetched");
         metrics::position_written("written");

@@ -3,4 +3,4 @@
 /// A parked event holds its records: later events of theirs are parked behind it.
 pub(crate) const HELD_RECORDS: bool = false;
 /// Gap events are recorded as holes.
-pub(crate) const GAP_HOLES: bool = false;
+pub(crate) const GAP_HOLES: bool = true;

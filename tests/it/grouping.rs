@@ -436,11 +436,17 @@ async fn killed_under_load(store: Store) {
         })
     })
     .await;
-    let config = config(&org, &store, ALL, "", &webhook(&hook.url(), ""));
+    let config = config(&org, &store, ALL, "", &webhook(&hook.url(), "")).replacen(
+        "[[subscription]]",
+        "lease = \"2s\"\n[[subscription]]",
+        1,
+    );
     let mut sizes = BTreeMap::new();
     let mut ends = BTreeSet::new();
     for _ in 0..8 {
         let daemon = Daemon::run(&config);
+        // The lease of the one that was killed holds for a while.
+        daemon.logged(&["subscription taken over"]).await;
         let until = std::time::Instant::now() + Duration::from_millis(random.u64(200..1500));
         while std::time::Instant::now() < until {
             let (key, size) = (format!("t{}", sizes.len()), random.usize(1..10));

@@ -188,3 +188,173 @@ async fn a_start_at_latest_whose_first_event_is_never_finished_loses_no_other() 
     );
     assert_eq!(daemon.stop().await.1, 0);
 }
+
+/// Waits for the only hole to have an end, and gives its bounds.
+async fn ended(store: &Store) -> (Option<String>, String) {
+    let hole = eventually("the end of the hole", async || {
+        let holes = store.holes().await;
+        assert!(holes.len() <= 1, "{holes:?}");
+        holes.into_iter().find(|hole| hole.hole.to.is_some())
+    })
+    .await;
+    let text = |id: &orgstream::event::ReplayId| id.to_string();
+    (
+        hole.hole.from.as_ref().map(text),
+        text(hole.hole.to.as_ref().unwrap()),
+    )
+}
+
+/// A daemon whose handler never answers, on an expired position with this policy.
+async fn never_finishing(org: &Emulator, store: &Store, policy: &str) -> (String, String, Hook) {
+    let (position, _) = expired(org, store, policy).await;
+    let hook = Hook::closed().await;
+    let subscription = ("accounts", ACCOUNTS, policy);
+    let config = configured(org, store, "", subscription, &webhook(&hook.url(), ""));
+    (position, config, hook)
+}
+
+#[tokio::test]
+async fn an_expired_position_that_went_on_at_latest_loses_no_more_through_restarts_before_anything_is_finished()
+ {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let policy = "start = \"earliest\"\non_expired_replay_id = \"latest\"";
+    let (position, config, hook) = never_finishing(&org, &store, policy).await;
+    let daemon = Daemon::run(&config);
+    daemon.logged(&["stream open", "from=latest"]).await;
+    let first = publish(&org, "first").await;
+    eventually("a call that hangs", async || {
+        (!hook.came().is_empty()).then_some(())
+    })
+    .await;
+    let bounds = (Some(position), first);
+    assert_eq!(ended(&store).await, bounds);
+    eventually("its place in the store", async || {
+        store.has_seen_the_first().await.then_some(())
+    })
+    .await;
+    daemon.kill();
+    let (mut asked, mut came) = (calls(&org, "Subscribe").await, hook.came().len());
+    for name in ["second", "third"] {
+        publish(&org, name).await;
+        let daemon = Daemon::run(&config);
+        daemon.logged(&["stream open"]).await;
+        eventually("a call that hangs", async || {
+            (hook.came().len() > came).then_some(())
+        })
+        .await;
+        // The dead position is not asked for again, nor LATEST.
+        asked += 1;
+        assert_eq!(calls(&org, "Subscribe").await, asked);
+        came = hook.came().len();
+        daemon.kill();
+    }
+    let mended = Hook::start(|_, _| 200.into()).await;
+    let daemon = Daemon::run(&config.replace(&hook.url(), &mended.url()));
+    assert_eq!(names(&mended.accepts(2).await), ["second", "third"]);
+    assert_eq!(ended(&store).await, bounds, "one row, which says so");
+    let explanation = store.holes().await[0].hole.explanation.clone();
+    assert_eq!(explanation.matches("is not delivered again").count(), 1);
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn an_expired_position_that_went_on_at_earliest_is_one_hole_through_restarts() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let policy = "start = \"latest\"\non_expired_replay_id = \"earliest\"";
+    // Its first run begins at EARLIEST all the same, so that nothing is lost before the position.
+    let first = "start = \"earliest\"";
+    let (position, kept) = expired(&org, &store, first).await;
+    let hook = Hook::closed().await;
+    let subscription = ("accounts", ACCOUNTS, policy);
+    let config = configured(&org, &store, "", subscription, &webhook(&hook.url(), ""));
+    let bounds = (Some(position.clone()), kept);
+    for run in 1..=3 {
+        let daemon = Daemon::run(&config);
+        daemon.logged(&["stream open", "from=earliest"]).await;
+        eventually("a call that hangs", async || {
+            (hook.came().len() >= run).then_some(())
+        })
+        .await;
+        assert_eq!(ended(&store).await, bounds);
+        daemon.kill();
+    }
+    // Nothing was finished, and now that first event is gone too.
+    org.post("/bus/expire", &json!({})).await;
+    let next = publish(&org, "next").await;
+    let mended = Hook::start(|_, _| 200.into()).await;
+    let daemon = Daemon::run(&config.replace(&hook.url(), &mended.url()));
+    assert_eq!(names(&mended.accepts(1).await), ["next"]);
+    let holes = eventually("a second hole", async || {
+        Some(store.holes().await).filter(|holes| holes.len() == 2)
+    })
+    .await;
+    let second = &holes[0].hole;
+    assert_eq!(second.from.as_ref().unwrap().to_string(), bounds.1);
+    assert_eq!(second.to.as_ref().unwrap().to_string(), next);
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn a_position_that_waits_for_a_person_is_one_hole_through_restarts() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let policy = "start = \"earliest\"\non_expired_replay_id = \"stop\"";
+    let (position, kept) = expired(&org, &store, policy).await;
+    let config = accounts(&org, &store, "", policy);
+    for _ in 0..2 {
+        let daemon = Daemon::run(&config);
+        daemon.logged(&["subscription blocked"]).await;
+        eventually("a hole", async || {
+            let holes = store.holes().await;
+            assert!(holes.len() <= 1, "{holes:?}");
+            (!holes.is_empty()).then_some(())
+        })
+        .await;
+        daemon.kill();
+    }
+    assert!(store.holes().await[0].is_open_ended());
+    // The person decides.
+    let mut daemon = Daemon::run(&config.replace("\"stop\"", "\"earliest\""));
+    daemon.handled(1).await;
+    assert_eq!(ended(&store).await, (Some(position), kept));
+    assert_eq!(names(&daemon.stop().await.0), ["kept"]);
+}
+
+#[tokio::test]
+async fn a_bus_that_is_reset_under_a_running_stream_is_a_hole_and_no_dead_place_is_stored_again() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let hook = Hook::closed().await;
+    let policy = "start = \"earliest\"\non_expired_replay_id = \"earliest\"";
+    let subscription = ("accounts", ACCOUNTS, policy);
+    let config = configured(&org, &store, "", subscription, &webhook(&hook.url(), ""));
+    let daemon = Daemon::run(&config);
+    let before = publish(&org, "before").await;
+    eventually("a call that hangs", async || {
+        (!hook.came().is_empty()).then_some(())
+    })
+    .await;
+    org.post("/bus/reset", &json!({})).await;
+    let after = publish(&org, "after").await;
+    assert_eq!(ended(&store).await, (Some(before.clone()), after));
+    // What came from the old line finishes now, and its place means nothing any more.
+    hook.open();
+    assert_eq!(names(&hook.accepts(2).await), ["before", "after"]);
+    let status = store
+        .until("accounts", "two finished", |s| s.finished == 2)
+        .await;
+    assert_ne!(status.position.unwrap().to_string(), before);
+    daemon.kill();
+    let last = publish(&org, "last").await;
+    let daemon = Daemon::run(&config);
+    assert_eq!(names(&hook.accepts(3).await), ["before", "after", "last"]);
+    store
+        .until("accounts", "the last position", |s| {
+            s.position.as_ref().is_some_and(|p| p.to_string() == last)
+        })
+        .await;
+    assert_eq!(store.holes().await.len(), 1);
+    assert_eq!(daemon.stop().await.1, 0);
+}

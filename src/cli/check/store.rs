@@ -146,6 +146,7 @@ mod tests {
             paused_at: None,
             epoch: 1,
             position: None,
+            position_time: None,
             position_at: None,
             caught_up_at: None,
             received: 0,

@@ -59,6 +59,8 @@ pub(crate) fn config(login_url: &str, auth: AuthConfig) -> SalesforceConfig {
         ping_interval: Duration::from_secs(30),
         ping_timeout: Duration::from_secs(10),
         token_max_age: Duration::from_secs(3600),
+        retention: SalesforceConfig::RETENTION,
+        retention_warning: SalesforceConfig::RETENTION_WARNING,
         reconnect: minute,
         blocked_retry: minute,
         allocation_retry: minute,

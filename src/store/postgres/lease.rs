@@ -9,8 +9,8 @@ use sqlx::postgres::PgConnection;
 use super::{PostgresStore, bounded, sql};
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
-    from_ms, from_sql_count, not_a_rename, not_paused, org_from, plain, replay_id, same_org,
-    same_topic, span_ms, tenure,
+    begin_from, from_ms, from_sql_count, not_a_rename, not_paused, org_from, plain, replay_id,
+    same_org, same_topic, span_ms, tenure,
 };
 use crate::store::{
     FinishedAhead, Heartbeat, Lease, Leases, StoreError, SubscriptionKey, Survey, Surveyed,
@@ -126,7 +126,8 @@ pub(super) async fn take_over(
     // The one lock that keeps out who holds the epoch ([`hold`]): whatever raises it takes this one first.
     let row = sql::query(
         "select topic, position, (extract(epoch from position_at) * 1000)::bigint as position_at, \
-                begun_at is not null as begun, begun_with, position_transaction, \
+                (extract(epoch from position_time) * 1000)::bigint as position_time, \
+                (extract(epoch from begun_at) * 1000)::bigint as begun_at, begun_with, begin_from, position_transaction, \
                 holder, paused_at is not null as paused, \
                 coalesce(lease_until > clock_timestamp(), false) as held \
          from orgstream.subscription where org_id = $1 and name = $2 for update",
@@ -155,13 +156,17 @@ pub(super) async fn take_over(
     .fetch_one(&mut *conn)
     .await?;
     let position = replay_id(row.try_get("position")?);
+    let begun_at = row.try_get::<Option<i64>, _>("begun_at")?.map(from_ms);
     Ok(TakenOver {
         lease: Lease {
             key: key.clone(),
             holder: holder.to_owned(),
             epoch,
         },
-        begun_without_position: row.try_get("begun")? && position.is_none(),
+        begun_without_position: begun_at.is_some() && position.is_none(),
+        begun_at,
+        begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
+        position_time: row.try_get::<Option<i64>, _>("position_time")?.map(from_ms),
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         position,
         transaction: row.try_get("position_transaction")?,

@@ -25,6 +25,7 @@ mod hole;
 mod lease;
 mod migrate;
 mod position;
+mod retention;
 mod schema;
 mod sql;
 mod transaction;

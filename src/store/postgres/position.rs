@@ -1,6 +1,7 @@
 //! Taking over, progress, state.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::Row;
@@ -10,11 +11,11 @@ use super::lease::{fenced, hold};
 use super::{PostgresStore, sql};
 use crate::event::{EventIdentity, ReplayId};
 use crate::store::common::{
-    MARK_INTERVAL_MS, from_ms, from_sql_count, mark_ms, org_from, plain, replay_id, to_ms,
-    to_sql_count, topic_from,
+    MARK_INTERVAL_MS, begin_text, from_ms, from_sql_count, mark_ms, org_from, plain, recent,
+    replay_id, span_ms, to_ms, to_sql_count, topic_from,
 };
 use crate::store::{
-    FinishedAhead, Lease, Positions, Progress, StateReport, StoreError, SubscriptionKey,
+    FinishedAhead, Lease, Positions, Progress, Recent, StateReport, StoreError, SubscriptionKey,
     SubscriptionStatus,
 };
 
@@ -35,6 +36,14 @@ impl Positions for PostgresStore {
 
     async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError> {
         transaction!(self, |conn| report_state(conn, lease, report))
+    }
+
+    async fn recent_events(
+        &self,
+        key: &SubscriptionKey,
+        window: Duration,
+    ) -> Result<Option<Recent>, StoreError> {
+        transaction!(self, |conn| recent_events(conn, key, window))
     }
 
     async fn subscriptions(&self) -> Result<Vec<SubscriptionStatus>, StoreError> {
@@ -85,9 +94,17 @@ pub(super) async fn save_progress(
 ) -> Result<(), StoreError> {
     let written = sql::query(
         "update orgstream.subscription set \
-             position = coalesce($5, position), \
-             position_transaction = case when $5 is null then position_transaction else $9 end, \
+             position = case when $5 is null and $11::text is not null then null \
+                             else coalesce($5, position) end, \
+             position_transaction = case when $5 is not null then $9 \
+                                         when $11 is null then position_transaction end, \
              position_at = case when $5 is null then position_at else now() end, \
+             position_time = case when $5 is not null then to_timestamp($10::bigint / 1000.0) \
+                                  when $11 is null then position_time end, \
+             begin_from = case when $5 is null then coalesce($11, begin_from) end, \
+             begun_at = case when $5 is not null or $11 is null then begun_at \
+                             when $11 = 'latest' then now() end, \
+             begun_with = case when $5 is null and $11 is not null then null else begun_with end, \
              caught_up_at = coalesce(to_timestamp($6::bigint / 1000.0), caught_up_at), \
              received = received + $7, finished = finished + $8, write_number = $4 \
          where org_id = $1 and name = $2 and epoch = $3 and write_number < $4",
@@ -101,6 +118,8 @@ pub(super) async fn save_progress(
     .bind(to_sql_count(progress.received))
     .bind(to_sql_count(progress.finished))
     .bind(progress.transaction.as_deref().map(plain))
+    .bind(progress.position_time.and_then(mark_ms))
+    .bind(progress.begin_from.as_ref().and_then(begin_text))
     .execute(&mut *conn)
     .await?
     .rows_affected();
@@ -204,8 +223,9 @@ async fn mark_position(
         return Ok(());
     };
     sql::query(
-        "insert into orgstream.position_mark (org_id, subscription, at, position) \
-         select $1, $2, to_timestamp($3::bigint / 1000.0), $5 \
+        "insert into orgstream.position_mark (org_id, subscription, at, position, received) \
+         select $1, $2, to_timestamp($3::bigint / 1000.0), $5, \
+                (select received from orgstream.subscription where org_id = $1 and name = $2) \
          where not exists (select 1 from orgstream.position_mark \
                            where org_id = $1 and subscription = $2 \
                            and at > to_timestamp(($3::bigint - $4::bigint) / 1000.0))",
@@ -218,6 +238,37 @@ async fn mark_position(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Received events between the newest mark and the oldest within `window` before it.
+pub(super) async fn recent_events(
+    conn: &mut PgConnection,
+    key: &SubscriptionKey,
+    window: Duration,
+) -> Result<Option<Recent>, StoreError> {
+    let newest: Option<(i64, i64)> = sql::query_as(
+        "select (extract(epoch from at) * 1000)::bigint, received from orgstream.position_mark \
+         where org_id = $1 and subscription = $2 and received is not null \
+         order by at desc limit 1",
+    )
+    .bind(key.org_id.as_str())
+    .bind(&key.name)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some(newest) = newest else {
+        return Ok(None);
+    };
+    let oldest: Option<(i64, i64)> = sql::query_as(
+        "select (extract(epoch from at) * 1000)::bigint, received from orgstream.position_mark \
+         where org_id = $1 and subscription = $2 and received is not null \
+         and at >= to_timestamp($3::bigint / 1000.0) order by at limit 1",
+    )
+    .bind(key.org_id.as_str())
+    .bind(&key.name)
+    .bind(newest.0.saturating_sub(span_ms(window)))
+    .fetch_optional(conn)
+    .await?;
+    Ok(oldest.and_then(|oldest| recent(oldest, newest)))
 }
 
 /// Writes a state for people to see.
@@ -253,6 +304,7 @@ pub(super) async fn all(conn: &mut PgConnection) -> Result<Vec<SubscriptionStatu
                 (extract(epoch from s.paused_at) * 1000)::bigint as paused_at, \
                 (extract(epoch from s.state_at) * 1000)::bigint as state_at, \
                 (extract(epoch from s.position_at) * 1000)::bigint as position_at, \
+                (extract(epoch from s.position_time) * 1000)::bigint as position_time, \
                 (extract(epoch from s.caught_up_at) * 1000)::bigint as caught_up_at, \
                 (select count(*) from orgstream.dead_letter d where d.org_id = s.org_id \
                  and d.subscription = s.name and d.state = 'open') as parked, \
@@ -284,6 +336,7 @@ pub(super) async fn all(conn: &mut PgConnection) -> Result<Vec<SubscriptionStatu
                 epoch: row.try_get("epoch")?,
                 position: replay_id(row.try_get("position")?),
                 position_at: time("position_at")?,
+                position_time: time("position_time")?,
                 caught_up_at: time("caught_up_at")?,
                 received: count("received")?,
                 finished: count("finished")?,

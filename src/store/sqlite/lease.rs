@@ -10,7 +10,8 @@ use sqlx::sqlite::SqliteConnection;
 use super::{READ, SqliteStore, WRITE, bounded};
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
-    from_ms, not_a_rename, not_paused, org_from, replay_id, same_org, same_topic, span_ms, to_ms,
+    begin_from, from_ms, not_a_rename, not_paused, org_from, replay_id, same_org, same_topic,
+    span_ms, to_ms,
 };
 use crate::store::{
     FinishedAhead, Heartbeat, Lease, Leases, StoreError, SubscriptionKey, Survey, Surveyed,
@@ -121,7 +122,7 @@ pub(super) async fn take_over(
     create(conn, key, configured, start_is_explicit).await?;
     let row = sqlx::query(
         "select topic, position, position_at, \
-                begun_at is not null as begun, begun_with, position_transaction, \
+                position_time, begun_at, begun_with, begin_from, position_transaction, \
                 paused_at is not null as paused \
          from subscription where org_id = $1 and name = $2",
     )
@@ -145,13 +146,17 @@ pub(super) async fn take_over(
     .fetch_one(&mut *conn)
     .await?;
     let position = replay_id(row.try_get("position")?);
+    let begun_at = row.try_get::<Option<i64>, _>("begun_at")?.map(from_ms);
     Ok(TakenOver {
         lease: Lease {
             key: key.clone(),
             holder: holder.to_owned(),
             epoch,
         },
-        begun_without_position: row.try_get("begun")? && position.is_none(),
+        begun_without_position: begun_at.is_some() && position.is_none(),
+        begun_at,
+        begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
+        position_time: row.try_get::<Option<i64>, _>("position_time")?.map(from_ms),
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         position,
         transaction: row.try_get("position_transaction")?,

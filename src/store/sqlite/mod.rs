@@ -26,6 +26,7 @@ mod hole;
 mod lease;
 mod migrate;
 mod position;
+mod retention;
 mod schema;
 mod transaction;
 

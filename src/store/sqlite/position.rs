@@ -1,7 +1,7 @@
 //! Taking over, progress, state.
 
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -12,11 +12,12 @@ use super::lease::{fenced, hold};
 use super::{READ, SqliteStore, WRITE};
 use crate::event::{EventIdentity, ReplayId};
 use crate::store::common::{
-    MARK_INTERVAL_MS, from_ms, from_sql_count, mark_ms, org_from, plain, replay_id, to_ms,
-    to_sql_count, topic_from,
+    MARK_INTERVAL_MS, begin_text, from_ms, from_sql_count, mark_ms, org_from, plain, recent,
+    replay_id, span_ms, to_ms, to_sql_count, topic_from,
 };
 use crate::store::{
-    Lease, Positions, Progress, StateReport, StoreError, SubscriptionKey, SubscriptionStatus,
+    Lease, Positions, Progress, Recent, StateReport, StoreError, SubscriptionKey,
+    SubscriptionStatus,
 };
 
 #[async_trait]
@@ -38,6 +39,14 @@ impl Positions for SqliteStore {
 
     async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError> {
         transaction!(self, WRITE, |conn| report_state(conn, lease, report))
+    }
+
+    async fn recent_events(
+        &self,
+        key: &SubscriptionKey,
+        window: Duration,
+    ) -> Result<Option<Recent>, StoreError> {
+        transaction!(self, READ, |conn| recent_events(conn, key, window))
     }
 
     async fn subscriptions(&self) -> Result<Vec<SubscriptionStatus>, StoreError> {
@@ -92,9 +101,17 @@ pub(super) async fn save_progress(
 ) -> Result<(), StoreError> {
     let written = sqlx::query(
         "update subscription set \
-             position = coalesce($5, position), \
-             position_transaction = case when $5 is null then position_transaction else $10 end, \
+             position = case when $5 is null and $12 is not null then null \
+                             else coalesce($5, position) end, \
+             position_transaction = case when $5 is not null then $10 \
+                                         when $12 is null then position_transaction end, \
              position_at = case when $5 is null then position_at else $9 end, \
+             position_time = case when $5 is not null then $11 \
+                                  when $12 is null then position_time end, \
+             begin_from = case when $5 is null then coalesce($12, begin_from) end, \
+             begun_at = case when $5 is not null or $12 is null then begun_at \
+                             when $12 = 'latest' then $9 end, \
+             begun_with = case when $5 is null and $12 is not null then null else begun_with end, \
              caught_up_at = coalesce($6, caught_up_at), \
              received = received + $7, finished = finished + $8, write_number = $4 \
          where org_id = $1 and name = $2 and epoch = $3 and write_number < $4",
@@ -109,6 +126,8 @@ pub(super) async fn save_progress(
     .bind(to_sql_count(progress.finished))
     .bind(to_ms(SystemTime::now()))
     .bind(progress.transaction.as_deref().map(plain))
+    .bind(progress.position_time.and_then(mark_ms))
+    .bind(progress.begin_from.as_ref().and_then(begin_text))
     .execute(&mut *conn)
     .await?
     .rows_affected();
@@ -201,8 +220,9 @@ async fn mark_position(
         return Ok(());
     };
     sqlx::query(
-        "insert into position_mark (org_id, subscription, at, position) \
-         select $1, $2, $3, $5 \
+        "insert into position_mark (org_id, subscription, at, position, received) \
+         select $1, $2, $3, $5, \
+                (select received from subscription where org_id = $1 and name = $2) \
          where not exists (select 1 from position_mark \
                            where org_id = $1 and subscription = $2 \
                            and at > $3 - $4)",
@@ -215,6 +235,37 @@ async fn mark_position(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Received events between the newest mark and the oldest within `window` before it.
+pub(super) async fn recent_events(
+    conn: &mut SqliteConnection,
+    key: &SubscriptionKey,
+    window: Duration,
+) -> Result<Option<Recent>, StoreError> {
+    let newest: Option<(i64, i64)> = sqlx::query_as(
+        "select at, received from position_mark \
+         where org_id = $1 and subscription = $2 and received is not null \
+         order by at desc limit 1",
+    )
+    .bind(key.org_id.as_str())
+    .bind(&key.name)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some(newest) = newest else {
+        return Ok(None);
+    };
+    let oldest: Option<(i64, i64)> = sqlx::query_as(
+        "select at, received from position_mark \
+         where org_id = $1 and subscription = $2 and received is not null and at >= $3 \
+         order by at limit 1",
+    )
+    .bind(key.org_id.as_str())
+    .bind(&key.name)
+    .bind(newest.0.saturating_sub(span_ms(window)))
+    .fetch_optional(conn)
+    .await?;
+    Ok(oldest.and_then(|oldest| recent(oldest, newest)))
 }
 
 /// Writes a state for people to see.
@@ -253,6 +304,7 @@ pub(super) async fn all(
                 s.paused_at, \
                 s.state_at, \
                 s.position_at, \
+                s.position_time, \
                 s.caught_up_at, \
                 (select count(*) from dead_letter d where d.org_id = s.org_id \
                  and d.subscription = s.name and d.state = 'open') as parked, \
@@ -285,6 +337,7 @@ pub(super) async fn all(
                 epoch: row.try_get("epoch")?,
                 position: replay_id(row.try_get("position")?),
                 position_at: time("position_at")?,
+                position_time: time("position_time")?,
                 caught_up_at: time("caught_up_at")?,
                 received: count("received")?,
                 finished: count("finished")?,

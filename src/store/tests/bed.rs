@@ -238,6 +238,8 @@ pub(super) fn hole(kind: HoleKind, from: Option<&str>) -> Hole {
         reason: "expired_replay_id".to_owned(),
         from: from.map(replay),
         to: None,
+        from_time: None,
+        to_time: None,
         entity: None,
         record_ids: Vec::new(),
         explanation: "The bus no longer had the stored position.".to_owned(),

@@ -10,6 +10,7 @@ mod holes;
 mod leases;
 mod letters;
 mod postgres;
+mod retention;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod subscriptions;
@@ -63,6 +64,8 @@ suite! {
     subscriptions::workers_that_take_over_at_once_get_different_epochs,
     subscriptions::states_counters_and_open_work_are_shown,
     subscriptions::positions_are_marked_at_most_once_a_minute,
+    subscriptions::a_position_that_is_given_up_is_none_and_says_where_to_begin,
+    subscriptions::how_many_events_came_lately_is_told_by_the_marks,
     leases::a_lease_keeps_others_out_until_it_runs_out_or_is_given_back,
     leases::a_heartbeat_renews_what_is_still_the_holders_even_after_it_ran_out,
     leases::workers_are_counted_while_they_live_and_do_not_stop,
@@ -78,8 +81,13 @@ suite! {
     letters::filters_and_limits_choose_the_oldest_first,
     letters::text_that_no_database_likes_is_kept_readable,
     holes::a_lost_hole_is_recorded_once_until_its_end_is_known,
+    holes::a_position_that_is_lost_again_is_the_same_hole_whose_end_moves,
+    holes::a_start_at_latest_that_dies_again_adds_to_the_hole_it_began_in,
     holes::a_gap_is_recorded_once_for_each_event_and_never_closed,
     holes::a_gap_of_very_many_records_keeps_the_first_and_the_count,
+    holes::holes_are_acknowledged_by_number_by_subscription_or_all,
+    retention::only_what_is_done_with_for_long_is_deleted,
+    retention::what_is_deleted_goes_in_portions,
     credentials::only_one_holder_refreshes_until_its_time_is_up,
     credentials::a_rotated_token_is_found_again_and_rests_encrypted,
     credentials::a_token_that_cannot_be_read_or_kept_names_the_variable,

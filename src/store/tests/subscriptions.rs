@@ -3,10 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use super::bed::{BRIEF, Bed, hole, key, letter, now, org, replay, take};
+use crate::config::Start;
 use crate::event::{EventIdentity, OrgId};
 use crate::store::{
-    FinishedAhead, HoleKind, Lease, Progress, StateReport, Store, StoreError, SubscriptionKey,
-    TakenOver,
+    FinishedAhead, HoleFilter, HoleKind, Lease, Progress, Recent, StateReport, Store, StoreError,
+    SubscriptionKey, TakenOver,
 };
 
 fn ahead(handler: &str, identity: &str) -> FinishedAhead {
@@ -159,7 +160,7 @@ pub(super) async fn a_holder_whose_epoch_has_passed_is_refused_everywhere(bed: &
             .record_hole(&old, &hole(HoleKind::Lost, None))
             .await
             .map(drop),
-        store.close_holes(&old, &replay("0b")).await,
+        store.close_holes(&old, &replay("0b"), now()).await,
     ];
     for refusal in refusals {
         match refusal {
@@ -171,7 +172,13 @@ pub(super) async fn a_holder_whose_epoch_has_passed_is_refused_everywhere(bed: &
     }
     // And nothing of it was written.
     assert_eq!(again(&*store, &new).await.position, Some(replay("0a")));
-    assert!(store.holes(false).await.unwrap().is_empty());
+    assert!(
+        store
+            .holes(&HoleFilter::default())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(store.subscriptions().await.unwrap()[0].parked, 0);
 }
 
@@ -317,6 +324,84 @@ pub(super) async fn states_counters_and_open_work_are_shown(bed: &Bed) {
     assert_eq!(status.caught_up_at, Some(caught_up_at));
     assert_eq!((status.received, status.finished), (7, 2));
     assert_eq!((status.parked, status.holes), (1, 1));
+}
+
+pub(super) async fn a_position_that_is_given_up_is_none_and_says_where_to_begin(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let position_time = now() - Duration::from_secs(60);
+    let progress = Progress {
+        position_time: Some(position_time),
+        finished_ahead: vec![ahead("fulfilment", "u:0b:001A")],
+        ..at("0a")
+    };
+    store.save_progress(&lease, &progress).await.unwrap();
+    let taken = again(&*store, &lease).await;
+    assert_eq!(taken.position_time, Some(position_time));
+    assert_eq!(
+        store.subscriptions().await.unwrap()[0].position_time,
+        taken.position_time
+    );
+    let mut lease = taken.lease;
+    for (begin, begun) in [(Start::Latest, true), (Start::Earliest, false)] {
+        let given_up = Progress {
+            begin_from: Some(begin.clone()),
+            finished_ahead: progress.finished_ahead.clone(),
+            ..Progress::default()
+        };
+        store.save_progress(&lease, &given_up).await.unwrap();
+        // A later write without a position changes nothing about that.
+        let unmoved = Progress {
+            begin_from: None,
+            ..given_up
+        };
+        store.save_progress(&lease, &unmoved).await.unwrap();
+        store.mark_first(&lease, &replay("0c")).await.unwrap();
+        let status = &store.subscriptions().await.unwrap()[0];
+        assert_eq!((&status.position, status.position_time), (&None, None));
+        let taken = again(&*store, &lease).await;
+        assert_eq!((&taken.position, taken.position_time), (&None, None));
+        assert_eq!(taken.begin_from, Some(begin));
+        assert_eq!(taken.begun_without_position, begun);
+        assert_eq!(taken.begun_with, Some(replay("0c")));
+        assert_eq!(taken.finished_ahead, progress.finished_ahead);
+        store.save_progress(&taken.lease, &at("0d")).await.unwrap();
+        let taken = again(&*store, &lease).await;
+        assert_eq!((taken.begin_from, taken.begun_with), (None, None));
+        assert_eq!(taken.position, Some(replay("0d")));
+        lease = taken.lease;
+    }
+}
+
+pub(super) async fn how_many_events_came_lately_is_told_by_the_marks(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let hour = Duration::from_secs(3600);
+    let lately = async |window| store.recent_events(&lease.key, window).await.unwrap();
+    assert_eq!(lately(hour).await, None);
+    let start = now() - 10 * hour;
+    for (hours, received) in [(0, 7), (2, 100), (4, 20), (5, 30)] {
+        let progress = Progress {
+            marked_at: Some(start + hours * hour),
+            received,
+            ..at("0a")
+        };
+        store.save_progress(&lease, &progress).await.unwrap();
+        if hours == 0 {
+            assert_eq!(lately(hour).await, None, "one mark tells nothing");
+        }
+    }
+    let recent = |events, hours| {
+        Some(Recent {
+            events,
+            over: hours * hour,
+        })
+    };
+    assert_eq!(lately(72 * hour).await, recent(150, 5));
+    assert_eq!(lately(3 * hour).await, recent(50, 3));
+    assert_eq!(lately(hour / 2).await, None);
+    let other = key("others", "Account");
+    assert_eq!(store.recent_events(&other, hour).await.unwrap(), None);
 }
 
 pub(super) async fn positions_are_marked_at_most_once_a_minute(bed: &Bed) {

@@ -7,6 +7,7 @@ use super::Delivery;
 use super::grouping::{Member, What, transaction};
 use crate::event::{ChangeEventHeader, Event, EventIdentity};
 use crate::subscription::decoder::{Item, Undecodable};
+use crate::subscription::gaps::gap_of;
 use crate::subscription::tracker::Tracked;
 
 impl Delivery {
@@ -14,14 +15,18 @@ impl Delivery {
         match item {
             Item::Event(event) => self.take_event(event),
             Item::Undecodable(event) => self.take_undecodable(*event),
-            Item::Keepalive(id) => {
+            Item::Keepalive(id, received_at) => {
                 self.repeats.clear();
                 // The stream has caught up: what has not come again by now never will.
                 let stale = self.finished_before.drain();
                 self.position.forget(stale.map(|(identity, _)| identity));
                 let over = self.grouping.close(false);
                 self.hand_on(over);
-                self.tracker.push_keepalive(id);
+                self.tracker.push_keepalive(id, received_at);
+            }
+            Item::NewPlaces => {
+                self.repeats.clear();
+                self.tracker.knows_places();
             }
             Item::Resumed { continues } => {
                 self.repeats = self.tracker.incomplete_events();
@@ -84,7 +89,18 @@ impl Delivery {
             What::Event(event) => event.raw.replay_id.clone(),
             What::Undecodable(event) => event.raw.replay_id.clone(),
         };
+        let header = match &what {
+            What::Event(event) => event.decoded.header.as_ref(),
+            What::Undecodable(event) => event.header.as_ref(),
+        };
+        let gap = header.and_then(|header| gap_of(header, replay_id.as_ref()));
         let seq = self.tracker.push_event(tracked, replay_id, finished);
+        if let Some(hole) = gap {
+            // Stored before the position passes the event.
+            self.tracker.pin(seq);
+            self.observer.hole("gap");
+            self.gaps.record(seq, hole);
+        }
         self.position.received(1);
         let member = Member { what, finished };
         let over = self.grouping.take(seq, member, Instant::now());

@@ -21,10 +21,13 @@ use crate::event::EventIdentity;
 use crate::handler::Handler;
 use crate::store::{FinishedAhead, Lease, Store};
 use crate::subscription::Assignment;
+use crate::subscription::age::PositionAge;
 use crate::subscription::decoder::Item;
+use crate::subscription::gaps::Gaps;
 use crate::subscription::handler_run::HandlerRun;
 use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::{CallId, Waiting};
+use crate::subscription::lost::GivenUp;
 use crate::subscription::observe::{Observer, Outcome};
 use crate::subscription::parking::Parking;
 use crate::subscription::position::{FinishedBefore, Position, Written};
@@ -68,6 +71,8 @@ pub(super) struct Setup {
     /// When the position was last written, else now.
     pub(super) behind_since: SystemTime,
     pub(super) assignment: Assignment,
+    pub(super) given_up: mpsc::UnboundedReceiver<GivenUp>,
+    pub(super) age: PositionAge,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) stream_state: watch::Receiver<State>,
     /// The subscription's state as people see it: the stream's, or that of a handler that stopped it.
@@ -95,6 +100,10 @@ pub(super) struct Delivery {
     with_handlers: HashMap<(usize, CallId), Vec<Waiting>>,
     calls: JoinSet<Called>,
     parking: Parking,
+    gaps: Gaps,
+    /// The reader says that the position is given up.
+    given_up: mpsc::UnboundedReceiver<GivenUp>,
+    age: PositionAge,
     position: Position,
     stream_state: watch::Receiver<State>,
     shown_state: watch::Sender<State>,
@@ -141,7 +150,10 @@ impl Delivery {
             repeats: HashMap::new(),
             with_handlers: HashMap::new(),
             calls: JoinSet::new(),
-            parking: Parking::new(setup.lease.clone(), setup.store),
+            parking: Parking::new(setup.lease.clone(), setup.store.clone()),
+            gaps: Gaps::new(setup.lease.clone(), setup.store),
+            given_up: setup.given_up,
+            age: setup.age,
             lease: setup.lease,
             stream_state: setup.stream_state,
             shown_state: setup.shown_state,
@@ -186,6 +198,11 @@ impl Delivery {
                     }
                     None => return self.fenced(),
                 },
+                recorded = self.gaps.recorded() => match recorded {
+                    Some(seq) => self.tracker.unpin(seq),
+                    None => return self.fenced(),
+                },
+                Some(given_up) = self.given_up.recv() => self.give_up_position(given_up),
                 written = self.position.written() => {
                     if written == Written::Fenced {
                         return self.fenced();
@@ -240,7 +257,14 @@ impl Delivery {
 
     /// Nothing under way, and nothing that could be begun before the handlers' next attempt.
     fn is_drained(&self) -> bool {
-        self.calls.is_empty() && self.parking.is_idle()
+        self.calls.is_empty() && self.parking.is_idle() && self.gaps.is_idle()
+    }
+
+    /// The bus does not know the position any more, nor the places of what is in flight.
+    fn give_up_position(&mut self, given_up: GivenUp) {
+        self.tracker.forget_places();
+        self.age.forget();
+        self.position.give_up(given_up);
     }
 
     fn fenced(self) -> Ended {
@@ -250,11 +274,13 @@ impl Delivery {
             "another worker has taken this subscription over: this one lets it go"
         );
         self.parking.abandon();
+        self.gaps.abandon();
         Ended::Fenced
     }
 
     async fn finish(mut self) -> Ended {
         self.parking.abandon();
+        self.gaps.abandon();
         self.calls.abort_all();
         self.follow();
         let stopped = State::Stopped;

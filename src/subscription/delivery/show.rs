@@ -23,6 +23,10 @@ impl Delivery {
         };
         let lag = since.map_or(Duration::ZERO, |since| since.elapsed().unwrap_or_default());
         self.observer.lag(lag);
+        let place = self.tracker.position_time();
+        let oldest = self.tracker.oldest_unfinished();
+        self.age
+            .look(place, oldest, &self.lease.key, &self.observer);
         self.show_state();
     }
 

@@ -28,6 +28,11 @@ impl Store {
         }
     }
 
+    /// What is there already.
+    pub(crate) fn at(url: String) -> Self {
+        Self { url, _dir: None }
+    }
+
     /// A fresh Postgres database; `None` where there is no Postgres to test with.
     pub(crate) async fn postgres() -> Option<Self> {
         Some(Self {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use orgstream::config::StoreConfig;
-use orgstream::store::{self, DeadLetterFilter, StoredDeadLetter, StoredHole, SubscriptionStatus};
+use orgstream::store::{
+    self, DeadLetterFilter, HoleFilter, StoredDeadLetter, StoredHole, SubscriptionStatus,
+};
 use serde_json::Value;
 use sqlx::Connection;
 
@@ -62,7 +64,10 @@ impl Store {
     /// All holes, newest first.
     pub(crate) async fn holes(&self) -> Vec<StoredHole> {
         let store = self.opened().await;
-        let holes = store.holes(false).await.unwrap_or_default();
+        let holes = store
+            .holes(&HoleFilter::default())
+            .await
+            .unwrap_or_default();
         store.close().await;
         holes
     }

@@ -22,6 +22,7 @@ pub(crate) enum Line {
 pub(crate) struct Proxy {
     pub(crate) addr: SocketAddr,
     line: watch::Sender<Line>,
+    target: watch::Sender<String>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -30,13 +31,25 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (line, seen) = watch::channel(Line::Carry);
+        let (target, led) = watch::channel(target);
         let task = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                tokio::spawn(serve(client, target.clone(), seen.clone()));
+                let target = led.borrow().clone();
+                tokio::spawn(serve(client, target, seen.clone()));
             }
         });
-        Self { addr, line, task }
+        Self {
+            addr,
+            line,
+            target,
+            task,
+        }
+    }
+
+    /// New connections go there.
+    pub(crate) fn lead_to(&self, target: String) {
+        self.target.send_replace(target);
     }
 
     pub(crate) fn set(&self, line: Line) {
@@ -54,7 +67,7 @@ impl Drop for Proxy {
 async fn serve(client: TcpStream, target: String, mut line: watch::Receiver<Line>) {
     let carried = line.clone();
     let carry = async move {
-        // What is not there ends the connection, as it would without a proxy.
+        // A target that is down is a connection that ends.
         let Ok(server) = TcpStream::connect(target).await else {
             return;
         };
