@@ -334,6 +334,10 @@ fn a_position_or_an_epoch_that_goes_back_is_found() {
     let mut case = sound();
     case.writes[2].after.position = Some(1);
     finds(&case, "the position went back");
+    case.writes[2].after.position = None;
+    finds(&case, "the position went back");
+    case.gone_up_to = 10;
+    passes(&case);
     let mut case = sound();
     case.writes[2].after.write_number = 1;
     finds(&case, "a write came after a newer one");
