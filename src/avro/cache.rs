@@ -122,6 +122,17 @@ impl SchemaCache {
         }
     }
 
+    /// As [`SchemaCache::get`], without regard to a refusal that is remembered: a person has asked.
+    pub async fn get_anew(&self, id: &SchemaId) -> Found {
+        {
+            let mut entries = self.shared.entries();
+            if matches!(entries.get(id), Some(Entry::Refused { .. })) {
+                entries.remove(id);
+            }
+        }
+        self.get(id).await
+    }
+
     /// What memory has, or the search to wait for.
     fn known(&self, id: &SchemaId) -> Result<Found, Shared<Lookup>> {
         if id.as_str().trim().is_empty() {

@@ -146,7 +146,7 @@ pub(super) fn owner(one: &SubscriptionStatus) -> Option<String> {
 }
 
 /// Ctrl-C, noticed from now on instead of ending the process half way.
-fn interrupt() -> Result<Signal, Failure> {
+pub(super) fn interrupt() -> Result<Signal, Failure> {
     signal(SignalKind::interrupt()).map_err(|error| Failure::Failed(error.into()))
 }
 

@@ -1,5 +1,12 @@
 //! `orgstream dead-letters`: events that could not be handled or decoded.
 
+mod choice;
+mod discard;
+mod export;
+mod retry;
+mod ways;
+
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -14,20 +21,23 @@ use super::Failure;
 use super::connect::{self, JsonFlag, read};
 use super::output::{NONE, Table, age, indented, note, one_line, print, print_json, print_line};
 use crate::avro::Schema;
-use crate::config::{self, ProcessEnv};
+use crate::config::{self, Checks, Ordering, ProcessEnv, Subscriptions};
 use crate::event::rfc3339;
 use crate::store::{DeadLetterFilter, Store, StoredDeadLetter};
 
 /// Most of an error that the list shows.
 const LISTED_ERROR: usize = 60;
 
-/// See events that could not be handled or decoded, and why.
+/// See events that could not be handled or decoded, and decide on them.
 ///
 /// A parked event is kept with its bytes, schema ID, replay ID, error and attempts until a person decides
-/// on it. Later events of the same records wait behind it.
+/// on it: to retry it, once what was wrong is mended, or to discard it. Later events of the same records wait
+/// behind it, parked too, and follow by themselves.
+///
+/// All of it works while the daemon runs, which hears of it within a second or two.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  orgstream dead-letters list\n  orgstream dead-letters list --subscription accounts --reason undecodable\n  orgstream dead-letters show 7"
+    after_help = "Examples:\n  orgstream dead-letters list\n  orgstream dead-letters list --subscription accounts --reason undecodable\n  orgstream dead-letters show 7\n  orgstream dead-letters retry 7\n  orgstream dead-letters discard 8 9"
 )]
 pub(super) struct DeadLettersArgs {
     #[command(subcommand)]
@@ -40,6 +50,9 @@ enum DeadLettersCommand {
     List(ListArgs),
     /// Show one parked event with its payload
     Show(ShowArgs),
+    Retry(retry::RetryArgs),
+    Discard(discard::DiscardArgs),
+    Export(export::ExportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -50,8 +63,8 @@ struct ListArgs {
     /// Only what this handler could not handle
     #[arg(long, value_name = "NAME")]
     handler: Option<String>,
-    /// Only for this reason: rejected, exhausted, undecodable, schema_refused or
-    /// schema_unavailable
+    /// Only for this reason: rejected, exhausted, undecodable, schema_refused, schema_unavailable or
+    /// parked_behind
     #[arg(long)]
     reason: Option<String>,
     /// Only in this state: open, handled, discarded or any
@@ -81,9 +94,26 @@ pub(super) async fn run(path: Option<&Path>, args: DeadLettersArgs) -> Result<Ex
     let done = match args.command {
         DeadLettersCommand::List(args) => list(store.as_ref(), args).await,
         DeadLettersCommand::Show(args) => show(store.as_ref(), args).await,
+        DeadLettersCommand::Retry(args) => retry::run(store.as_ref(), &unordered(path), args).await,
+        DeadLettersCommand::Discard(args) => {
+            discard::run(store.as_ref(), &unordered(path), args).await
+        }
+        DeadLettersCommand::Export(args) => export::run(store.as_ref(), args).await,
     };
     store.close().await;
     done
+}
+
+/// Subscriptions in which nothing is held back, as far as the configuration can be read here: what it says
+/// about the org is no matter.
+fn unordered(path: Option<&Path>) -> HashSet<String> {
+    let loaded = config::load(path, Subscriptions::Optional, &ProcessEnv, &Checks::NONE);
+    let subscriptions = loaded.map(|loaded| loaded.config.subscriptions);
+    let unordered = subscriptions.unwrap_or_default().into_iter();
+    unordered
+        .filter(|subscription| subscription.ordering != Ordering::Record)
+        .map(|subscription| subscription.name)
+        .collect()
 }
 
 async fn list(store: &dyn Store, args: ListArgs) -> Result<ExitCode, Failure> {
@@ -137,13 +167,21 @@ fn table(letters: &[StoredDeadLetter], now: SystemTime) -> String {
             stored.subscription.clone(),
             letter.handler.clone().unwrap_or_else(|| NONE.to_owned()),
             letter.reason.clone(),
-            stored.state.clone(),
+            state(stored),
             letter.attempts.to_string(),
             event_name(stored),
             error,
         ]);
     }
     table.text()
+}
+
+/// Its state, and whether it is about to be tried again.
+fn state(stored: &StoredDeadLetter) -> String {
+    match stored.retry_asked_at {
+        Some(_) => format!("{}, retry asked", stored.state),
+        None => stored.state.clone(),
+    }
 }
 
 /// What it is about: the first record, else the kind of event, else the publisher's ID.
@@ -171,6 +209,8 @@ fn summary(stored: &StoredDeadLetter) -> Value {
         "error": letter.error,
         "attempts": letter.attempts,
         "parked_at": rfc3339(stored.parked_at),
+        "retry_asked_at": stored.retry_asked_at.map(rfc3339),
+        "resolved_at": stored.resolved_at.map(rfc3339),
         "received_at": rfc3339(letter.received_at),
         "event_id": letter.identity.as_str(),
         "event_uuid": letter.event_uuid,
@@ -178,6 +218,7 @@ fn summary(stored: &StoredDeadLetter) -> Value {
         "schema_id": letter.schema_id.as_str(),
         "record_name": letter.record_name,
         "record_ids": letter.record_ids,
+        "unit": letter.unit,
         "payload_bytes": letter.payload.len(),
     })
 }
@@ -230,7 +271,7 @@ fn details(stored: &StoredDeadLetter) -> String {
     let letter = &stored.letter;
     let none = || NONE.to_owned();
     let rows = [
-        ("parked event", format!("{} ({})", stored.id, stored.state)),
+        ("parked event", format!("{} ({})", stored.id, state(stored))),
         ("subscription", stored.subscription.clone()),
         ("topic", stored.topic.clone()),
         ("handler", letter.handler.clone().unwrap_or_else(none)),
@@ -239,6 +280,7 @@ fn details(stored: &StoredDeadLetter) -> String {
         ("attempts", letter.attempts.to_string()),
         ("received", rfc3339(letter.received_at)),
         ("parked", rfc3339(stored.parked_at)),
+        ("resolved", stored.resolved_at.map_or_else(none, rfc3339)),
         ("event ID", letter.identity.to_string()),
         ("event UUID", letter.event_uuid.clone()),
         (
@@ -301,6 +343,8 @@ mod tests {
             topic: "/event/Order__e".into(),
             state: "open".into(),
             parked_at: SystemTime::UNIX_EPOCH,
+            retry_asked_at: None,
+            resolved_at: None,
             letter: DeadLetter {
                 identity: EventIdentity::from_stored("u:1"),
                 handler: None,
@@ -314,6 +358,7 @@ mod tests {
                 record_ids: Vec::new(),
                 record_name: None,
                 unit: None,
+                place: None,
                 received_at: SystemTime::UNIX_EPOCH,
             },
         }

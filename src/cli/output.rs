@@ -1,6 +1,6 @@
 //! What the commands print: tables, JSON, ages; and notes for a person on standard error.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -43,6 +43,46 @@ pub(super) fn print_json_line(value: &impl Serialize) -> Result<(), Failure> {
 /// lost that an exit code or standard output does not say.
 pub(super) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Asks the person at the terminal, on the same line.
+pub(super) fn ask(text: &str) {
+    let mut err = io::stderr().lock();
+    let _ = write!(err, "{text}").and_then(|()| err.flush());
+}
+
+/// A line on a terminal that changes while one waits; nothing where there is no terminal.
+#[derive(Debug)]
+pub(super) struct Progress {
+    shown: bool,
+    last: String,
+}
+
+impl Progress {
+    /// `wanted` is false where output is for a program.
+    pub(super) fn new(wanted: bool) -> Self {
+        Self {
+            shown: wanted && io::stderr().is_terminal(),
+            last: String::new(),
+        }
+    }
+
+    /// Puts `text` in the place of what was shown before.
+    pub(super) fn show(&mut self, text: &str) {
+        if self.shown && self.last != text {
+            // Back to the first column, and the rest of the line cleared.
+            ask(&format!("\r\u{1b}[K{text}"));
+            text.clone_into(&mut self.last);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if !self.last.is_empty() {
+            ask("\r\u{1b}[K");
+        }
+    }
 }
 
 /// Rows under a heading, each column as wide as its widest cell.

@@ -284,6 +284,8 @@ pub struct SubscriptionConfig {
     pub max_in_flight: usize,
     /// Bytes of the same.
     pub max_in_flight_bytes: usize,
+    /// Open dead letters beyond which nothing more is parked; 10,000.
+    pub max_parked: usize,
     /// How long a schema that cannot be had just now holds the stream up; 15 min.
     pub schema_wait: Duration,
     /// What is handed over together.
@@ -310,6 +312,7 @@ impl SubscriptionConfig {
             concurrency: 8,
             max_in_flight: 1000,
             max_in_flight_bytes: 32 * 1024 * 1024,
+            max_parked: 10_000,
             schema_wait: Duration::from_secs(15 * 60),
             group: Group::None,
             group_wait: Duration::from_secs(1),

@@ -196,6 +196,7 @@ fn subscription(out: &mut Writer, config: &SubscriptionConfig) {
         "max_in_flight_bytes",
         &format_bytes(config.max_in_flight_bytes),
     );
+    out.line("max_parked", &config.max_parked);
     out.duration("schema_wait", config.schema_wait);
     let group = match config.group {
         Group::None => "none",

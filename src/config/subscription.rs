@@ -197,6 +197,8 @@ fn read_options(section: &Section<'_>, config: &mut SubscriptionConfig, known_to
         },
     );
     config.max_in_flight_bytes = bytes.unwrap_or(config.max_in_flight_bytes);
+    let max_parked = section.number("max_parked", Var::None, 1..=MAX_IN_FLIGHT);
+    config.max_parked = max_parked.unwrap_or(config.max_parked);
     let schema_wait = section.parsed("schema_wait", Var::None, positive_duration);
     config.schema_wait = schema_wait.unwrap_or(config.schema_wait);
     read_group(section, config, known_topic);

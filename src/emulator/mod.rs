@@ -54,7 +54,7 @@ pub use org::{StateReport, StreamReport};
 pub use publishing::{
     PublishError, PublishJson, Published, TransactionEvent, TransactionJson, captured_events,
 };
-pub use settings::{HeadersSent, IdleClose, Settings, TokenFormat, UnknownTopic};
+pub use settings::{HeadersSent, IdleClose, LimitsShown, Settings, TokenFormat, UnknownTopic};
 pub use topics::Member;
 
 use org::Org;

@@ -125,9 +125,12 @@ impl ChangeEventHeader {
     /// a wildcard such as `001*` (facts 7.6).
     pub fn is_entity_wide(&self) -> bool {
         self.change_type == ChangeType::GapOverflow
-            || self
-                .record_ids
-                .iter()
-                .any(|id| id.ends_with('*') || id == "000000000000000AAA")
+            || self.record_ids.iter().any(|id| is_entity_wide_id(id))
     }
+}
+
+/// True for a record ID that stands for a whole entity: a wildcard such as `001*`, or the dummy of an
+/// overflow (facts 7.6).
+pub fn is_entity_wide_id(id: &str) -> bool {
+    id.ends_with('*') || id == "000000000000000AAA"
 }

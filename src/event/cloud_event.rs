@@ -42,9 +42,12 @@ impl<'a> CloudEvent<'a> {
             .or(self.event.key.as_deref())
     }
 
-    /// `//<my-domain host>/<org id><topic>`.
+    /// `//<my-domain host>/<org id><topic>`; `/<org id><topic>` where the host is not known.
     pub fn source(&self) -> String {
         let source = &self.event.source;
+        if source.host.is_empty() {
+            return format!("/{}{}", source.org_id, source.topic);
+        }
         format!("//{}/{}{}", source.host, source.org_id, source.topic)
     }
 

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use aws_lc_rs::digest;
 use bytes::Bytes;
 
-pub use change::{ChangeEventHeader, ChangeType};
+pub use change::{ChangeEventHeader, ChangeType, is_entity_wide_id};
 pub use cloud_event::{CloudEvent, rfc3339};
 pub use ids::{EventIdentity, InvalidId, OrgId, ReplayId, SchemaId};
 pub use topic::{InvalidTopic, Topic, TopicKind};
@@ -65,7 +65,7 @@ impl RawEvent {
 pub struct Source {
     /// The org whose bus this is.
     pub org_id: OrgId,
-    /// Host of the org's instance URL, for example `acme.my.salesforce.com`.
+    /// Host of the org's instance URL, for example `acme.my.salesforce.com`; blank where it is not known.
     pub host: String,
     /// The topic subscribed to.
     pub topic: Topic,

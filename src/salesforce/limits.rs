@@ -149,3 +149,54 @@ fn client(login_url: &str, ca_file: Option<&Path>) -> Result<reqwest::Client, Li
         .build()
         .map_err(|error| unavailable(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AuthConfig;
+    use crate::emulator::{
+        DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Emulator, EmulatorConfig, LimitsShown,
+    };
+    use crate::salesforce::auth::Authenticator;
+
+    async fn setup() -> (Emulator, Limits) {
+        let org = Emulator::start(EmulatorConfig::default()).await.unwrap();
+        let auth = AuthConfig::ClientCredentials {
+            client_id: DEFAULT_CLIENT_ID.to_owned(),
+            client_secret: DEFAULT_CLIENT_SECRET.into(),
+        };
+        let config = SalesforceConfig::new(org.login_url(), auth);
+        let tokens = Arc::new(Authenticator::new(&config, None).unwrap());
+        let limits = Limits::new(&config, tokens).unwrap();
+        (org, limits)
+    }
+
+    #[tokio::test]
+    async fn the_org_tells_what_is_left_of_its_deliveries() {
+        let (org, limits) = setup().await;
+        let left = |max, remaining| Ok(Deliveries { max, remaining });
+        assert_eq!(limits.deliveries().await, left(50_000, 50_000));
+        org.change_settings(|settings| settings.delivery_limit = Some(10_000));
+        assert_eq!(limits.deliveries().await, left(10_000, 10_000));
+        org.stop().await;
+    }
+
+    #[tokio::test]
+    async fn an_org_that_does_not_tell_is_told_from_one_that_cannot_now() {
+        let (org, limits) = setup().await;
+        for (shown, status) in [(LimitsShown::Forbidden, 403), (LimitsShown::Missing, 404)] {
+            org.change_settings(|settings| settings.limits = shown);
+            assert_eq!(
+                limits.deliveries().await,
+                Err(LimitsError::NotShown(status))
+            );
+        }
+        org.expire_tokens();
+        let error = limits.deliveries().await.unwrap_err();
+        assert!(error.to_string().contains("HTTP 401"), "{error}");
+        org.stop().await;
+        let error = limits.deliveries().await.unwrap_err();
+        assert!(matches!(error, LimitsError::Unavailable(_)), "{error}");
+        assert!(!error.to_string().contains("http://"), "{error}");
+    }
+}

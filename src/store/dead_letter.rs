@@ -19,7 +19,7 @@ pub struct DeadLetter {
     pub identity: EventIdentity,
     /// The handler that could not handle it; `None` where it could not be decoded for anyone.
     pub handler: Option<String>,
-    /// `rejected`, `exhausted`, `undecodable`, `schema_refused`, `schema_unavailable`.
+    /// `rejected`, `exhausted`, `undecodable`, `schema_refused`, `schema_unavailable`, `parked_behind`.
     pub reason: String,
     /// What went wrong, for a person; without payload or secrets.
     pub error: String,
@@ -33,13 +33,15 @@ pub struct DeadLetter {
     pub schema_id: SchemaId,
     /// The payload, as received.
     pub payload: Bytes,
-    /// Records it concerns, so that later events of theirs can wait behind it.
+    /// Records it concerns, or the value of its key, so that later events of theirs can wait behind it.
     pub record_ids: Vec<String>,
     /// Avro record name, where it is known.
     pub record_name: Option<String>,
     /// Dead letters of one handler and unit are handed over together: the events of a transaction. Of one
     /// that may not be whole, the unit's name begins with [`PART`].
     pub unit: Option<String>,
+    /// Order among the dead letters of one handler ([`Placed`]); `None` puts it behind all of them.
+    pub place: Option<i64>,
     /// When it was received.
     pub received_at: SystemTime,
 }
@@ -57,8 +59,76 @@ pub struct StoredDeadLetter {
     pub state: String,
     /// When it was parked.
     pub parked_at: SystemTime,
+    /// When a person asked for another attempt that was not made yet.
+    pub retry_asked_at: Option<SystemTime>,
+    /// When it was handled or discarded.
+    pub resolved_at: Option<SystemTime>,
     /// The event.
     pub letter: DeadLetter,
+}
+
+/// Where a dead letter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Placed {
+    /// Order among the dead letters of one handler, oldest first; the number decides between equals.
+    pub place: i64,
+    /// Its number.
+    pub id: i64,
+}
+
+/// What stands in the way of later events: an open dead letter, or what became of one, without its payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LetterSummary {
+    /// Its number, and its order.
+    pub placed: Placed,
+    /// Subscription it was parked for.
+    pub subscription: String,
+    /// The handler; `None` where it could not be decoded for anyone.
+    pub handler: Option<String>,
+    /// Which event.
+    pub identity: EventIdentity,
+    /// `open`, `handled` or `discarded`.
+    pub state: String,
+    /// Why it was parked.
+    pub reason: String,
+    /// What went wrong, for a person.
+    pub error: String,
+    /// Records it concerns, or the value of its key.
+    pub record_ids: Vec<String>,
+    /// What it is handed over with.
+    pub unit: Option<String>,
+    /// True where a person asked for another attempt that was not made yet.
+    pub asked: bool,
+    /// Place on the bus.
+    pub replay_id: Option<ReplayId>,
+    /// Bytes of payload.
+    pub bytes: u64,
+    /// True where its event is above the stored position, so that the stream brings it once more.
+    pub to_come: bool,
+}
+
+/// Open dead letters that a person means: those that all of these let through.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LetterSelection {
+    /// Of these numbers; empty is any.
+    pub ids: Vec<i64>,
+    /// Of one subscription.
+    pub subscription: Option<String>,
+    /// Of one handler.
+    pub handler: Option<String>,
+    /// For one reason.
+    pub reason: Option<String>,
+}
+
+/// How another attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// `rejected`, `exhausted`, `undecodable`, …
+    pub reason: String,
+    /// What went wrong, for a person; without payload or secrets.
+    pub error: String,
+    /// How often it was handed over this time.
+    pub attempts: u32,
 }
 
 /// Which dead letters to list.
@@ -77,14 +147,61 @@ pub struct DeadLetterFilter {
 }
 
 /// Parked events, kept until a person retries or discards them.
+///
+/// The owner of the subscription moves letters on under its lease. A person's calls need none: they change
+/// open letters only, whoever comes first decides, and they make `subscription.asked` grow, so that the
+/// owner looks anew.
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
-    /// Parks an event; parking the same one again changes nothing while it is open, and opens it again
-    /// where a person had resolved it. Gives its number.
-    async fn park(&self, lease: &Lease, letter: &DeadLetter) -> Result<i64, StoreError>;
+    /// Parks an event; parking the same one again changes nothing while it is open, and opens it again,
+    /// behind all others, where it had been resolved. Gives its number.
+    async fn park(&self, lease: &Lease, letter: &DeadLetter) -> Result<i64, StoreError> {
+        let placed = self.park_all(lease, std::slice::from_ref(letter)).await?;
+        let placed = placed.first().map(|placed| placed.id);
+        placed.ok_or_else(|| StoreError::Unavailable("nothing was parked".to_owned()))
+    }
 
-    /// As [`DeadLetters::park`], several together: all or none.
-    async fn park_all(&self, lease: &Lease, letters: &[DeadLetter]) -> Result<(), StoreError>;
+    /// As [`DeadLetters::park`], several in this order: all or none.
+    async fn park_all(
+        &self,
+        lease: &Lease,
+        letters: &[DeadLetter],
+    ) -> Result<Vec<Placed>, StoreError>;
+
+    /// Every open letter of the subscription, oldest first.
+    async fn open_letters(&self, lease: &Lease) -> Result<Vec<LetterSummary>, StoreError>;
+
+    /// Letters handled or discarded since the position was last written, whose event the stream will bring
+    /// once more: the handler, `None` for all, and the event.
+    async fn settled_ahead(
+        &self,
+        lease: &Lease,
+    ) -> Result<Vec<(Option<String>, EventIdentity)>, StoreError>;
+
+    /// These letters with their payloads, oldest first.
+    async fn letters(&self, ids: &[i64]) -> Result<Vec<StoredDeadLetter>, StoreError>;
+
+    /// These letters are handled. Gives those that were open until now.
+    async fn resolve(&self, lease: &Lease, ids: &[i64]) -> Result<Vec<i64>, StoreError>;
+
+    /// These letters were tried again, in vain: they stay open, for this reason now, and nobody's wish for
+    /// another attempt is left.
+    async fn park_again(
+        &self,
+        lease: &Lease,
+        ids: &[i64],
+        refusal: &Refusal,
+    ) -> Result<(), StoreError>;
+
+    /// A letter that could not be decoded for anyone can be now: it counts as handled, and each handler has
+    /// a letter of its own in its place, which asks for an attempt. All or nothing; nothing where it was
+    /// not open any more, and then gives `None`.
+    async fn pass_on(
+        &self,
+        lease: &Lease,
+        id: i64,
+        letters: &[DeadLetter],
+    ) -> Result<Option<Vec<Placed>>, StoreError>;
 
     /// Parked events, oldest first.
     async fn dead_letters(
@@ -94,4 +211,22 @@ pub trait DeadLetters: Send + Sync {
 
     /// One parked event.
     async fn dead_letter(&self, id: i64) -> Result<Option<StoredDeadLetter>, StoreError>;
+
+    /// Open letters that a person means, oldest first.
+    async fn select_letters(
+        &self,
+        selection: &LetterSelection,
+    ) -> Result<Vec<LetterSummary>, StoreError>;
+
+    /// What became of these letters, oldest first.
+    async fn letter_summaries(&self, ids: &[i64]) -> Result<Vec<LetterSummary>, StoreError>;
+
+    /// A person asks for another attempt at open letters. Gives their numbers.
+    async fn ask_retry(&self, selection: &LetterSelection) -> Result<Vec<i64>, StoreError>;
+
+    /// A person takes that back where the attempt was not made yet. Gives the numbers of those letters.
+    async fn withdraw_retry(&self, ids: &[i64]) -> Result<Vec<i64>, StoreError>;
+
+    /// A person gives open letters up. Gives their numbers.
+    async fn discard(&self, selection: &LetterSelection) -> Result<Vec<i64>, StoreError>;
 }

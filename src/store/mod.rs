@@ -32,7 +32,10 @@ use crate::event::{OrgId, Topic};
 use crate::salesforce::auth::CredentialVault;
 
 pub use control::{Controls, Renamed};
-pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters, PART, StoredDeadLetter};
+pub use dead_letter::{
+    DeadLetter, DeadLetterFilter, DeadLetters, LetterSelection, LetterSummary, PART, Placed,
+    Refusal, StoredDeadLetter,
+};
 pub use error::StoreError;
 pub use hole::{Hole, HoleFilter, HoleKind, Holes, StoredHole};
 pub use lease::{Heartbeat, Lease, Leases, Survey, Surveyed, TakenOver, Tenure, Worker};

@@ -107,13 +107,14 @@ impl Call {
 
 /// The marks of a unit's events.
 fn marks(waiting: &Waiting) -> impl Iterator<Item = Mark> {
-    let origin = waiting.origin;
-    let mark = move |event: &Arc<Event>| match origin {
+    let mark = |(number, event): (usize, &Arc<Event>)| match waiting.origin {
         Origin::Live(_) => Mark::Ahead(event.identity()),
-        Origin::Letter { id, .. } => Mark::Letter(id),
+        Origin::Letter { id, .. } => {
+            Mark::Letter(waiting.letters.get(number).copied().unwrap_or(id))
+        }
         Origin::Replay(_) => Mark::Nothing,
     };
-    waiting.unit.events().iter().map(mark)
+    waiting.unit.events().iter().enumerate().map(mark)
 }
 
 /// What a transactional handler does within the transaction.

@@ -12,7 +12,7 @@ use super::backoff::Backoff;
 use super::in_flight::InFlight;
 use super::observe::Observer;
 use super::reader::Arrival;
-use crate::avro::{Schema, SchemaCache, SchemaUnavailable, peek_header};
+use crate::avro::{DecodeFailure, Schema, SchemaCache, SchemaUnavailable, peek_header};
 use crate::config::BackoffConfig;
 use crate::event::{ChangeEventHeader, Event, EventIdentity, RawEvent, ReplayId, SchemaId, Source};
 use crate::store::DeadLetter;
@@ -74,6 +74,7 @@ impl Undecodable {
                 .unwrap_or_default(),
             record_name: None,
             unit: None,
+            place: None,
             received_at: self.received_at,
         }
     }
@@ -85,13 +86,49 @@ const SCHEMA_RETRY: BackoffConfig = BackoffConfig {
     max: Duration::from_secs(30),
 };
 
-/// Everything the decoder needs.
-pub(super) struct Decoder {
+/// Makes events of payloads: of those that arrive, and of those that were parked.
+#[derive(Debug, Clone)]
+pub(super) struct EventMaker {
     pub(super) source: Arc<Source>,
-    pub(super) subscription: String,
     pub(super) epoch: i64,
     /// Field that orders platform events.
     pub(super) key: Option<String>,
+}
+
+impl EventMaker {
+    /// Decodes with the schema that wrote the payload; gives that back where it does not decode.
+    #[expect(clippy::result_large_err, reason = "what decodes is as large")]
+    pub(super) fn make(
+        &self,
+        schema: &Schema,
+        raw: RawEvent,
+        received_at: SystemTime,
+    ) -> Result<Event, (RawEvent, DecodeFailure)> {
+        let decoded = match schema.decode(&raw.payload) {
+            Ok(decoded) => decoded,
+            Err(failure) => return Err((raw, failure)),
+        };
+        let key = match (&self.key, &decoded.header) {
+            (Some(field), None) => schema.key_text(&raw.payload, field),
+            _ => None,
+        };
+        Ok(Event {
+            source: self.source.clone(),
+            raw,
+            decoded,
+            received_at,
+            epoch: self.epoch,
+            replayed: false,
+            partial: false,
+            key,
+        })
+    }
+}
+
+/// Everything the decoder needs.
+pub(super) struct Decoder {
+    pub(super) subscription: String,
+    pub(super) maker: EventMaker,
     /// How long a schema that cannot be had just now holds everything up.
     pub(super) schema_wait: Duration,
     pub(super) schemas: Arc<SchemaCache>,
@@ -213,25 +250,12 @@ impl Decoder {
     }
 
     fn decode_with(&self, schema: &Schema, raw: RawEvent, received_at: SystemTime) -> Item {
-        match schema.decode(&raw.payload) {
-            Ok(decoded) => {
-                self.observer.ignored_bits(decoded.ignored_bits);
-                let key = match (&self.key, &decoded.header) {
-                    (Some(field), None) => schema.key_text(&raw.payload, field),
-                    _ => None,
-                };
-                Item::Event(Arc::new(Event {
-                    source: self.source.clone(),
-                    raw,
-                    decoded,
-                    received_at,
-                    epoch: self.epoch,
-                    replayed: false,
-                    partial: false,
-                    key,
-                }))
+        match self.maker.make(schema, raw, received_at) {
+            Ok(event) => {
+                self.observer.ignored_bits(event.decoded.ignored_bits);
+                Item::Event(Arc::new(event))
             }
-            Err(failure) => self.undecodable(
+            Err((raw, failure)) => self.undecodable(
                 raw,
                 received_at,
                 failure.header,
@@ -252,7 +276,7 @@ impl Decoder {
         self.observer.decode_failure(reason);
         warn!(
             subscription = self.subscription,
-            topic = %self.source.topic,
+            topic = %self.maker.source.topic,
             replay_id = raw.replay_id.as_ref().map(tracing::field::display),
             schema_id = %raw.schema_id,
             reason,

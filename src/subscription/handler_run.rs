@@ -1,11 +1,12 @@
 //! One handler of a subscription: what it is given when, and what its answers mean (design 3.1, rules 5
 //! and 6). Pure: time is passed in, and nothing is called.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::pause;
-use super::lanes::{CallId, Lanes, Origin, Unit, Waiting};
+use super::lanes::{CallId, IsHeld, Lanes, Next, Origin, RecordHash, Unit, Waiting};
 use super::tracker::HandlerSet;
 use crate::config::{BackoffConfig, HandlerConfig, OnExhausted, Ordering, RetryConfig};
 use crate::handler::{Answer, BatchAnswer, BatchLimits, Retry};
@@ -117,24 +118,39 @@ impl HandlerRun {
         self.lanes.put(Waiting::new(origin, unit, ordering));
     }
 
-    /// The next call to make now, if any.
-    pub(super) fn next_call(&mut self, now: Instant) -> Option<(CallId, Vec<Waiting>)> {
+    /// Takes dead letters in that are tried together.
+    pub(super) fn put_letters(
+        &mut self,
+        origin: Origin,
+        letters: Arc<[i64]>,
+        unit: Unit,
+        ordering: Ordering,
+    ) {
+        let mut waiting = Waiting::new(origin, unit, ordering);
+        waiting.letters = letters;
+        self.lanes.put(waiting);
+    }
+
+    /// The next call to make now, if any, or what has to leave the lanes without one because it is `held`.
+    pub(super) fn next_call(&mut self, now: Instant, held: IsHeld<'_>) -> Option<Next> {
         let calls = self.lanes.calls();
-        let (call, mut batch) = match (&self.down, self.stopped.keys().next()) {
+        let mut next = match (&self.down, self.stopped.keys().next()) {
             // Only what stopped it, until that is done.
             (_, Some(_)) if calls > 0 => None,
             (_, Some(origin)) => self.lanes.one(*origin, now),
             // One event at a time, to see whether it is back.
             (Some(down), None) if down.until > now || calls > 0 => None,
-            (Some(_), None) => self.lanes.probe(now),
+            (Some(_), None) => self.lanes.probe(now, held),
             (None, None) if calls >= self.concurrency => None,
-            (None, None) => self.lanes.next_batch(now, self.limits),
+            (None, None) => self.lanes.next_batch(now, self.limits, held),
         }?;
-        for waiting in batch.iter_mut().filter(|w| w.attempts == 0) {
-            // What succeeded before its first hand-over says nothing about this event.
-            waiting.successes_seen = self.successes;
+        if let Next::Call(_, batch) = &mut next {
+            for waiting in batch.iter_mut().filter(|w| w.attempts == 0) {
+                // What succeeded before its first hand-over says nothing about this event.
+                waiting.successes_seen = self.successes;
+            }
         }
-        Some((call, batch))
+        Some(next)
     }
 
     /// When [`HandlerRun::next_call`] may have something new without an answer or an event coming first.
@@ -181,17 +197,22 @@ impl HandlerRun {
         let asked_for = answers.iter().filter_map(asked_pause).max();
         let failed = asked_for.filter(|_| !answers_at_all);
         self.successes += handled as u64;
+        // Records of those that are handed over once more: what follows them in this batch is not parked
+        // before they are settled, or they would find themselves behind it.
+        let mut unsettled: HashSet<RecordHash> = HashSet::new();
         for (mut waiting, answer) in batch.into_iter().zip(answers) {
             waiting.attempts += 1;
+            let follows = waiting.records.iter().any(|r| unsettled.contains(r));
             if !matches!(answer, Answer::Retry(_)) {
                 self.stopped.remove(&waiting.origin);
             }
             match answer {
                 Answer::Handled => result.done.push((waiting, Verdict::Handled)),
                 // Which of them is to blame? Alone they will tell.
-                Answer::Reject { .. } if whole => {
+                Answer::Reject { .. } if whole || follows => {
                     waiting.alone = true;
                     result.again += 1;
+                    unsettled.extend(&waiting.records);
                     self.lanes.put(waiting);
                 }
                 Answer::Reject { reason } => result.done.push((
@@ -201,21 +222,28 @@ impl HandlerRun {
                         error: reason,
                     },
                 )),
-                Answer::Retry(retry) => self.failed(now, waiting, retry, whole, &mut result),
+                Answer::Retry(retry) => {
+                    let records = waiting.records.clone();
+                    let together = whole || follows;
+                    if self.failed(now, waiting, retry, together, &mut result) {
+                        unsettled.extend(records);
+                    }
+                }
             }
         }
         self.judge(now, call, failed, &mut result);
         result
     }
 
+    /// True where it is handed over once more.
     fn failed(
         &mut self,
         now: Instant,
         mut waiting: Waiting,
         retry: Retry,
-        whole: bool,
+        together: bool,
         result: &mut Answered,
-    ) {
+    ) -> bool {
         // An attempt counts against the event only if the handler succeeded with others meanwhile: a
         // handler that is down is not a bad event.
         let counts = self.successes > waiting.successes_seen;
@@ -226,11 +254,14 @@ impl HandlerRun {
         let since = *waiting.failing_since.get_or_insert(now);
         let exhausted = (counts && waiting.counted >= self.retry.attempts)
             || now.duration_since(since) >= self.retry.total;
-        if exhausted && whole && !waiting.alone {
+        // What is parked already stops nobody.
+        let parks = self.on_exhausted == OnExhausted::Park
+            || matches!(waiting.origin, Origin::Letter { .. });
+        if exhausted && together && !waiting.alone {
             // Which of them is to blame? Alone they will tell.
             waiting.alone = true;
             waiting.counted = 0;
-        } else if exhausted && self.on_exhausted == OnExhausted::Park {
+        } else if exhausted && parks {
             let error = format!(
                 "given up after {} attempts: {}",
                 waiting.attempts, retry.reason
@@ -243,7 +274,7 @@ impl HandlerRun {
                     error,
                 },
             ));
-            return;
+            return false;
         } else if exhausted || self.stopped.contains_key(&waiting.origin) {
             let why = format!(
                 "handler `{}` could not handle event {} after {} attempts ({}), and on_exhausted is \
@@ -265,6 +296,7 @@ impl HandlerRun {
         waiting.last_error = Some(retry.reason);
         result.again += 1;
         self.lanes.put(waiting);
+        true
     }
 
     /// Is the handler itself up or down? `failed` is the longest pause asked for by a call that handled and

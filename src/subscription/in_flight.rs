@@ -26,7 +26,7 @@ struct Held {
     bytes: usize,
     /// The largest event lately seen; sinks slowly.
     largest: usize,
-    /// Received events that have not come to the delivery yet.
+    /// What is on its way to the delivery: events, and beginnings of streams.
     under_way: usize,
     /// Events that the org still owes us.
     owed: u32,
@@ -53,21 +53,23 @@ impl InFlight {
 
     /// Takes one received event in.
     pub(super) fn take(&self, bytes: usize) {
-        {
-            let mut held = self.held();
-            held.events += 1;
-            held.under_way += 1;
-        }
+        self.held().events += 1;
+        self.sent();
         self.grow(bytes, bytes);
     }
 
-    /// A received event has come to the delivery.
+    /// An event, or the beginning of a stream, is on its way to the delivery.
+    pub(super) fn sent(&self) {
+        self.held().under_way += 1;
+    }
+
+    /// It has come to the delivery.
     pub(super) fn arrived(&self) {
         let mut held = self.held();
         held.under_way = held.under_way.saturating_sub(1);
     }
 
-    /// Received events that have not come to the delivery yet.
+    /// What has not come to the delivery yet.
     pub(super) fn under_way(&self) -> usize {
         self.held().under_way
     }

@@ -12,11 +12,11 @@ use std::time::Instant;
 
 use super::tracker::Seq;
 use crate::config::Ordering;
-use crate::event::Event;
+use crate::event::{Event, is_entity_wide_id};
 use crate::handler::BatchLimits;
 
 /// Stands for a record. Two records that share a hash wait for each other, which is harmless.
-type RecordHash = u64;
+pub(super) type RecordHash = u64;
 
 /// Every event of a `strict` subscription, and platform events without a key, are one record.
 const ONE_LANE: RecordHash = 0;
@@ -62,6 +62,23 @@ impl Order {
                 _ => Self::Records(vec![event.key.as_ref().map_or(ONE_LANE, hash)]),
             },
         }
+    }
+}
+
+/// The records that a dead letter of these IDs holds, or of this key: none where they stand for a whole
+/// entity.
+pub(super) fn held_records(record_ids: &[String]) -> Vec<RecordHash> {
+    if record_ids.iter().any(|id| is_entity_wide_id(id)) {
+        return Vec::new();
+    }
+    record_ids.iter().map(hash).collect()
+}
+
+/// The IDs of the records that an event concerns; those of a platform event are the value of its key.
+pub(super) fn record_ids(event: &Event) -> &[String] {
+    match (&event.decoded.header, &event.key) {
+        (None, Some(key)) => std::slice::from_ref(key),
+        _ => event.record_ids(),
     }
 }
 
@@ -118,6 +135,10 @@ pub(super) struct Waiting {
     pub(super) origin: Origin,
     pub(super) unit: Unit,
     order: Order,
+    /// Numbers of the dead letters that it is made of, one for each event; none off a stream.
+    pub(super) letters: Arc<[i64]>,
+    /// Records by which it is held back, and which it would hold if it were parked.
+    pub(super) records: Vec<RecordHash>,
     /// Not to be handed over before.
     pub(super) not_before: Option<Instant>,
     /// Alone in its batch: a batch that held it was refused as a whole, or it is a transaction.
@@ -137,8 +158,18 @@ pub(super) struct Waiting {
 impl Waiting {
     pub(super) fn new(origin: Origin, unit: Unit, ordering: Ordering) -> Self {
         let order = Order::of_unit(&unit, ordering);
+        let records = match ordering {
+            Ordering::Record => {
+                let events = unit.events().iter();
+                let records = events.flat_map(|event| held_records(record_ids(event)));
+                records.collect()
+            }
+            Ordering::Strict | Ordering::None => Vec::new(),
+        };
         Self {
             origin,
+            letters: Arc::default(),
+            records,
             alone: matches!(unit, Unit::Several(_)),
             unit,
             order,
@@ -154,6 +185,25 @@ impl Waiting {
 
 /// Names a call of the handler.
 pub(super) type CallId = u64;
+
+/// What is next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// A batch for the handler, with the name of the call that holds its records.
+    Call(CallId, Vec<Waiting>),
+    /// It is the turn of these, in this order, but they are not to be handed over.
+    Aside(Vec<Waiting>),
+}
+
+/// Says that a unit whose turn it is may not be handed over: its records are held by a dead letter.
+pub(super) type IsHeld<'a> = &'a dyn Fn(&Waiting) -> bool;
+
+/// What a look through the lanes found.
+#[derive(Debug, Default)]
+struct Chosen {
+    batch: Vec<Origin>,
+    aside: Vec<Origin>,
+}
 
 /// What waits for one handler, and what is with it.
 #[derive(Debug, Default)]
@@ -203,22 +253,26 @@ impl Lanes {
         }
     }
 
-    /// The next batch, in bus order, with the name of the call that will hold its records.
+    /// The next batch, in bus order; what is held and in its turn leaves the lanes first.
     pub(super) fn next_batch(
         &mut self,
         now: Instant,
         limits: BatchLimits,
-    ) -> Option<(CallId, Vec<Waiting>)> {
+        held: IsHeld<'_>,
+    ) -> Option<Next> {
         if self.barrier_with_handler {
             return None;
         }
-        let chosen = self.choose(now, limits, None);
-        self.take(&chosen)
+        let chosen = self.choose(now, limits, None, held);
+        if chosen.aside.is_empty() {
+            return self.take(&chosen.batch);
+        }
+        Some(self.take_aside(&chosen.aside))
     }
 
     /// One event to find out whether a handler that fails for all is back: the ready one that was tried
     /// least, so that a single bad event cannot pass for a handler that is down.
-    pub(super) fn probe(&mut self, now: Instant) -> Option<(CallId, Vec<Waiting>)> {
+    pub(super) fn probe(&mut self, now: Instant, held: IsHeld<'_>) -> Option<Next> {
         if self.barrier_with_handler {
             return None;
         }
@@ -230,7 +284,11 @@ impl Lanes {
         let mut skip = HashSet::new();
         // A few dozen candidates tell enough; each look is a scan.
         for _ in 0..32 {
-            let Some(origin) = self.choose(now, one, Some(&skip)).first().copied() else {
+            let chosen = self.choose(now, one, Some(&skip), held);
+            if !chosen.aside.is_empty() {
+                return Some(self.take_aside(&chosen.aside));
+            }
+            let Some(origin) = chosen.batch.first().copied() else {
                 break;
             };
             skip.insert(origin);
@@ -246,7 +304,7 @@ impl Lanes {
     }
 
     /// This event alone, if it waits, is due, and nothing is under way.
-    pub(super) fn one(&mut self, origin: Origin, now: Instant) -> Option<(CallId, Vec<Waiting>)> {
+    pub(super) fn one(&mut self, origin: Origin, now: Instant) -> Option<Next> {
         let waiting = self.waiting.get(&origin)?;
         let due = waiting.not_before.is_none_or(|at| at <= now);
         (due && self.calls.is_empty()).then(|| self.take(&[origin]))?
@@ -277,28 +335,44 @@ impl Lanes {
         now: Instant,
         limits: BatchLimits,
         skip: Option<&HashSet<Origin>>,
-    ) -> Vec<Origin> {
-        let mut batch = Vec::new();
+        held: IsHeld<'_>,
+    ) -> Chosen {
+        let mut chosen = Chosen::default();
         let (mut events, mut bytes) = (0, 0);
         let mut blocked: HashSet<RecordHash> = HashSet::new();
+        // Records of the batch, and of what goes aside.
+        let mut in_batch: HashSet<RecordHash> = HashSet::new();
+        let mut set_aside: HashSet<RecordHash> = HashSet::new();
         let mut earlier_waits = false;
         for waiting in self.waiting.values() {
             if events >= limits.events {
                 break;
             }
-            let due = waiting.not_before.is_none_or(|at| at <= now);
-            let skipped = skip.is_some_and(|skip| skip.contains(&waiting.origin));
             let free = match &waiting.order {
                 Order::Free => true,
                 Order::Records(records) => !records
                     .iter()
                     .any(|r| self.held.contains_key(r) || blocked.contains(r)),
-                Order::Barrier => batch.is_empty() && !earlier_waits && self.calls.is_empty(),
+                Order::Barrier => {
+                    chosen.batch.is_empty() && !earlier_waits && self.calls.is_empty()
+                }
             };
+            let is_held =
+                free && (waiting.records.iter().any(|r| set_aside.contains(r)) || held(waiting));
+            // What goes to the handler before it may come to be parked: it goes aside only after that.
+            if is_held && !waiting.records.iter().any(|r| in_batch.contains(r)) {
+                chosen.aside.push(waiting.origin);
+                set_aside.extend(&waiting.records);
+                earlier_waits = true;
+                continue;
+            }
+            let due = waiting.not_before.is_none_or(|at| at <= now);
+            let skipped = skip.is_some_and(|skip| skip.contains(&waiting.origin));
             let size = waiting.unit.size();
-            let fits = batch.is_empty() || (!waiting.alone && bytes + size <= limits.bytes);
-            if due && !skipped && free && fits {
-                batch.push(waiting.origin);
+            let fits = chosen.batch.is_empty() || (!waiting.alone && bytes + size <= limits.bytes);
+            if due && !skipped && free && !is_held && fits {
+                chosen.batch.push(waiting.origin);
+                in_batch.extend(&waiting.records);
                 events += waiting.unit.events().len();
                 bytes += size;
                 if waiting.alone || waiting.order == Order::Barrier {
@@ -316,10 +390,15 @@ impl Lanes {
                 }
             }
         }
-        batch
+        chosen
     }
 
-    fn take(&mut self, origins: &[Origin]) -> Option<(CallId, Vec<Waiting>)> {
+    fn take_aside(&mut self, origins: &[Origin]) -> Next {
+        let taken = origins.iter().filter_map(|one| self.waiting.remove(one));
+        Next::Aside(taken.collect())
+    }
+
+    fn take(&mut self, origins: &[Origin]) -> Option<Next> {
         let batch: Vec<_> = origins
             .iter()
             .filter_map(|origin| self.waiting.remove(origin))
@@ -340,7 +419,7 @@ impl Lanes {
         }
         self.next_call += 1;
         self.calls.insert(self.next_call, records);
-        Some((self.next_call, batch))
+        Some(Next::Call(self.next_call, batch))
     }
 }
 
@@ -427,6 +506,20 @@ pub(super) mod tests {
         bytes: 1 << 20,
     };
 
+    /// A batch where nothing is held.
+    impl Lanes {
+        fn batch(&mut self, now: Instant, limits: BatchLimits) -> Option<(CallId, Vec<Waiting>)> {
+            as_call(self.next_batch(now, limits, &|_| false))
+        }
+    }
+
+    fn as_call(next: Option<Next>) -> Option<(CallId, Vec<Waiting>)> {
+        next.map(|next| match next {
+            Next::Call(call, batch) => (call, batch),
+            Next::Aside(aside) => panic!("{aside:?}"),
+        })
+    }
+
     fn seqs(batch: Option<(CallId, Vec<Waiting>)>) -> Vec<Seq> {
         batch.map_or(vec![], |(_, b)| b.iter().map(seq).collect())
     }
@@ -435,79 +528,128 @@ pub(super) mod tests {
     fn different_records_run_side_by_side_and_one_record_waits() {
         let now = Instant::now();
         let mut lanes = lanes(&[&["A"], &["A"], &["B"]]);
-        let (first, batch) = lanes.next_batch(now, ONE).unwrap();
+        let (first, batch) = lanes.batch(now, ONE).unwrap();
         assert_eq!(seq(&batch[0]), 0);
-        assert_eq!(seqs(lanes.next_batch(now, ONE)), [2]);
-        assert!(seqs(lanes.next_batch(now, ONE)).is_empty());
+        assert_eq!(seqs(lanes.batch(now, ONE)), [2]);
+        assert!(seqs(lanes.batch(now, ONE)).is_empty());
         lanes.end_call(first);
-        assert_eq!(seqs(lanes.next_batch(now, ONE)), [1]);
+        assert_eq!(seqs(lanes.batch(now, ONE)), [1]);
     }
 
     #[test]
     fn an_event_of_several_records_waits_for_all_of_theirs_and_they_for_it() {
         let now = Instant::now();
         let mut lanes = lanes(&[&["A"], &["A", "B"], &["B"]]);
-        let (first, _) = lanes.next_batch(now, ONE).unwrap();
+        let (first, _) = lanes.batch(now, ONE).unwrap();
         assert!(
-            seqs(lanes.next_batch(now, ONE)).is_empty(),
+            seqs(lanes.batch(now, ONE)).is_empty(),
             "B must not overtake"
         );
         lanes.end_call(first);
-        let (second, batch) = lanes.next_batch(now, ONE).unwrap();
+        let (second, batch) = lanes.batch(now, ONE).unwrap();
         assert_eq!(seq(&batch[0]), 1);
-        assert!(seqs(lanes.next_batch(now, ONE)).is_empty());
+        assert!(seqs(lanes.batch(now, ONE)).is_empty());
         lanes.end_call(second);
-        assert_eq!(seqs(lanes.next_batch(now, ONE)), [2]);
+        assert_eq!(seqs(lanes.batch(now, ONE)), [2]);
     }
 
     #[test]
     fn a_batch_takes_events_of_one_record_in_order() {
         let mut lanes = lanes(&[&["A"], &["A"], &["B"]]);
-        assert_eq!(seqs(lanes.next_batch(Instant::now(), TEN)), [0, 1, 2]);
+        assert_eq!(seqs(lanes.batch(Instant::now(), TEN)), [0, 1, 2]);
     }
 
     #[test]
     fn an_overflow_is_a_barrier() {
         let now = Instant::now();
         let mut lanes = lanes(&[&["A"], &["000000000000000AAA"], &["B"]]);
-        let (first, batch) = lanes.next_batch(now, TEN).unwrap();
+        let (first, batch) = lanes.batch(now, TEN).unwrap();
         assert_eq!(batch.len(), 1);
-        assert!(seqs(lanes.next_batch(now, TEN)).is_empty());
+        assert!(seqs(lanes.batch(now, TEN)).is_empty());
         lanes.end_call(first);
-        let (barrier, batch) = lanes.next_batch(now, TEN).unwrap();
+        let (barrier, batch) = lanes.batch(now, TEN).unwrap();
         assert_eq!(seq(&batch[0]), 1);
-        assert!(seqs(lanes.next_batch(now, TEN)).is_empty());
+        assert!(seqs(lanes.batch(now, TEN)).is_empty());
         lanes.end_call(barrier);
-        assert_eq!(seqs(lanes.next_batch(now, TEN)), [2]);
+        assert_eq!(seqs(lanes.batch(now, TEN)), [2]);
     }
 
     #[test]
     fn a_retry_holds_its_record_back_and_no_other() {
         let now = Instant::now();
         let mut lanes = lanes(&[&["A"], &["A"], &["B"]]);
-        let (call, mut batch) = lanes.next_batch(now, ONE).unwrap();
+        let (call, mut batch) = lanes.batch(now, ONE).unwrap();
         lanes.end_call(call);
         let mut failed = batch.remove(0);
         failed.not_before = Some(now + Duration::from_secs(1));
         lanes.put(failed);
-        assert_eq!(seqs(lanes.next_batch(now, ONE)), [2]);
-        assert!(seqs(lanes.next_batch(now, ONE)).is_empty());
+        assert_eq!(seqs(lanes.batch(now, ONE)), [2]);
+        assert!(seqs(lanes.batch(now, ONE)).is_empty());
         assert_eq!(lanes.next_due(now), Some(now + Duration::from_secs(1)));
-        assert_eq!(
-            seqs(lanes.next_batch(now + Duration::from_secs(1), ONE)),
-            [0]
-        );
+        assert_eq!(seqs(lanes.batch(now + Duration::from_secs(1), ONE)), [0]);
     }
 
     #[test]
     fn a_probe_prefers_an_event_that_was_not_tried_yet() {
         let now = Instant::now();
         let mut lanes = lanes(&[&["A"], &["B"]]);
-        let (call, mut batch) = lanes.next_batch(now, ONE).unwrap();
+        let (call, mut batch) = lanes.batch(now, ONE).unwrap();
         lanes.end_call(call);
         batch[0].attempts = 3;
         lanes.put(batch.remove(0));
-        assert_eq!(seqs(lanes.probe(now)), [1]);
+        assert_eq!(seqs(as_call(lanes.probe(now, &|_| false))), [1]);
+    }
+
+    /// What goes aside where these records are held.
+    fn aside(lanes: &mut Lanes, now: Instant, held: &[&str]) -> Vec<Seq> {
+        let names: Vec<String> = held.iter().map(|name| (*name).to_owned()).collect();
+        let held = held_records(&names);
+        let is_held = |w: &Waiting| w.records.iter().any(|r| held.contains(r));
+        match lanes.next_batch(now, TEN, &is_held) {
+            Some(Next::Aside(aside)) => aside.iter().map(seq).collect(),
+            Some(Next::Call(call, batch)) => {
+                lanes.end_call(call);
+                batch.into_iter().for_each(|waiting| lanes.put(waiting));
+                vec![]
+            }
+            None => vec![],
+        }
+    }
+
+    #[test]
+    fn what_is_held_leaves_in_its_turn_with_all_that_shares_a_record_with_it() {
+        let now = Instant::now();
+        let mut lanes = lanes(&[&["A"], &["A", "B"], &["C"], &["B"], &["D"]]);
+        assert_eq!(aside(&mut lanes, now, &["A"]), [0, 1, 3]);
+        assert_eq!(aside(&mut lanes, now, &["A"]), [0; 0]);
+        assert_eq!(lanes.waiting(), 2);
+    }
+
+    #[test]
+    fn what_is_held_by_one_record_waits_for_what_is_before_it_of_another() {
+        let now = Instant::now();
+        let mut lanes = lanes(&[&["B"], &["A", "B"]]);
+        let (call, batch) = lanes.batch(now, ONE).unwrap();
+        assert_eq!(seq(&batch[0]), 0);
+        assert_eq!(
+            aside(&mut lanes, now, &["A"]),
+            [0; 0],
+            "B is with the handler"
+        );
+        lanes.end_call(call);
+        assert_eq!(aside(&mut lanes, now, &["A"]), [1]);
+    }
+
+    #[test]
+    fn what_waits_for_another_attempt_goes_aside_all_the_same() {
+        let now = Instant::now();
+        let mut lanes = lanes(&[&["A"]]);
+        let (call, mut batch) = lanes.batch(now, ONE).unwrap();
+        lanes.end_call(call);
+        let mut failed = batch.remove(0);
+        failed.not_before = Some(now + Duration::from_secs(60));
+        lanes.put(failed);
+        assert_eq!(aside(&mut lanes, now, &["A"]), [0]);
     }
 
     proptest! {
@@ -534,7 +676,7 @@ pub(super) mod tests {
                 }
             };
             for (ok, which) in script {
-                if calls.len() < 4 && let Some(call) = lanes.next_batch(now, limits) {
+                if calls.len() < 4 && let Some(call) = lanes.batch(now, limits) {
                     calls.push(call);
                 }
                 if which < calls.len() {
@@ -546,7 +688,7 @@ pub(super) mod tests {
                 while let Some(call) = calls.pop() {
                     finish(&mut lanes, call, true, &mut handled);
                 }
-                match lanes.next_batch(now, limits) {
+                match lanes.batch(now, limits) {
                     Some(call) => calls.push(call),
                     None => break,
                 }

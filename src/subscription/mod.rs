@@ -19,9 +19,11 @@ mod decoder;
 mod delivery;
 mod gaps;
 mod handler_run;
+mod held;
 mod in_flight;
 mod lanes;
 mod lease_clock;
+mod letter_loader;
 mod lost;
 #[cfg(test)]
 mod marks_model;
@@ -58,10 +60,11 @@ pub(crate) use backoff::pause;
 
 use backoff::Backoff;
 use cost::EarliestCost;
-use decoder::Decoder;
-use delivery::{Delivery, Setup};
+use decoder::{Decoder, EventMaker};
+use delivery::{Delivery, LettersSetup, Setup};
 use handler_run::HandlerRun;
 use in_flight::InFlight;
+use letter_loader::LetterLoader;
 use lost::lost_start;
 use observe::Observer;
 use reader::Reader;
@@ -126,12 +129,12 @@ pub async fn run(
     config: SubscriptionConfig,
     handlers: Vec<Arc<dyn Handler>>,
     taken: TakenOver,
-    assignment: Assignment,
+    mut assignment: Assignment,
     shown_state: watch::Sender<State>,
     stop: CancellationToken,
 ) -> Result<Ended, tokio::task::JoinError> {
     // Its own, so that losing this subscription stops no other.
-    let stop = stop.child_token();
+    let (told, stop) = (stop.clone(), stop.child_token());
     let observer = Observer::new(&config.name);
     let begins = taken
         .begin_from
@@ -160,6 +163,46 @@ pub async fn run(
     // Written before its time was kept, the position is at least as old as its row.
     let position_time = taken.position_time.or(taken.position_at);
     let position_time = position_time.filter(|_| resume_after.is_some());
+    // What is said to be asked up to now is in what is read now.
+    assignment.asked.borrow_and_update();
+    let open_letters = keep_trying(
+        &shared.store,
+        &taken.lease,
+        &stop,
+        "open_letters",
+        |store, lease| async move {
+            let open = store.open_letters(&lease).await?;
+            Ok((open, store.settled_ahead(&lease).await?))
+        },
+    );
+    let Some((open, settled)) = open_letters.await else {
+        shown_state.send_replace(State::Stopped);
+        if !told.is_cancelled() {
+            return Ok(Ended::TakenOver);
+        }
+        release(&shared.store, &taken.lease).await;
+        return Ok(Ended::Stopped);
+    };
+    let maker = EventMaker {
+        source: Arc::new(Source {
+            org_id: shared.org_id.clone(),
+            host: shared.host.clone(),
+            topic: config.topic.clone(),
+        }),
+        epoch: taken.lease.epoch,
+        key: config.key.clone(),
+    };
+    let letters = LettersSetup {
+        open,
+        settled,
+        resume_after: resume_after.clone(),
+        max_parked: config.max_parked,
+        loader: LetterLoader {
+            store: shared.store.clone(),
+            schemas: shared.schemas.clone(),
+            maker: maker.clone(),
+        },
+    };
     let in_flight = Arc::new(InFlight::new(
         config.max_in_flight,
         config.max_in_flight_bytes,
@@ -198,14 +241,8 @@ pub async fn run(
         ),
     };
     let decoder = Decoder {
-        source: Arc::new(Source {
-            org_id: shared.org_id.clone(),
-            host: shared.host.clone(),
-            topic: config.topic.clone(),
-        }),
         subscription: config.name.clone(),
-        epoch: taken.lease.epoch,
-        key: config.key.clone(),
+        maker: maker.clone(),
         schema_wait: config.schema_wait,
         schemas: shared.schemas.clone(),
         in_flight: in_flight.clone(),
@@ -230,6 +267,7 @@ pub async fn run(
         begins_after: taken.position.is_some().then_some(taken.transaction),
         handlers: runs.zip(handlers.iter().cloned()).collect(),
         finished_ahead: taken.finished_ahead,
+        letters,
         behind_since: taken.position_at.unwrap_or_else(SystemTime::now),
         assignment,
         given_up: given_up_out,
@@ -320,19 +358,36 @@ where
     F: Fn(Arc<dyn Store>, Lease) -> Fut,
     Fut: Future<Output = Result<(), StoreError>>,
 {
+    let done = keep_trying(store, lease, stop, what, write).await;
+    done.is_some()
+}
+
+/// The answer to a call that must be made, however long the store is away. `None` where `stop` came first
+/// or another worker has taken over.
+async fn keep_trying<T, F, Fut>(
+    store: &Arc<dyn Store>,
+    lease: &Lease,
+    stop: &CancellationToken,
+    what: &'static str,
+    call: F,
+) -> Option<T>
+where
+    F: Fn(Arc<dyn Store>, Lease) -> Fut,
+    Fut: Future<Output = Result<T, StoreError>>,
+{
     let mut backoff = Backoff::new(STORE_RETRY);
     loop {
         let error = tokio::select! {
             biased;
-            result = write(store.clone(), lease.clone()) => match result {
-                Ok(()) => return true,
+            result = call(store.clone(), lease.clone()) => match result {
+                Ok(answer) => return Some(answer),
                 Err(error) => error,
             },
-            () = stop.cancelled() => return false,
+            () = stop.cancelled() => return None,
         };
         if matches!(error, StoreError::Fenced { .. }) {
             stop.cancel();
-            return false;
+            return None;
         }
         let pause = backoff.next_pause();
         warn!(
@@ -343,7 +398,7 @@ where
             "the store did not take a write; it is tried again"
         );
         tokio::select! {
-            () = stop.cancelled() => return false,
+            () = stop.cancelled() => return None,
             () = tokio::time::sleep(pause) => {}
         }
     }

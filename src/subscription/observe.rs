@@ -28,6 +28,7 @@ struct Handles {
     events: Gauge,
     bytes: Gauge,
     credits: Gauge,
+    letters: Gauge,
 }
 
 impl Observer {
@@ -42,6 +43,7 @@ impl Observer {
             events: m::IN_FLIGHT_EVENTS.gauge(&[subscription]),
             bytes: m::IN_FLIGHT_BYTES.gauge(&[subscription]),
             credits: m::CREDITS_OUTSTANDING.gauge(&[subscription]),
+            letters: m::DEAD_LETTERS_OPEN.gauge(&[subscription]),
         }))
     }
 
@@ -65,6 +67,19 @@ impl Observer {
 
     pub(super) fn parked(&self, handler: Option<&str>, reason: &str) {
         m::event_parked(&self.0.subscription, handler, reason);
+    }
+
+    /// So many dead letters are open no more: `handled` or `discarded`.
+    pub(super) fn letters_resolved(&self, outcome: &'static str, count: usize) {
+        if count > 0 {
+            m::letters_resolved(&self.0.subscription, outcome, count as u64);
+        }
+    }
+
+    /// So many dead letters are open.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    pub(super) fn letters_open(&self, count: usize) {
+        self.0.letters.set(count as f64);
     }
 
     pub(super) fn lag(&self, lag: Duration) {
@@ -92,6 +107,7 @@ impl Observer {
         self.in_flight(0, 0);
         self.credits(0);
         self.position_kept(f64::NAN);
+        self.letters_open(0);
     }
 
     pub(super) fn reconnect(&self, reason: &'static str) {

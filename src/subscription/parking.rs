@@ -1,39 +1,77 @@
 //! Parking: an event that cannot be handled or decoded is kept as a dead letter, durably, before it counts
-//! as finished.
+//! as finished; and what becomes of dead letters is written the same way.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::delivery::{end_of_task, unit_name};
-use super::lanes::Waiting;
-use super::tracker::{HandlerSet, Seq};
+use super::held::{Place, Ticket};
+use super::lanes::{Origin, Waiting, record_ids};
+use super::tracker::HandlerSet;
 use crate::event::Event;
-use crate::store::{DeadLetter, Lease, Store};
+use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, Store, StoreError};
 use crate::telemetry::metrics;
+
+/// Letters that are written in one transaction; a unit goes however many events it has.
+const BATCH: usize = 50;
 
 /// Events that are parked, or to be: one, or all of a unit.
 #[derive(Debug)]
 pub(super) struct Parked {
-    /// Their places in the tracker.
-    pub(super) seqs: Range<Seq>,
-    /// The handlers it is parked for; `None` for all of them.
+    /// The first one's place; the others follow.
+    pub(super) origin: Origin,
+    /// The handlers they are parked for; `None` for all of them.
     pub(super) handlers: Option<HandlerSet>,
+    /// A name in this process for each letter.
+    pub(super) tickets: Vec<Ticket>,
+    letters: Vec<DeadLetter>,
 }
 
-/// Events on their way to the store. One write at a time, so that dead letters are numbered in the order in
-/// which events were given up.
+/// A letter by its names in this process and in the store.
+pub(super) type Named = (Ticket, i64);
+
+/// What the owner does with letters that are there.
+#[derive(Debug, Clone)]
+pub(super) enum Move {
+    /// A handler has handled them.
+    Resolve(Vec<Named>),
+    /// They were refused once more.
+    ParkAgain(Vec<Named>, Refusal),
+    /// It can be decoded now: each handler gets a letter of its own.
+    PassOn(Named, Vec<DeadLetter>),
+    /// A person changed something: all open letters are read.
+    Look,
+}
+
+/// What is in the store now.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// These are parked; all their letters, in order, are at these places.
+    Parked(Vec<Parked>, Vec<Placed>),
+    /// These are handled, or were given up by a person just now.
+    Resolved(Vec<Named>),
+    /// These are open, for another reason.
+    ParkedAgain(Vec<Named>),
+    /// It counts as handled; the handlers' own letters with their places, unless it was not open any more.
+    PassedOn(Named, Option<Vec<(DeadLetter, Placed)>>),
+    /// All open letters.
+    Looked(Vec<LetterSummary>),
+}
+
+/// Letters on their way to the store. One write at a time, so that dead letters are numbered in the order in
+/// which events were given up, and so that what is read is what was written before.
 pub(super) struct Parking {
     lease: Lease,
     store: Arc<dyn Store>,
-    waiting: VecDeque<(Parked, Vec<DeadLetter>)>,
+    /// Of letters that are there: they need no room, and may make some.
+    moves: VecDeque<Move>,
+    waiting: VecDeque<Parked>,
     /// At most one; it gives `None` where the store does not take it any more.
-    writing: JoinSet<Option<Parked>>,
+    writing: JoinSet<Option<Done>>,
     abandon: CancellationToken,
 }
 
@@ -42,44 +80,90 @@ impl Parking {
         Self {
             lease,
             store,
+            moves: VecDeque::new(),
             waiting: VecDeque::new(),
             writing: JoinSet::new(),
             abandon: CancellationToken::new(),
         }
     }
 
-    /// Parks events that follow each other in the tracker, all or none, however long the store is away.
+    /// Parks events of a unit, all or none, however long the store is away.
     pub(super) fn park(
         &mut self,
-        first: Seq,
+        origin: Origin,
         handlers: Option<HandlerSet>,
+        tickets: Vec<Ticket>,
         letters: Vec<DeadLetter>,
     ) {
-        for letter in &letters {
-            warn!(
-                subscription = self.lease.key.name,
-                handler = letter.handler,
-                identity = %letter.identity,
-                replay_id = letter.replay_id.as_ref().map(tracing::field::display),
-                reason = letter.reason,
-                error = letter.error,
-                "event parked"
-            );
-        }
-        let seqs = first..first + letters.len() as Seq;
-        self.waiting.push_back((Parked { seqs, handlers }, letters));
-        self.write_next();
+        self.waiting.push_back(Parked {
+            origin,
+            handlers,
+            tickets,
+            letters,
+        });
     }
 
-    /// The next event that is stored; `None` where another worker has taken over. Never ends while there is
-    /// nothing to park. Cancel-safe.
-    pub(super) async fn done(&mut self) -> Option<Parked> {
-        let Some(written) = self.writing.join_next().await else {
-            return std::future::pending().await;
-        };
-        let parked = written.unwrap_or_else(|error| end_of_task(error))?;
-        self.write_next();
-        Some(parked)
+    /// Writes what became of letters, before what is still to be parked.
+    pub(super) fn write(&mut self, change: Move) {
+        match (self.moves.back_mut(), change) {
+            (Some(Move::Resolve(last)), Move::Resolve(more)) if last.len() < BATCH => {
+                last.extend(more);
+            }
+            (Some(Move::Look), Move::Look) => {}
+            (_, change) => self.moves.push_back(change),
+        }
+    }
+
+    /// Begins the next write, if none is under way. There is `room` for so many more letters; `place` says
+    /// where a letter of an event from there belongs.
+    pub(super) fn go_on(&mut self, room: usize, place: impl Fn(Ticket, Origin) -> Place) {
+        if !self.writing.is_empty() {
+            return;
+        }
+        if let Some(change) = self.moves.pop_front() {
+            self.write_move(change);
+            return;
+        }
+        let mut batch: Vec<Parked> = Vec::new();
+        let mut count = 0;
+        while let Some(next) = self.waiting.front_mut() {
+            let letters = next.letters.len();
+            let fits = count + letters <= BATCH.min(room);
+            // A unit is parked whole or not at all: one that is larger than all the room still goes.
+            if !fits && (count > 0 || room == 0) {
+                break;
+            }
+            let mut known = true;
+            for (letter, ticket) in next.letters.iter_mut().zip(&next.tickets) {
+                match place(*ticket, next.origin) {
+                    Place::Last => letter.place = None,
+                    Place::At(place) => letter.place = Some(place),
+                    Place::Unknown => known = false,
+                }
+            }
+            if !known && count > 0 {
+                break;
+            }
+            count += letters;
+            batch.extend(self.waiting.pop_front());
+        }
+        if !batch.is_empty() {
+            self.write_letters(batch);
+        }
+    }
+
+    /// True where there is something to park and no room for it.
+    pub(super) fn is_full(&self, room: usize) -> bool {
+        room == 0 && !self.waiting.is_empty()
+    }
+
+    /// The next write that is done; `None` where another worker has taken over. Never ends while there is
+    /// nothing under way. Cancel-safe.
+    pub(super) async fn done(&mut self) -> Option<Done> {
+        match self.writing.join_next().await {
+            Some(written) => written.unwrap_or_else(|error| end_of_task(error)),
+            None => std::future::pending().await,
+        }
     }
 
     /// True where nothing is on its way.
@@ -92,30 +176,96 @@ impl Parking {
         self.abandon.cancel();
     }
 
-    fn write_next(&mut self) {
-        if !self.writing.is_empty() {
-            return;
+    fn write_letters(&mut self, batch: Vec<Parked>) {
+        let letters: Vec<DeadLetter> = batch
+            .iter()
+            .flat_map(|parked| parked.letters.iter().cloned())
+            .collect();
+        let letters: Arc<[DeadLetter]> = letters.into();
+        let written = self.keep_writing("park", move |store, lease| {
+            let letters = letters.clone();
+            async move { store.park_all(&lease, &letters).await }
+        });
+        self.writing
+            .spawn(async move { Some(Done::Parked(batch, written.await?)) });
+    }
+
+    fn write_move(&mut self, change: Move) {
+        match change {
+            Move::Resolve(named) => {
+                let ids = ids(&named);
+                let written = self.keep_writing("resolve", move |store, lease| {
+                    let ids = ids.clone();
+                    async move { store.resolve(&lease, &ids).await }
+                });
+                self.writing.spawn(async move {
+                    written.await?;
+                    Some(Done::Resolved(named))
+                });
+            }
+            Move::ParkAgain(named, refusal) => {
+                let ids = ids(&named);
+                let written = self.keep_writing("park_again", move |store, lease| {
+                    let (ids, refusal) = (ids.clone(), refusal.clone());
+                    async move { store.park_again(&lease, &ids, &refusal).await }
+                });
+                self.writing.spawn(async move {
+                    written.await?;
+                    Some(Done::ParkedAgain(named))
+                });
+            }
+            Move::PassOn(named, letters) => {
+                let given: Arc<[DeadLetter]> = letters.clone().into();
+                let written = self.keep_writing("pass_on", move |store, lease| {
+                    let letters = given.clone();
+                    async move { store.pass_on(&lease, named.1, &letters).await }
+                });
+                self.writing.spawn(async move {
+                    let placed = written.await?;
+                    let own = placed.map(|placed| letters.into_iter().zip(placed).collect());
+                    Some(Done::PassedOn(named, own))
+                });
+            }
+            Move::Look => {
+                let read = self.keep_writing("open_letters", |store, lease| async move {
+                    store.open_letters(&lease).await
+                });
+                self.writing
+                    .spawn(async move { Some(Done::Looked(read.await?)) });
+            }
         }
-        let Some((parked, letters)) = self.waiting.pop_front() else {
-            return;
-        };
+    }
+
+    /// A call that is made until the store has answered it.
+    fn keep_writing<T, F, Fut>(
+        &self,
+        operation: &'static str,
+        call: F,
+    ) -> impl Future<Output = Option<T>> + Send + 'static
+    where
+        T: Send + 'static,
+        F: Fn(Arc<dyn Store>, Lease) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, StoreError>> + Send,
+    {
         let (store, lease) = (self.store.clone(), self.lease.clone());
         let abandon = self.abandon.clone();
-        let letters: Arc<[DeadLetter]> = letters.into();
-        self.writing.spawn(async move {
-            super::persist(&store, &lease, &abandon, "park an event", |store, lease| {
-                let letters = letters.clone();
+        async move {
+            super::keep_trying(&store, &lease, &abandon, operation, |store, lease| {
+                let answer = call(store, lease);
                 async move {
                     let began = Instant::now();
-                    let parked = store.park_all(&lease, &letters).await;
-                    metrics::store_called("park", began.elapsed());
-                    parked
+                    let answer = answer.await;
+                    metrics::store_called(operation, began.elapsed());
+                    answer
                 }
             })
             .await
-            .then_some(parked)
-        });
+        }
     }
+}
+
+fn ids(named: &[Named]) -> Vec<i64> {
+    named.iter().map(|(_, id)| *id).collect()
 }
 
 /// The events of a unit as dead letters of one handler.
@@ -151,9 +301,10 @@ pub(super) fn dead_letter(
         replay_id: event.raw.replay_id.clone(),
         schema_id: event.raw.schema_id.clone(),
         payload: event.raw.payload.clone(),
-        record_ids: event.record_ids().to_vec(),
+        record_ids: record_ids(event).to_vec(),
         record_name: Some(event.decoded.record_name.to_string()),
         unit: None,
+        place: None,
         received_at: event.received_at,
     }
 }

@@ -182,6 +182,7 @@ impl Reader {
         self.set_state(State::Live);
         // A closed channel means that the delivery is gone; the stop token tells.
         let continues = self.resume.continues();
+        self.in_flight.sent();
         let _ = self.arrivals.send(vec![Arrival::Resumed { continues }]);
         Ok(Step::Streaming(Box::new(Streaming {
             stream,

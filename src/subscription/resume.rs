@@ -55,9 +55,11 @@ impl Resume {
         }
     }
 
-    /// True where the next stream begins just after the last place known: nothing is missed between.
+    /// True where the next stream goes on where this one broke: nothing is missed between, though what came
+    /// under an incomplete replay ID comes again.
     pub(super) fn continues(&self) -> bool {
-        self.complete.is_some()
+        let begins_before_it = self.incomplete.is_some() && self.begin != ReplayFrom::Latest;
+        self.complete.is_some() || begins_before_it
     }
 
     /// What would be lost, and has to be recorded, if the stream broke now and began again.
@@ -175,6 +177,22 @@ mod tests {
         assert!(!resume.begin_hole());
         assert!(resume.first_answer());
         assert!(resume.begin_hole());
+    }
+
+    #[test]
+    fn a_stream_goes_on_where_it_broke_unless_it_begins_or_its_place_is_lost() {
+        let mut resume = Resume::new(true, None, None, &Start::Earliest);
+        assert!(!resume.continues(), "nobody knows what came before");
+        resume.saw_event(Some(&id("05")), NOON);
+        assert!(resume.continues(), "all of it comes again");
+        resume.saw_event(Some(&id("06")), NOON);
+        assert!(resume.continues());
+        resume.begin_again(ReplayFrom::Earliest);
+        assert!(!resume.continues());
+        assert!(Resume::new(true, Some(id("04")), None, &Start::Latest).continues());
+        let mut resume = Resume::new(true, None, None, &Start::Latest);
+        resume.saw_event(Some(&id("05")), NOON);
+        assert!(!resume.continues(), "siblings of it may be missed");
     }
 
     #[test]

@@ -71,6 +71,10 @@ table! {
         "Events that are done with: handled by every handler, parked for at least one, or a repeat of one in flight after a reconnect.";
     EVENTS_PARKED = "events_parked_total", Kind::Counter, Count, ["subscription", "handler", "reason"],
         "Events parked as dead letters, by the handler that could not handle them (none where they could not be decoded).";
+    DEAD_LETTERS_OPEN = "dead_letters_open", Kind::Gauge, Count, ["subscription"],
+        "Dead letters that are neither handled nor discarded.";
+    DEAD_LETTERS_RESOLVED = "dead_letters_resolved_total", Kind::Counter, Count, ["subscription", "outcome"],
+        "Dead letters that are open no more: handled after all, or discarded by a person.";
     LAG = "lag_seconds", Kind::Gauge, Seconds, ["subscription"],
         "Age of the oldest received unfinished event; while the stream is not live, at least the time since it was last caught up.";
     POSITION_KEPT = "position_kept_seconds", Kind::Gauge, Seconds, ["subscription"],
@@ -161,6 +165,13 @@ pub fn event_parked(subscription: &str, handler: Option<&str>, reason: &str) {
     EVENTS_PARKED
         .counter(&[subscription, handler.unwrap_or_default(), reason])
         .increment(1);
+}
+
+/// Counts dead letters that are open no more: `handled` or `discarded`.
+pub fn letters_resolved(subscription: &str, outcome: &'static str, count: u64) {
+    DEAD_LETTERS_RESOLVED
+        .counter(&[subscription, outcome])
+        .increment(count);
 }
 
 /// Sets the state of a stream, one of [`STREAM_STATES`].

@@ -176,6 +176,8 @@ mod tests {
         metrics::position_written("written");
         metrics::store_called("save_progress", second);
         metrics::hole_recorded("accounts", "lost");
+        metrics::DEAD_LETTERS_OPEN.gauge(&["accounts"]).set(1.0);
+        metrics::letters_resolved("accounts", "handled", 1);
         metrics::token_refreshed("signed_in");
         metrics::bitmap_bits_ignored(2);
     }

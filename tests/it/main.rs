@@ -26,6 +26,8 @@ mod gaps;
 mod grouping;
 mod kill;
 mod lanes;
+mod letters;
+mod letters_kept;
 mod lost_ground;
 mod metrics;
 mod node_client;

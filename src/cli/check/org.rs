@@ -17,6 +17,7 @@ use crate::salesforce::Origin;
 use crate::salesforce::auth::{
     AuthError, Authenticator, CredentialVault, Session, TokenSource as _,
 };
+use crate::salesforce::limits::{Deliveries, Limits};
 use crate::salesforce::pubsub::{PubSub, PubSubError, TopicInfo};
 
 /// A clock that is off by more is worth a word; the platform's tolerance of a signed assertion's times is
@@ -81,6 +82,9 @@ async fn calls(
     if let (Some(opened), Some(session)) = (opened, &session) {
         store::positions(opened, &session.org_id, subscriptions, report).await?;
     }
+    if session.is_some() {
+        deliveries(config, authenticator, report).await?;
+    }
     let reachable = endpoint(config, report).await?;
     if session.is_none() || !reachable {
         return Ok(());
@@ -88,6 +92,30 @@ async fn calls(
     match PubSub::connect(config, authenticator.clone()) {
         Ok(bus) => topics(&bus, subscriptions, report).await,
         Err(error) => report.failed(ENDPOINT, &error.to_string(), error.cure()),
+    }
+}
+
+/// What is left of the daily deliveries. Nothing depends on its being shown.
+async fn deliveries(
+    config: &SalesforceConfig,
+    authenticator: &Arc<Authenticator>,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    const WHAT: &str = "event deliveries";
+    let left = match Limits::new(config, authenticator.clone()) {
+        Ok(limits) => limits.deliveries().await,
+        Err(error) => Err(error),
+    };
+    match left {
+        Ok(Deliveries { max, remaining: 0 }) => report.warning(
+            WHAT,
+            &format!("all {max} of 24 hours are used up: streams will be refused"),
+            Some("Wait until a day has passed, or buy the add-on that raises the allocation"),
+        ),
+        Ok(Deliveries { max, remaining }) => {
+            report.ok(WHAT, &format!("{remaining} of {max} in 24 hours are left"))
+        }
+        Err(error) => report.ok(WHAT, &format!("not known: {error}")),
     }
 }
 

@@ -153,7 +153,7 @@ async fn take_marks(conn: &mut PgConnection, hand_over: HandOver<'_>) -> Result<
     if !letters.is_empty() {
         let open: Vec<i64> = sql::query_scalar(
             "select id from orgstream.dead_letter where org_id = $1 and subscription = $2 \
-             and id = any($3) and state = 'open' for update",
+             and id = any($3) and state = 'open' order by id for update",
         )
         .bind(key.org_id.as_str())
         .bind(&key.name)

@@ -73,6 +73,11 @@ fn to_json(list: &[String]) -> String {
     serde_json::Value::from(list).to_string()
 }
 
+/// Numbers for `json_each`.
+fn ids_json(ids: &[i64]) -> String {
+    serde_json::Value::from(ids).to_string()
+}
+
 /// Reads what [`to_json`] wrote.
 fn from_json(text: &str) -> Result<Vec<String>, StoreError> {
     serde_json::from_str(text).map_err(|_| {

@@ -228,6 +228,7 @@ pub(super) fn letter(record: &str, handler: Option<&str>) -> DeadLetter {
         record_ids: vec![record.to_owned()],
         record_name: Some("AccountChangeEvent".to_owned()),
         unit: None,
+        place: None,
         received_at: now(),
     }
 }

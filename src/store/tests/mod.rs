@@ -8,6 +8,7 @@ mod bed;
 mod credentials;
 mod holes;
 mod leases;
+mod letter_moves;
 mod letters;
 mod postgres;
 mod retention;
@@ -80,6 +81,14 @@ suite! {
     letters::the_events_of_a_unit_are_parked_together,
     letters::filters_and_limits_choose_the_oldest_first,
     letters::text_that_no_database_likes_is_kept_readable,
+    letter_moves::letters_parked_together_keep_their_order_and_one_open_again_is_the_newest,
+    letter_moves::an_open_letter_is_summed_up_without_its_payload,
+    letter_moves::a_letter_above_the_position_is_still_to_come_again,
+    letter_moves::what_is_settled_before_the_position_follows_is_known_to_the_next_holder,
+    letter_moves::a_letter_that_is_refused_once_more_says_why_and_asks_for_nothing,
+    letter_moves::a_letter_that_can_be_decoded_now_gives_every_handler_one_in_its_place,
+    letter_moves::people_ask_withdraw_and_discard_and_the_owner_hears_of_it,
+    letter_moves::a_holder_whose_epoch_has_passed_moves_no_letter,
     holes::a_lost_hole_is_recorded_once_until_its_end_is_known,
     holes::a_position_that_is_lost_again_is_the_same_hole_whose_end_moves,
     holes::a_start_at_latest_that_dies_again_adds_to_the_hole_it_began_in,

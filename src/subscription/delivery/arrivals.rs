@@ -22,6 +22,7 @@ impl Delivery {
                 self.position.forget(stale.map(|(identity, _)| identity));
                 let over = self.grouping.close(false);
                 self.hand_on(over);
+                self.letters.held.all_came_by();
                 self.tracker.push_keepalive(id, received_at);
             }
             Item::NewPlaces => {
@@ -29,6 +30,7 @@ impl Delivery {
                 self.tracker.knows_places();
             }
             Item::Resumed { continues } => {
+                self.in_flight.arrived();
                 self.repeats = self.tracker.incomplete_events();
                 let broken = self.grouping.resumed(continues, Instant::now());
                 self.hand_on(broken);

@@ -7,10 +7,10 @@ use tokio::task::JoinError;
 use tracing::{info, warn};
 
 use super::{Delivery, end_of_task};
-use crate::store::DeadLetter;
 use crate::subscription::calling::{Call, CallEnd};
 use crate::subscription::handler_run::{Health, Verdict};
-use crate::subscription::lanes::{CallId, Origin, Waiting};
+use crate::subscription::held::Slot;
+use crate::subscription::lanes::{CallId, Next, Origin, Waiting};
 use crate::subscription::observe::Outcome;
 use crate::subscription::parking::dead_letters;
 use crate::subscription::tracker::{HandlerSet, Seq};
@@ -31,7 +31,17 @@ impl Delivery {
             return;
         }
         for index in 0..self.runs.len() {
-            while let Some((call, batch)) = self.runs[index].next_call(now) {
+            loop {
+                let letters = &self.letters;
+                let held = |waiting: &Waiting| letters.is_held(index, waiting);
+                let (call, batch) = match self.runs[index].next_call(now, &held) {
+                    Some(Next::Call(call, batch)) => (call, batch),
+                    Some(Next::Aside(units)) => {
+                        self.set_aside(index, units);
+                        continue;
+                    }
+                    None => break,
+                };
                 let made = Call::new(
                     self.handlers[index].clone(),
                     self.runs[index].name.clone(),
@@ -74,6 +84,9 @@ impl Delivery {
         }
         for (waiting, verdict) in answered.done {
             match verdict {
+                verdict if matches!(waiting.origin, Origin::Letter { .. }) => {
+                    self.letter_answered(called.handler, &waiting, verdict);
+                }
                 Verdict::Handled => {
                     for seq in live(&waiting) {
                         self.finished(seq, Some(bit), Outcome::Handled);
@@ -81,7 +94,8 @@ impl Delivery {
                 }
                 Verdict::Park { reason, error } => {
                     let letters = dead_letters(&waiting, &name, reason, &error);
-                    self.park(live(&waiting).start, Some(bit), letters);
+                    let slot = Slot::Handler(called.handler);
+                    self.park(waiting.origin, Some((slot, bit)), letters);
                 }
             }
         }
@@ -111,21 +125,6 @@ impl Delivery {
             self.position.finished(1);
         }
         self.position.changed();
-    }
-
-    /// Parks events durably that follow each other in the tracker; only then are they finished, so that the
-    /// position cannot pass them before.
-    pub(super) fn park(
-        &mut self,
-        first: Seq,
-        handlers: Option<HandlerSet>,
-        letters: Vec<DeadLetter>,
-    ) {
-        for letter in &letters {
-            self.observer
-                .parked(letter.handler.as_deref(), &letter.reason);
-        }
-        self.parking.park(first, handlers, letters);
     }
 }
 

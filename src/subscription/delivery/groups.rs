@@ -7,9 +7,11 @@ use super::grouping::{Group, Member, What};
 use crate::store::DeadLetter;
 use crate::subscription::credits::Credits;
 use crate::subscription::decoder::Undecodable;
+use crate::subscription::held::Slot;
 use crate::subscription::lanes::Origin;
 use crate::subscription::parking::dead_letter;
 use crate::subscription::state::State;
+use crate::subscription::tracker::HandlerSet;
 
 /// A timer that fires later than this was not looked at: the process itself was stopped.
 const STOPPED: Duration = Duration::from_secs(1);
@@ -22,10 +24,11 @@ impl Delivery {
             match group.undecodable() {
                 Some(undecodable) => self.park_group(&group, &behind(undecodable)),
                 None => {
-                    for run in &mut self.runs {
+                    for (index, run) in self.runs.iter_mut().enumerate() {
                         for (seq, unit) in group.units(run.bit) {
                             run.put(Origin::Live(seq), unit, self.ordering);
                         }
+                        self.letters.came_by(Slot::Handler(index), &group, run.bit);
                     }
                 }
             }
@@ -78,6 +81,7 @@ impl Delivery {
             .iter()
             .all(|member| self.tracker.is_all(member.finished))
         {
+            self.letters.came_by(Slot::Everyone, group, HandlerSet::MAX);
             return;
         }
         let unit = group.name();
@@ -89,7 +93,7 @@ impl Delivery {
             }
         };
         let letters = group.members.iter().map(letter).collect();
-        self.park(group.first, None, letters);
+        self.park_new(Origin::Live(group.first), None, letters);
     }
 }
 

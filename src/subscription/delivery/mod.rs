@@ -5,6 +5,8 @@ mod arrivals;
 mod calls;
 mod grouping;
 mod groups;
+mod letters;
+mod parked;
 mod show;
 
 use std::collections::HashMap;
@@ -28,15 +30,16 @@ use crate::subscription::handler_run::HandlerRun;
 use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::{CallId, Waiting};
 use crate::subscription::lost::GivenUp;
-use crate::subscription::observe::{Observer, Outcome};
-use crate::subscription::parking::Parking;
+use crate::subscription::observe::Observer;
 use crate::subscription::position::{FinishedBefore, Position, Written};
 use crate::subscription::state::State;
 use crate::subscription::tracker::Tracker;
 use calls::Called;
 use grouping::Grouping;
+use letters::{Letters, News};
 
 pub(super) use grouping::{Limits, unit_name};
+pub(super) use letters::LettersSetup;
 
 /// How long a stopping subscription may go on with what is in flight. With the last write after it, a
 /// stop takes less than the 30 seconds that a dyno is given.
@@ -68,6 +71,7 @@ pub(super) struct Setup {
     pub(super) begins_after: Option<Option<String>>,
     pub(super) handlers: Vec<(HandlerRun, Arc<dyn Handler>)>,
     pub(super) finished_ahead: Vec<FinishedAhead>,
+    pub(super) letters: LettersSetup,
     /// When the position was last written, else now.
     pub(super) behind_since: SystemTime,
     pub(super) assignment: Assignment,
@@ -99,11 +103,11 @@ pub(super) struct Delivery {
     /// Batches with a handler.
     with_handlers: HashMap<(usize, CallId), Vec<Waiting>>,
     calls: JoinSet<Called>,
-    parking: Parking,
     gaps: Gaps,
     /// The reader says that the position is given up.
     given_up: mpsc::UnboundedReceiver<GivenUp>,
     age: PositionAge,
+    letters: Letters,
     position: Position,
     stream_state: watch::Receiver<State>,
     shown_state: watch::Sender<State>,
@@ -115,7 +119,7 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    pub(super) fn new(setup: Setup) -> Self {
+    pub(super) fn new(mut setup: Setup) -> Self {
         let (runs, handlers): (Vec<_>, Vec<_>) = setup.handlers.into_iter().unzip();
         let mut finished_before = FinishedBefore::new();
         for ahead in setup.finished_ahead {
@@ -123,7 +127,20 @@ impl Delivery {
             let run = runs.iter().find(|run| run.name == ahead.handler);
             *finished_before.entry(ahead.identity).or_insert(0) |= run.map_or(0, |run| run.bit);
         }
+        for (handler, identity) in std::mem::take(&mut setup.letters.settled) {
+            let is_its = |run: &&HandlerRun| handler.as_ref().is_none_or(|name| *name == run.name);
+            let bits = runs.iter().filter(is_its).map(|run| run.bit);
+            let settled = bits.fold(0, |all, bit| all | bit);
+            *finished_before.entry(identity).or_insert(0) |= settled;
+        }
         let names = runs.iter().map(|run| (run.bit, run.name.clone())).collect();
+        let letters = Letters::new(
+            setup.letters,
+            &setup.lease,
+            &setup.store,
+            setup.ordering,
+            runs.iter().map(|run| run.name.clone()).collect(),
+        );
         let mut tracker = Tracker::new(setup.lease.key.topic.is_channel(), runs.len());
         let mut position = Position::new(setup.lease.clone(), setup.store.clone(), names);
         if handlers.iter().any(|h| h.transactional().is_some()) {
@@ -150,10 +167,10 @@ impl Delivery {
             repeats: HashMap::new(),
             with_handlers: HashMap::new(),
             calls: JoinSet::new(),
-            parking: Parking::new(setup.lease.clone(), setup.store.clone()),
             gaps: Gaps::new(setup.lease.clone(), setup.store),
             given_up: setup.given_up,
             age: setup.age,
+            letters,
             lease: setup.lease,
             stream_state: setup.stream_state,
             shown_state: setup.shown_state,
@@ -176,6 +193,7 @@ impl Delivery {
             }
             self.call_handlers();
             self.follow();
+            self.follow_letters();
             if !open && self.is_drained() {
                 break;
             }
@@ -192,17 +210,17 @@ impl Delivery {
                         return self.fenced();
                     }
                 }
-                parked = self.parking.done() => match parked {
-                    Some(parked) => for seq in parked.seqs {
-                        self.finished(seq, parked.handlers, Outcome::Parked);
-                    }
-                    None => return self.fenced(),
+                news = self.letters.news() => match news {
+                    News::Written(Some(done)) => self.letters_written(done),
+                    News::Written(None) => return self.fenced(),
+                    News::Loaded(loaded) => self.letters_loaded(loaded),
                 },
                 recorded = self.gaps.recorded() => match recorded {
                     Some(seq) => self.tracker.unpin(seq),
                     None => return self.fenced(),
                 },
                 Some(given_up) = self.given_up.recv() => self.give_up_position(given_up),
+                Ok(()) = self.assignment.asked.changed() => self.letters.asked(),
                 written = self.position.written() => {
                     if written == Written::Fenced {
                         return self.fenced();
@@ -252,12 +270,15 @@ impl Delivery {
     fn wake_at(&self) -> Option<Instant> {
         let now = Instant::now();
         let handlers = self.runs.iter().filter_map(|run| run.wake_at(now));
-        handlers.chain(self.position.wake_at()).min()
+        handlers
+            .chain(self.position.wake_at())
+            .chain(self.letters.wake_at())
+            .min()
     }
 
     /// Nothing under way, and nothing that could be begun before the handlers' next attempt.
     fn is_drained(&self) -> bool {
-        self.calls.is_empty() && self.parking.is_idle() && self.gaps.is_idle()
+        self.calls.is_empty() && self.letters.parking.is_idle() && self.gaps.is_idle()
     }
 
     /// The bus does not know the position any more, nor the places of what is in flight.
@@ -273,13 +294,13 @@ impl Delivery {
             epoch = self.lease.epoch,
             "another worker has taken this subscription over: this one lets it go"
         );
-        self.parking.abandon();
+        self.letters.parking.abandon();
         self.gaps.abandon();
         Ended::Fenced
     }
 
     async fn finish(mut self) -> Ended {
-        self.parking.abandon();
+        self.letters.parking.abandon();
         self.gaps.abandon();
         self.calls.abort_all();
         self.follow();

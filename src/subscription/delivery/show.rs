@@ -10,6 +10,7 @@ impl Delivery {
     pub(super) fn tick(&mut self) {
         let (events, bytes) = self.in_flight.held_now();
         self.observer.in_flight(events, bytes);
+        self.observer.letters_open(self.letters.held.stored());
         let live = *self.stream_state.borrow() == State::Live;
         let oldest = self
             .tracker
@@ -44,9 +45,10 @@ impl Delivery {
             })
         };
         let stream = self.stream_state.borrow().clone();
+        let full = self.letters.full(&self.lease.key.name);
         let why = match stream {
-            State::Live => stopped.map(str::to_owned).or_else(down),
-            _ => stopped.map(str::to_owned),
+            State::Live => stopped.map(str::to_owned).or(full).or_else(down),
+            _ => stopped.map(str::to_owned).or(full),
         };
         let state = why.map_or(stream, |detail| State::Blocked { detail });
         self.position.show(&state);

@@ -34,6 +34,16 @@ fn run(events: usize, batch: usize, on_exhausted: OnExhausted) -> HandlerRun {
     run
 }
 
+impl HandlerRun {
+    /// The next call, where nothing is held.
+    fn call(&mut self, now: Instant) -> Option<(CallId, Vec<Waiting>)> {
+        self.next_call(now, &|_| false).map(|next| match next {
+            Next::Call(call, batch) => (call, batch),
+            Next::Aside(aside) => panic!("{aside:?}"),
+        })
+    }
+}
+
 fn put(run: &mut HandlerRun, seq: Seq, record: &str) {
     let unit = Unit::One(event(&[record]));
     run.put(Origin::Live(seq), unit, Ordering::Record);
@@ -57,7 +67,7 @@ fn drive_from(
     let mut now = start;
     let mut done = vec![];
     while now.duration_since(start) < limit {
-        while let Some((call, batch)) = run.next_call(now) {
+        while let Some((call, batch)) = run.call(now) {
             let seqs: Vec<Seq> = batch.iter().map(seq_of).collect();
             let answered = run.answered(now, call, batch, answer(&seqs));
             done.extend(answered.done.into_iter().map(|(w, v)| (seq_of(&w), v)));
@@ -231,7 +241,7 @@ fn a_list_of_the_wrong_length_is_a_retry_of_the_whole_batch() {
 fn a_pause_that_the_other_side_asks_for_is_kept() {
     let mut run = run(1, 1, OnExhausted::Park);
     let now = Instant::now();
-    let (call, batch) = run.next_call(now).unwrap();
+    let (call, batch) = run.call(now).unwrap();
     let after = Some(Duration::from_secs(77));
     let answer = BatchAnswer::All(Answer::Retry(Retry {
         reason: "429".to_owned(),
@@ -266,7 +276,7 @@ fn a_batch_that_is_split_begins_to_count_anew() {
     // The two fail together while a third succeeds in between, until their batch is exhausted.
     for round in 0..4 {
         put(&mut run, 100 + round, "ok");
-        while let Some((call, batch)) = run.next_call(now) {
+        while let Some((call, batch)) = run.call(now) {
             let good = batch.iter().all(|w| seq_of(w) >= 100);
             let answer = if good { BatchAnswer::HANDLED } else { retry() };
             let answered = run.answered(now, call, batch, answer);
@@ -284,7 +294,7 @@ fn failures_of_calls_under_way_do_not_lengthen_the_hold() {
     let mut run = run(64, 1, OnExhausted::Park);
     run.concurrency = 64;
     let now = Instant::now();
-    let calls: Vec<_> = std::iter::from_fn(|| run.next_call(now)).collect();
+    let calls: Vec<_> = std::iter::from_fn(|| run.call(now)).collect();
     assert_eq!(calls.len(), 64);
     for (call, batch) in calls {
         run.answered(now, call, batch, retry());
@@ -303,7 +313,7 @@ fn a_handler_that_is_down_is_held_for_as_long_as_it_asks() {
             after: Some(Duration::MAX),
         }))
     };
-    while let Some((call, batch)) = run.next_call(now) {
+    while let Some((call, batch)) = run.call(now) {
         run.answered(now, call, batch, asks());
     }
     assert_eq!(run.wake_at(now), Some(now + LONGEST_AFTER));
@@ -330,7 +340,7 @@ fn while_stopped_nothing_else_is_handed_over() {
     let mut handed = vec![];
     for round in 0..200u64 {
         put(&mut run, 10 + round, "x");
-        while let Some((call, batch)) = run.next_call(now) {
+        while let Some((call, batch)) = run.call(now) {
             let seq = seq_of(&batch[0]);
             handed.push((run.stopped().is_some(), seq));
             let answer = if seq == 0 {
@@ -355,7 +365,7 @@ fn with_stop_an_exhausted_event_is_kept_and_tried_until_it_is_mended() {
     let mut stopped = false;
     let mut done = vec![];
     while done.is_empty() && now.duration_since(start) < Duration::from_secs(9000) {
-        while let Some((call, batch)) = run.next_call(now) {
+        while let Some((call, batch)) = run.call(now) {
             let ok = now.duration_since(start) > Duration::from_secs(5000);
             let answer = if ok { BatchAnswer::HANDLED } else { retry() };
             done.extend(run.answered(now, call, batch, answer).done);
@@ -387,7 +397,7 @@ fn a_transaction_is_alone_in_its_call_and_waits_for_the_records_of_all_its_event
     put(&mut run, 3, "b");
     put(&mut run, 4, "c");
     let mut calls = vec![];
-    while let Some((call, batch)) = run.next_call(now) {
+    while let Some((call, batch)) = run.call(now) {
         calls.push((call, batch));
     }
     let seqs = |batch: &[Waiting]| batch.iter().map(seq_of).collect::<Vec<_>>();
@@ -395,12 +405,12 @@ fn a_transaction_is_alone_in_its_call_and_waits_for_the_records_of_all_its_event
     assert_eq!(given, [[0], [4]], "3 waits for b of 1, and 1 for a");
     let (call, batch) = calls.remove(0);
     run.answered(now, call, batch, BatchAnswer::HANDLED);
-    let (call, batch) = run.next_call(now).unwrap();
+    let (call, batch) = run.call(now).unwrap();
     assert_eq!(seqs(&batch), [1]);
     assert_eq!(batch[0].unit.events().len(), 2);
-    assert!(run.next_call(now).is_none());
+    assert!(run.call(now).is_none());
     run.answered(now, call, batch, BatchAnswer::HANDLED);
-    assert_eq!(seqs(&run.next_call(now).unwrap().1), [3]);
+    assert_eq!(seqs(&run.call(now).unwrap().1), [3]);
 }
 
 #[test]
@@ -420,7 +430,7 @@ fn a_transaction_shares_the_worst_answer_that_one_of_its_events_got() {
         let mut run = run(0, 10, OnExhausted::Park);
         let now = Instant::now();
         put_transaction(&mut run, 0, &["a", "b", "c"]);
-        let (call, batch) = run.next_call(now).unwrap();
+        let (call, batch) = run.call(now).unwrap();
         let answered = run.answered(now, call, batch, BatchAnswer::Each(answers));
         let verdicts: Vec<_> = answered.done.into_iter().map(|(_, v)| v).collect();
         match rejected {
@@ -438,4 +448,58 @@ fn a_transaction_shares_the_worst_answer_that_one_of_its_events_got() {
             ),
         }
     }
+}
+
+#[test]
+fn what_follows_an_event_that_is_tried_again_is_not_parked_before_it() {
+    let now = Instant::now();
+    let mut run = run(0, 10, OnExhausted::Park);
+    for seq in 0..3 {
+        put(&mut run, seq, "A");
+    }
+    put(&mut run, 3, "B");
+    let bad = || Answer::Reject {
+        reason: "bad".to_owned(),
+    };
+    let (call, batch) = run.call(now).unwrap();
+    let answers = vec![
+        Answer::Handled,
+        Answer::Retry(Retry::because("later")),
+        bad(),
+        bad(),
+    ];
+    let answered = run.answered(now, call, batch, BatchAnswer::Each(answers));
+    let done: Vec<Seq> = answered.done.iter().map(|(w, _)| seq_of(w)).collect();
+    assert_eq!((done, answered.again), (vec![0, 3], 2));
+    // In its turn it is refused alone, and parked.
+    let mut order = vec![];
+    let done = drive_from(&mut run, now, Duration::from_secs(60), |seqs| {
+        order.extend_from_slice(seqs);
+        if seqs == [1] {
+            BatchAnswer::HANDLED
+        } else {
+            reject()
+        }
+    });
+    assert_eq!(order, [1, 2]);
+    assert!(matches!(done[1], (2, Verdict::Park { .. })), "{done:?}");
+}
+
+#[test]
+fn a_dead_letter_that_is_given_up_again_stops_nobody() {
+    let now = Instant::now();
+    let mut run = run(0, 1, OnExhausted::Stop);
+    let letter = Origin::Letter { place: 1, id: 1 };
+    let unit = Unit::One(event(&["A"]));
+    run.put_letters(letter, [1].into(), unit, Ordering::Record);
+    let later = now + Duration::from_secs(2 * 3600);
+    let (call, batch) = run.call(now).unwrap();
+    run.answered(now, call, batch, retry());
+    let (call, batch) = run.call(later).unwrap();
+    let answered = run.answered(later, call, batch, retry());
+    assert!(
+        matches!(answered.done[..], [(_, Verdict::Park { .. })]),
+        "{answered:?}"
+    );
+    assert_eq!(run.stopped(), None);
 }

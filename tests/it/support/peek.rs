@@ -12,7 +12,7 @@ use sqlx::Connection;
 use super::{Emulator, Store, eventually};
 
 impl Store {
-    async fn opened(&self) -> Arc<dyn store::Store> {
+    pub(crate) async fn opened(&self) -> Arc<dyn store::Store> {
         let config = StoreConfig::new(self.url.clone());
         store::open(&config).await.unwrap()
     }

@@ -1,0 +1,263 @@
+//! Parked events.
+
+mod owner;
+mod person;
+
+use async_trait::async_trait;
+use sqlx::Row;
+use sqlx::postgres::{PgConnection, PgRow};
+
+use super::lease::hold;
+use super::{PostgresStore, sql};
+use crate::event::{EventIdentity, SchemaId};
+use crate::store::common::{from_ms, plain, plain_list, replay_id, to_ms};
+use crate::store::{
+    DeadLetter, DeadLetterFilter, DeadLetters, Lease, LetterSelection, LetterSummary, Placed,
+    Refusal, StoreError, StoredDeadLetter,
+};
+
+#[async_trait]
+impl DeadLetters for PostgresStore {
+    async fn park_all(
+        &self,
+        lease: &Lease,
+        letters: &[DeadLetter],
+    ) -> Result<Vec<Placed>, StoreError> {
+        transaction!(self, |conn| park_all(conn, lease, letters))
+    }
+
+    async fn open_letters(&self, lease: &Lease) -> Result<Vec<LetterSummary>, StoreError> {
+        transaction!(self, |conn| owner::open_letters(conn, lease))
+    }
+
+    async fn settled_ahead(
+        &self,
+        lease: &Lease,
+    ) -> Result<Vec<(Option<String>, EventIdentity)>, StoreError> {
+        transaction!(self, |conn| owner::settled_ahead(conn, lease))
+    }
+
+    async fn letters(&self, ids: &[i64]) -> Result<Vec<StoredDeadLetter>, StoreError> {
+        transaction!(self, |conn| letters(conn, ids))
+    }
+
+    async fn resolve(&self, lease: &Lease, ids: &[i64]) -> Result<Vec<i64>, StoreError> {
+        transaction!(self, |conn| owner::resolve(conn, lease, ids))
+    }
+
+    async fn park_again(
+        &self,
+        lease: &Lease,
+        ids: &[i64],
+        refusal: &Refusal,
+    ) -> Result<(), StoreError> {
+        transaction!(self, |conn| owner::park_again(conn, lease, ids, refusal))
+    }
+
+    async fn pass_on(
+        &self,
+        lease: &Lease,
+        id: i64,
+        letters: &[DeadLetter],
+    ) -> Result<Option<Vec<Placed>>, StoreError> {
+        transaction!(self, |conn| owner::pass_on(conn, lease, id, letters))
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+    ) -> Result<Vec<StoredDeadLetter>, StoreError> {
+        transaction!(self, |conn| list(conn, filter))
+    }
+
+    async fn dead_letter(&self, id: i64) -> Result<Option<StoredDeadLetter>, StoreError> {
+        transaction!(self, |conn| find(conn, id))
+    }
+
+    async fn select_letters(
+        &self,
+        selection: &LetterSelection,
+    ) -> Result<Vec<LetterSummary>, StoreError> {
+        transaction!(self, |conn| person::select(conn, selection))
+    }
+
+    async fn letter_summaries(&self, ids: &[i64]) -> Result<Vec<LetterSummary>, StoreError> {
+        transaction!(self, |conn| person::summaries(conn, ids))
+    }
+
+    async fn ask_retry(&self, selection: &LetterSelection) -> Result<Vec<i64>, StoreError> {
+        transaction!(self, |conn| person::ask_retry(conn, selection))
+    }
+
+    async fn withdraw_retry(&self, ids: &[i64]) -> Result<Vec<i64>, StoreError> {
+        transaction!(self, |conn| person::withdraw_retry(conn, ids))
+    }
+
+    async fn discard(&self, selection: &LetterSelection) -> Result<Vec<i64>, StoreError> {
+        transaction!(self, |conn| person::discard(conn, selection))
+    }
+}
+
+/// Parks events in this order. The same one again changes nothing while it is open; one that had been
+/// resolved failed anew, and is open again.
+async fn park_all(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    letters: &[DeadLetter],
+) -> Result<Vec<Placed>, StoreError> {
+    hold(conn, lease).await?;
+    let mut placed = Vec::with_capacity(letters.len());
+    for letter in letters {
+        placed.push(park(conn, lease, letter, false).await?);
+    }
+    Ok(placed)
+}
+
+/// Parks one under a lease that is held; `asked` asks for another attempt in the same breath.
+async fn park(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    letter: &DeadLetter,
+    asked: bool,
+) -> Result<Placed, StoreError> {
+    // One that is open again is the newest: its new place is the number that it would have had.
+    let parked: Option<(i64, i64)> = sql::query_as(
+        "insert into orgstream.dead_letter as d \
+             (org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
+              replay_id, schema_id, payload, record_ids, record_name, unit, received_at, place, \
+              retry_asked_at) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
+                 to_timestamp($16::bigint / 1000.0), $17, case when $18 then now() end) \
+         on conflict (org_id, subscription, coalesce(handler, ''), identity) do update set \
+             state = 'open', resolved_at = null, parked_at = now(), reason = excluded.reason, \
+             error = excluded.error, attempts = excluded.attempts, unit = excluded.unit, \
+             place = coalesce(excluded.place, excluded.id), retry_asked_at = excluded.retry_asked_at \
+         where d.state <> 'open' \
+         returning coalesce(place, id), id",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(lease.key.topic.as_str())
+    .bind(&letter.handler)
+    .bind(letter.identity.as_str())
+    .bind(plain(&letter.reason))
+    .bind(plain(&letter.error))
+    .bind(i32::try_from(letter.attempts).unwrap_or(i32::MAX))
+    .bind(plain(&letter.event_uuid))
+    .bind(letter.replay_id.as_ref().map(|id| id.as_bytes()))
+    .bind(plain(letter.schema_id.as_str()))
+    .bind(letter.payload.as_ref())
+    .bind(plain_list(&letter.record_ids))
+    .bind(letter.record_name.as_deref().map(plain))
+    .bind(letter.unit.as_deref().map(plain))
+    .bind(to_ms(letter.received_at))
+    .bind(letter.place)
+    .bind(asked)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let (place, id) = match parked {
+        Some(parked) => parked,
+        None => {
+            sql::query_as(
+                "select coalesce(place, id), id from orgstream.dead_letter \
+                 where org_id = $1 and subscription = $2 \
+                 and coalesce(handler, '') = coalesce($3, '') and identity = $4",
+            )
+            .bind(lease.key.org_id.as_str())
+            .bind(&lease.key.name)
+            .bind(&letter.handler)
+            .bind(letter.identity.as_str())
+            .fetch_one(conn)
+            .await?
+        }
+    };
+    Ok(Placed { place, id })
+}
+
+/// What [`from_row`] reads.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "select id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
+                    replay_id, schema_id, payload, record_ids, record_name, unit, place, \
+                    state, (extract(epoch from received_at) * 1000)::bigint as received_at, \
+                    (extract(epoch from parked_at) * 1000)::bigint as parked_at, \
+                    (extract(epoch from retry_asked_at) * 1000)::bigint as retry_asked_at, \
+                    (extract(epoch from resolved_at) * 1000)::bigint as resolved_at \
+             from orgstream.dead_letter ",
+            $rest
+        )
+    };
+}
+
+/// Those that a filter lets through, oldest first.
+async fn list(
+    conn: &mut PgConnection,
+    filter: &DeadLetterFilter,
+) -> Result<Vec<StoredDeadLetter>, StoreError> {
+    let rows = sql::query(select!(
+        "where ($1::text is null or subscription = $1) and ($2::text is null or handler = $2) \
+         and ($3::text is null or reason = $3) and ($4::text is null or state = $4) \
+         order by id limit $5"
+    ))
+    .bind(&filter.subscription)
+    .bind(&filter.handler)
+    .bind(&filter.reason)
+    .bind(&filter.state)
+    .bind(i64::from(filter.limit))
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(from_row).collect()
+}
+
+/// One, by its number.
+async fn find(conn: &mut PgConnection, id: i64) -> Result<Option<StoredDeadLetter>, StoreError> {
+    let row = sql::query(select!("where id = $1"))
+        .bind(id)
+        .fetch_optional(conn)
+        .await?;
+    row.as_ref().map(from_row).transpose()
+}
+
+/// These with their payloads.
+async fn letters(
+    conn: &mut PgConnection,
+    ids: &[i64],
+) -> Result<Vec<StoredDeadLetter>, StoreError> {
+    let rows = sql::query(select!(
+        "where id = any($1) order by coalesce(place, id), id"
+    ))
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(from_row).collect()
+}
+
+fn from_row(row: &PgRow) -> Result<StoredDeadLetter, StoreError> {
+    let time = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(column)?.map(from_ms));
+    Ok(StoredDeadLetter {
+        id: row.try_get("id")?,
+        subscription: row.try_get("subscription")?,
+        topic: row.try_get("topic")?,
+        state: row.try_get("state")?,
+        parked_at: from_ms(row.try_get("parked_at")?),
+        retry_asked_at: time("retry_asked_at")?,
+        resolved_at: time("resolved_at")?,
+        letter: DeadLetter {
+            identity: EventIdentity::from_stored(row.try_get("identity")?),
+            handler: row.try_get("handler")?,
+            reason: row.try_get("reason")?,
+            error: row.try_get("error")?,
+            attempts: u32::try_from(row.try_get::<i32, _>("attempts")?).unwrap_or(0),
+            event_uuid: row.try_get("event_uuid")?,
+            replay_id: replay_id(row.try_get("replay_id")?),
+            schema_id: SchemaId::new(row.try_get("schema_id")?),
+            payload: row.try_get::<Vec<u8>, _>("payload")?.into(),
+            record_ids: row.try_get("record_ids")?,
+            record_name: row.try_get("record_name")?,
+            unit: row.try_get("unit")?,
+            place: row.try_get("place")?,
+            received_at: from_ms(row.try_get("received_at")?),
+        },
+    })
+}

@@ -1,0 +1,300 @@
+//! Parked events.
+
+mod owner;
+mod person;
+
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::lease::hold;
+use super::{READ, SqliteStore, WRITE, from_json, ids_json, to_json};
+use crate::event::{EventIdentity, SchemaId};
+use crate::store::common::{from_ms, plain, replay_id, to_ms};
+use crate::store::{
+    DeadLetter, DeadLetterFilter, DeadLetters, Lease, LetterSelection, LetterSummary, Placed,
+    Refusal, StoreError, StoredDeadLetter,
+};
+
+#[async_trait]
+impl DeadLetters for SqliteStore {
+    async fn park_all(
+        &self,
+        lease: &Lease,
+        letters: &[DeadLetter],
+    ) -> Result<Vec<Placed>, StoreError> {
+        transaction!(self, WRITE, |conn| park_all(conn, lease, letters))
+    }
+
+    async fn open_letters(&self, lease: &Lease) -> Result<Vec<LetterSummary>, StoreError> {
+        transaction!(self, READ, |conn| owner::open_letters(conn, lease))
+    }
+
+    async fn settled_ahead(
+        &self,
+        lease: &Lease,
+    ) -> Result<Vec<(Option<String>, EventIdentity)>, StoreError> {
+        transaction!(self, READ, |conn| owner::settled_ahead(conn, lease))
+    }
+
+    async fn letters(&self, ids: &[i64]) -> Result<Vec<StoredDeadLetter>, StoreError> {
+        transaction!(self, READ, |conn| letters(conn, ids))
+    }
+
+    async fn resolve(&self, lease: &Lease, ids: &[i64]) -> Result<Vec<i64>, StoreError> {
+        transaction!(self, WRITE, |conn| owner::resolve(conn, lease, ids))
+    }
+
+    async fn park_again(
+        &self,
+        lease: &Lease,
+        ids: &[i64],
+        refusal: &Refusal,
+    ) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| owner::park_again(
+            conn, lease, ids, refusal
+        ))
+    }
+
+    async fn pass_on(
+        &self,
+        lease: &Lease,
+        id: i64,
+        letters: &[DeadLetter],
+    ) -> Result<Option<Vec<Placed>>, StoreError> {
+        transaction!(self, WRITE, |conn| owner::pass_on(conn, lease, id, letters))
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+    ) -> Result<Vec<StoredDeadLetter>, StoreError> {
+        transaction!(self, READ, |conn| list(conn, filter))
+    }
+
+    async fn dead_letter(&self, id: i64) -> Result<Option<StoredDeadLetter>, StoreError> {
+        transaction!(self, READ, |conn| find(conn, id))
+    }
+
+    async fn select_letters(
+        &self,
+        selection: &LetterSelection,
+    ) -> Result<Vec<LetterSummary>, StoreError> {
+        transaction!(self, READ, |conn| person::select(conn, selection))
+    }
+
+    async fn letter_summaries(&self, ids: &[i64]) -> Result<Vec<LetterSummary>, StoreError> {
+        transaction!(self, READ, |conn| person::summaries(conn, ids))
+    }
+
+    async fn ask_retry(&self, selection: &LetterSelection) -> Result<Vec<i64>, StoreError> {
+        transaction!(self, WRITE, |conn| person::ask_retry(conn, selection))
+    }
+
+    async fn withdraw_retry(&self, ids: &[i64]) -> Result<Vec<i64>, StoreError> {
+        transaction!(self, WRITE, |conn| person::withdraw_retry(conn, ids))
+    }
+
+    async fn discard(&self, selection: &LetterSelection) -> Result<Vec<i64>, StoreError> {
+        transaction!(self, WRITE, |conn| person::discard(conn, selection))
+    }
+}
+
+/// Parks events in this order. The same one again changes nothing while it is open; one that had been
+/// resolved failed anew, and is open again.
+async fn park_all(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    letters: &[DeadLetter],
+) -> Result<Vec<Placed>, StoreError> {
+    hold(conn, lease).await?;
+    let mut placed = Vec::with_capacity(letters.len());
+    for letter in letters {
+        placed.push(park(conn, lease, letter, false).await?);
+    }
+    Ok(placed)
+}
+
+/// Parks one under a lease that is held; `asked` asks for another attempt in the same breath.
+async fn park(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    letter: &DeadLetter,
+    asked: bool,
+) -> Result<Placed, StoreError> {
+    let parked: Option<(i64, i64)> = sqlx::query_as(
+        "insert into dead_letter as d \
+             (org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
+              replay_id, schema_id, payload, record_ids, record_name, unit, received_at, place, \
+              retry_asked_at, parked_at) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+                 iif($18, $19, null), $19) \
+         on conflict (org_id, subscription, coalesce(handler, ''), identity) do nothing \
+         returning coalesce(place, id), id",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(lease.key.topic.as_str())
+    .bind(&letter.handler)
+    .bind(letter.identity.as_str())
+    .bind(plain(&letter.reason))
+    .bind(plain(&letter.error))
+    .bind(i32::try_from(letter.attempts).unwrap_or(i32::MAX))
+    .bind(plain(&letter.event_uuid))
+    .bind(letter.replay_id.as_ref().map(|id| id.as_bytes()))
+    .bind(plain(letter.schema_id.as_str()))
+    .bind(letter.payload.as_ref())
+    .bind(to_json(&letter.record_ids))
+    .bind(letter.record_name.as_deref().map(plain))
+    .bind(letter.unit.as_deref().map(plain))
+    .bind(to_ms(letter.received_at))
+    .bind(letter.place)
+    .bind(asked)
+    .bind(to_ms(SystemTime::now()))
+    .fetch_optional(&mut *conn)
+    .await?;
+    match parked {
+        Some((place, id)) => Ok(Placed { place, id }),
+        None => open_again(conn, lease, letter, asked).await,
+    }
+}
+
+/// One that was parked before: as it is while it is open, else open again and the newest.
+async fn open_again(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    letter: &DeadLetter,
+    asked: bool,
+) -> Result<Placed, StoreError> {
+    let (place, id, state): (i64, i64, String) = sqlx::query_as(
+        "select coalesce(place, id), id, state from dead_letter \
+         where org_id = $1 and subscription = $2 \
+         and coalesce(handler, '') = coalesce($3, '') and identity = $4",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(&letter.handler)
+    .bind(letter.identity.as_str())
+    .fetch_one(&mut *conn)
+    .await?;
+    if state == "open" {
+        return Ok(Placed { place, id });
+    }
+    let place =
+        match letter.place {
+            Some(place) => place,
+            // The number that a new one would have had; it is used up.
+            None => sqlx::query_scalar(
+                "update sqlite_sequence set seq = seq + 1 where name = 'dead_letter' returning seq",
+            )
+            .fetch_one(&mut *conn)
+            .await?,
+        };
+    let now = to_ms(SystemTime::now());
+    sqlx::query(
+        "update dead_letter set state = 'open', resolved_at = null, parked_at = $2, reason = $3, \
+             error = $4, attempts = $5, unit = $6, place = $7, retry_asked_at = iif($8, $2, null) \
+         where id = $1",
+    )
+    .bind(id)
+    .bind(now)
+    .bind(plain(&letter.reason))
+    .bind(plain(&letter.error))
+    .bind(i32::try_from(letter.attempts).unwrap_or(i32::MAX))
+    .bind(letter.unit.as_deref().map(plain))
+    .bind(place)
+    .bind(asked)
+    .execute(conn)
+    .await?;
+    Ok(Placed { place, id })
+}
+
+/// What [`from_row`] reads.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "select id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
+                    replay_id, schema_id, payload, record_ids, record_name, unit, place, \
+                    state, received_at, parked_at, retry_asked_at, resolved_at \
+             from dead_letter ",
+            $rest
+        )
+    };
+}
+
+/// Those that a filter lets through, oldest first.
+async fn list(
+    conn: &mut SqliteConnection,
+    filter: &DeadLetterFilter,
+) -> Result<Vec<StoredDeadLetter>, StoreError> {
+    let rows = sqlx::query(select!(
+        "where ($1 is null or subscription = $1) and ($2 is null or handler = $2) \
+         and ($3 is null or reason = $3) and ($4 is null or state = $4) \
+         order by id limit $5"
+    ))
+    .bind(&filter.subscription)
+    .bind(&filter.handler)
+    .bind(&filter.reason)
+    .bind(&filter.state)
+    .bind(i64::from(filter.limit))
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(from_row).collect()
+}
+
+/// One, by its number.
+async fn find(
+    conn: &mut SqliteConnection,
+    id: i64,
+) -> Result<Option<StoredDeadLetter>, StoreError> {
+    let row = sqlx::query(select!("where id = $1"))
+        .bind(id)
+        .fetch_optional(conn)
+        .await?;
+    row.as_ref().map(from_row).transpose()
+}
+
+/// These with their payloads.
+async fn letters(
+    conn: &mut SqliteConnection,
+    ids: &[i64],
+) -> Result<Vec<StoredDeadLetter>, StoreError> {
+    let rows = sqlx::query(select!(
+        "where id in (select value from json_each($1)) order by coalesce(place, id), id"
+    ))
+    .bind(ids_json(ids))
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(from_row).collect()
+}
+
+fn from_row(row: &SqliteRow) -> Result<StoredDeadLetter, StoreError> {
+    let time = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(column)?.map(from_ms));
+    Ok(StoredDeadLetter {
+        id: row.try_get("id")?,
+        subscription: row.try_get("subscription")?,
+        topic: row.try_get("topic")?,
+        state: row.try_get("state")?,
+        parked_at: from_ms(row.try_get("parked_at")?),
+        retry_asked_at: time("retry_asked_at")?,
+        resolved_at: time("resolved_at")?,
+        letter: DeadLetter {
+            identity: EventIdentity::from_stored(row.try_get("identity")?),
+            handler: row.try_get("handler")?,
+            reason: row.try_get("reason")?,
+            error: row.try_get("error")?,
+            attempts: u32::try_from(row.try_get::<i32, _>("attempts")?).unwrap_or(0),
+            event_uuid: row.try_get("event_uuid")?,
+            replay_id: replay_id(row.try_get("replay_id")?),
+            schema_id: SchemaId::new(row.try_get("schema_id")?),
+            payload: row.try_get::<Vec<u8>, _>("payload")?.into(),
+            record_ids: from_json(row.try_get("record_ids")?)?,
+            record_name: row.try_get("record_name")?,
+            unit: row.try_get("unit")?,
+            place: row.try_get("place")?,
+            received_at: from_ms(row.try_get("received_at")?),
+        },
+    })
+}

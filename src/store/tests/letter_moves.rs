@@ -1,0 +1,334 @@
+//! What becomes of parked events: tried again, passed on, handled, discarded.
+
+use super::bed::{Bed, letter, replay, take};
+use crate::store::{
+    DeadLetter, FinishedAhead, LetterSelection, LetterSummary, Progress, Refusal, StoreError,
+};
+
+const HANDLER: &str = "fulfilment";
+
+fn behind(record: &str) -> DeadLetter {
+    DeadLetter {
+        reason: "parked_behind".to_owned(),
+        ..letter(record, Some(HANDLER))
+    }
+}
+
+fn refusal() -> Refusal {
+    Refusal {
+        reason: "exhausted".to_owned(),
+        error: "503".to_owned(),
+        attempts: 4,
+    }
+}
+
+fn only(ids: &[i64]) -> LetterSelection {
+    LetterSelection {
+        ids: ids.to_vec(),
+        ..LetterSelection::default()
+    }
+}
+
+fn ids(letters: &[LetterSummary]) -> Vec<i64> {
+    letters.iter().map(|letter| letter.placed.id).collect()
+}
+
+pub(super) async fn letters_parked_together_keep_their_order_and_one_open_again_is_the_newest(
+    bed: &Bed,
+) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let given = [
+        letter("001A", Some(HANDLER)),
+        behind("001B"),
+        behind("001C"),
+    ];
+    let placed = store.park_all(&lease, &given).await.unwrap();
+    assert!(placed.is_sorted(), "{placed:?}");
+    assert!(placed.iter().all(|placed| placed.place == placed.id));
+    let first = placed[0].id;
+    assert_eq!(store.resolve(&lease, &[first]).await.unwrap(), [first]);
+    // Both come again; a third is new.
+    let again = [given[0].clone(), given[1].clone(), behind("001D")];
+    let newest = again[2].clone();
+    let again = store.park_all(&lease, &again).await.unwrap();
+    assert_eq!((again[0].id, again[1]), (first, placed[1]));
+    assert!(placed[2] < again[0] && again[0] < again[2], "{again:?}");
+    let open = store.open_letters(&lease).await.unwrap();
+    assert_eq!(
+        ids(&open),
+        [placed[1].id, placed[2].id, first, again[2].id],
+        "{open:?}"
+    );
+    let with_payload = store.letters(&[again[2].id, first, 4711]).await.unwrap();
+    let found: Vec<i64> = with_payload.iter().map(|stored| stored.id).collect();
+    assert_eq!(found, [first, again[2].id]);
+    assert_eq!(with_payload[1].letter, newest);
+}
+
+pub(super) async fn an_open_letter_is_summed_up_without_its_payload(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let given = DeadLetter {
+        unit: Some("t1".to_owned()),
+        ..letter("001A", Some(HANDLER))
+    };
+    let placed = store
+        .park_all(&lease, std::slice::from_ref(&given))
+        .await
+        .unwrap()[0];
+    let summary = LetterSummary {
+        placed,
+        subscription: "accounts".to_owned(),
+        handler: given.handler,
+        identity: given.identity,
+        state: "open".to_owned(),
+        reason: "rejected".to_owned(),
+        error: "400 Bad Request".to_owned(),
+        record_ids: given.record_ids,
+        unit: given.unit,
+        asked: false,
+        replay_id: given.replay_id,
+        bytes: 5,
+        to_come: true,
+    };
+    let open = store.open_letters(&lease).await.unwrap();
+    assert_eq!(open, std::slice::from_ref(&summary));
+    let selected = store.letter_summaries(&[placed.id]).await.unwrap();
+    let seen_by_people = LetterSummary {
+        to_come: false,
+        ..summary
+    };
+    assert_eq!(selected, [seen_by_people]);
+}
+
+pub(super) async fn a_letter_above_the_position_is_still_to_come_again(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let letters = ["001A", "001B"].map(|record| letter(record, Some(HANDLER)));
+    store.park_all(&lease, &letters).await.unwrap();
+    let to_come = async || {
+        let open = store.open_letters(&lease).await.unwrap();
+        open.iter().map(|one| one.to_come).collect::<Vec<bool>>()
+    };
+    assert_eq!(to_come().await, [true, true], "there is no position");
+    // The clock of a store may be no finer than this.
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    let mut progress = Progress {
+        position: Some(replay("0a")),
+        finished_ahead: vec![FinishedAhead {
+            handler: HANDLER.to_owned(),
+            identity: letters[1].identity.clone(),
+        }],
+        ..Progress::default()
+    };
+    store.save_progress(&lease, &progress).await.unwrap();
+    assert_eq!(
+        to_come().await,
+        [false, true],
+        "one is finished above the position"
+    );
+    progress.finished_ahead[0].handler = "another".to_owned();
+    store.save_progress(&lease, &progress).await.unwrap();
+    assert_eq!(to_come().await, [false, false]);
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    store.park(&lease, &letter("001C", None)).await.unwrap();
+    assert_eq!(
+        to_come().await,
+        [false, false, true],
+        "one came after the last write"
+    );
+}
+
+pub(super) async fn what_is_settled_before_the_position_follows_is_known_to_the_next_holder(
+    bed: &Bed,
+) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let progress = Progress {
+        position: Some(replay("0a")),
+        ..Progress::default()
+    };
+    let early = store.park(&lease, &letter("001A", Some(HANDLER))).await;
+    store.resolve(&lease, &[early.unwrap()]).await.unwrap();
+    assert_eq!(
+        store.settled_ahead(&lease).await.unwrap(),
+        [],
+        "no position"
+    );
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    store.save_progress(&lease, &progress).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    let given = [
+        letter("001B", Some(HANDLER)),
+        letter("001C", Some("ledger")),
+        letter("001D", None),
+        letter("001E", None),
+        letter("001F", Some(HANDLER)),
+    ];
+    let placed = store.park_all(&lease, &given).await.unwrap();
+    let [b, c, d, e] = [0, 1, 2, 3].map(|number| placed[number].id);
+    store.resolve(&lease, &[b, d]).await.unwrap();
+    store.discard(&only(&[c, e])).await.unwrap();
+    let mut settled = store.settled_ahead(&lease).await.unwrap();
+    settled.sort();
+    // A letter of everyone that was handled was passed on, and has successors.
+    let expected = [(None, 3), (Some(HANDLER), 0), (Some("ledger"), 1)];
+    let expected = expected.map(|(handler, number)| {
+        let identity = given[number].identity.clone();
+        (handler.map(str::to_owned), identity)
+    });
+    assert_eq!(settled, expected);
+}
+
+pub(super) async fn a_letter_that_is_refused_once_more_says_why_and_asks_for_nothing(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let id = store
+        .park(&lease, &letter("001A", Some(HANDLER)))
+        .await
+        .unwrap();
+    store.ask_retry(&only(&[id])).await.unwrap();
+    store.park_again(&lease, &[id], &refusal()).await.unwrap();
+    let stored = store.dead_letter(id).await.unwrap().unwrap();
+    assert_eq!(
+        (stored.state.as_str(), stored.retry_asked_at),
+        ("open", None)
+    );
+    let letter = stored.letter;
+    assert_eq!(
+        (
+            letter.reason.as_str(),
+            letter.error.as_str(),
+            letter.attempts
+        ),
+        ("exhausted", "503", 7)
+    );
+    // One that a person gave up meanwhile stays as it is.
+    store.discard(&only(&[id])).await.unwrap();
+    store.park_again(&lease, &[id], &refusal()).await.unwrap();
+    let stored = store.dead_letter(id).await.unwrap().unwrap();
+    assert_eq!(
+        (stored.state.as_str(), stored.letter.attempts),
+        ("discarded", 7)
+    );
+}
+
+pub(super) async fn a_letter_that_can_be_decoded_now_gives_every_handler_one_in_its_place(
+    bed: &Bed,
+) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let undecodable = DeadLetter {
+        reason: "undecodable".to_owned(),
+        ..letter("001A", None)
+    };
+    let placed = store
+        .park_all(&lease, &[undecodable, behind("001A")])
+        .await
+        .unwrap();
+    let own = ["fulfilment-2", "ledger"].map(|handler| DeadLetter {
+        place: Some(placed[0].place),
+        ..letter("001A", Some(handler))
+    });
+    let passed = store.pass_on(&lease, placed[0].id, &own).await.unwrap();
+    let passed = passed.unwrap();
+    assert!(passed.iter().all(|one| one.place == placed[0].place));
+    let open = store.open_letters(&lease).await.unwrap();
+    assert_eq!(ids(&open), [passed[0].id, passed[1].id, placed[1].id]);
+    let asked: Vec<bool> = open.iter().map(|one| one.asked).collect();
+    assert_eq!(asked, [true, true, false]);
+    let first = store.dead_letter(placed[0].id).await.unwrap().unwrap();
+    assert_eq!(first.state, "handled");
+    assert!(first.resolved_at.is_some());
+    let twice = store.pass_on(&lease, placed[0].id, &own).await.unwrap();
+    assert_eq!(twice, None);
+}
+
+pub(super) async fn people_ask_withdraw_and_discard_and_the_owner_hears_of_it(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let letters = [
+        letter("001A", Some(HANDLER)),
+        behind("001A2"),
+        letter("001B", Some("ledger")),
+    ];
+    let placed = store.park_all(&lease, &letters).await.unwrap();
+    let [a, b, c] = [placed[0].id, placed[1].id, placed[2].id];
+    let asked = async || {
+        bed.column::<i64>("select asked from orgstream.subscription")
+            .await
+    };
+    let before = asked().await[0];
+    let by = |handler: Option<&str>, reason: Option<&str>| LetterSelection {
+        handler: handler.map(str::to_owned),
+        reason: reason.map(str::to_owned),
+        ..LetterSelection::default()
+    };
+    let sorted = |mut ids: Vec<i64>| {
+        ids.sort_unstable();
+        ids
+    };
+    let found = store
+        .select_letters(&by(Some(HANDLER), None))
+        .await
+        .unwrap();
+    assert_eq!(ids(&found), [a, b]);
+    let rejected = store.ask_retry(&by(None, Some("rejected"))).await.unwrap();
+    assert_eq!(sorted(rejected), [a, c]);
+    assert_eq!(asked().await, [before + 1]);
+    let first = store.dead_letter(a).await.unwrap().unwrap().retry_asked_at;
+    assert!(first.is_some());
+    assert_eq!(sorted(store.ask_retry(&only(&[a])).await.unwrap()), [a]);
+    let again = store.dead_letter(a).await.unwrap().unwrap().retry_asked_at;
+    assert_eq!(again, first, "asking twice is asking once");
+    let withdrawn = store.withdraw_retry(&[a, b]).await.unwrap();
+    assert_eq!(withdrawn, [a], "nobody asked for the other");
+    assert_eq!(store.withdraw_retry(&[]).await.unwrap(), [0i64; 0]);
+    assert_eq!(asked().await, [before + 3]);
+    // Whoever comes first decides.
+    assert_eq!(store.discard(&only(&[a, b])).await.unwrap().len(), 2);
+    assert_eq!(asked().await, [before + 4]);
+    assert_eq!(store.resolve(&lease, &[a, c]).await.unwrap(), [c]);
+    assert_eq!(store.discard(&only(&[c])).await.unwrap(), [0i64; 0]);
+    assert_eq!(asked().await, [before + 4], "nothing to tell");
+    let states: Vec<String> = store
+        .letter_summaries(&[a, b, c])
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|one| one.state)
+        .collect();
+    assert_eq!(states, ["discarded", "discarded", "handled"]);
+    assert_eq!(store.open_letters(&lease).await.unwrap(), []);
+    let everything = store.ask_retry(&LetterSelection::default()).await.unwrap();
+    assert_eq!(everything, [0i64; 0]);
+}
+
+pub(super) async fn a_holder_whose_epoch_has_passed_moves_no_letter(bed: &Bed) {
+    let store = bed.ready().await;
+    let old = take(&*store).await;
+    let given = letter("001A", Some(HANDLER));
+    let id = store.park(&old, &given).await.unwrap();
+    let new = take(&*store).await;
+    assert!(new.epoch > old.epoch);
+    let refusals = [
+        store.resolve(&old, &[id]).await.map(drop),
+        store.park_again(&old, &[id], &refusal()).await,
+        store.pass_on(&old, id, &[]).await.map(drop),
+        store.open_letters(&old).await.map(drop),
+        store.settled_ahead(&old).await.map(drop),
+        store.park_all(&old, &[behind("001B")]).await.map(drop),
+    ];
+    for refusal in refusals {
+        assert!(
+            matches!(refusal, Err(StoreError::Fenced { .. })),
+            "{refusal:?}"
+        );
+    }
+    let open = store.open_letters(&new).await.unwrap();
+    assert_eq!(
+        (ids(&open), open[0].reason.as_str()),
+        (vec![id], "rejected")
+    );
+}

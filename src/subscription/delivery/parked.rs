@@ -1,0 +1,362 @@
+//! What becomes of events that are parked, or have to be, and of letters that are tried again.
+
+use std::time::Instant;
+
+use tracing::{debug, info, warn};
+
+use super::Delivery;
+use super::letters::records_of;
+use crate::config::Ordering;
+use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal};
+use crate::subscription::handler_run::Verdict;
+use crate::subscription::held::{Known, NewLetter, PARKED_BEHIND, Place, Since, Slot, Ticket};
+use crate::subscription::lanes::{Origin, Waiting, held_records};
+use crate::subscription::letter_loader::{Loaded, LoadedLetter, NotLoaded};
+use crate::subscription::observe::Outcome;
+use crate::subscription::parking::{Done, Move, dead_letter, dead_letters};
+use crate::subscription::tracker::HandlerSet;
+
+impl Delivery {
+    /// Writes what is to be written, and begins with what may be tried again.
+    pub(super) fn follow_letters(&mut self) {
+        let letters = &mut self.letters;
+        letters.held.passed(self.tracker.low_water());
+        let room = letters.room();
+        let held = &letters.held;
+        letters.parking.go_on(room, |ticket, origin| match origin {
+            Origin::Live(seq) => held.place_of(ticket, seq),
+            Origin::Letter { .. } | Origin::Replay(_) => Place::Last,
+        });
+        if !self.stop.is_cancelled() && self.assignment.clock.holds(Instant::now()) {
+            letters.draw();
+        }
+    }
+
+    /// Takes units whose turn it was, but that are held.
+    pub(super) fn set_aside(&mut self, handler: usize, units: Vec<Waiting>) {
+        for waiting in units {
+            match waiting.origin {
+                Origin::Letter { .. } => {
+                    let tickets = self.letters.in_lanes.remove(&(handler, waiting.origin));
+                    for ticket in tickets.unwrap_or_default() {
+                        self.letters.held.put_back(ticket);
+                    }
+                }
+                Origin::Live(_) | Origin::Replay(_) => self.park_behind(handler, &waiting),
+            }
+        }
+    }
+
+    /// Parks what has to wait behind a dead letter; what is parked already is finished by that.
+    fn park_behind(&mut self, handler: usize, waiting: &Waiting) {
+        let (name, bit) = (self.runs[handler].name.clone(), self.runs[handler].bit);
+        let slot = Slot::Handler(handler);
+        let holder = self
+            .letters
+            .held
+            .holder(slot, &waiting.records, waiting.origin);
+        let error = self.letters.error_behind(holder);
+        let letters = dead_letters(waiting, &name, PARKED_BEHIND, &error);
+        self.park_new(waiting.origin, Some((slot, bit)), letters);
+    }
+
+    /// Parks the events of a unit, less those that are parked already: the stream has brought them once more.
+    pub(super) fn park_new(
+        &mut self,
+        origin: Origin,
+        handler: Option<(Slot, HandlerSet)>,
+        letters: Vec<DeadLetter>,
+    ) {
+        let (slot, bit) = handler.map_or((Slot::Everyone, None), |(slot, bit)| (slot, Some(bit)));
+        let open: Vec<Option<Ticket>> = letters
+            .iter()
+            .map(|letter| self.letters.open(slot, letter))
+            .collect();
+        if open.iter().all(Option::is_none) {
+            self.park(origin, handler, letters);
+            return;
+        }
+        for (number, (letter, open)) in letters.into_iter().zip(open).enumerate() {
+            let origin = nth(origin, number);
+            let since = match (handler, origin) {
+                (None, Origin::Live(seq)) => Since::After(seq),
+                _ => Since::Always,
+            };
+            match open {
+                Some(ticket) => {
+                    self.letters.held.came_by(ticket, since);
+                    self.parked(origin, bit);
+                }
+                None => self.park(origin, handler, vec![letter]),
+            }
+        }
+    }
+
+    /// Parks the events of a unit durably; only then are they finished, so that the position cannot pass
+    /// them before. Their hold on later events begins at once.
+    pub(super) fn park(
+        &mut self,
+        origin: Origin,
+        handler: Option<(Slot, HandlerSet)>,
+        letters: Vec<DeadLetter>,
+    ) {
+        let mut tickets = Vec::with_capacity(letters.len());
+        for (number, letter) in letters.iter().enumerate() {
+            self.observer
+                .parked(letter.handler.as_deref(), &letter.reason);
+            tell_parked(&self.lease, letter);
+            let since = match (handler, nth(origin, number)) {
+                // Older ones may still be with handlers: these are not behind it.
+                (None, Origin::Live(seq)) => Since::After(seq),
+                _ => Since::Always,
+            };
+            let records = match self.ordering {
+                Ordering::Record => held_records(&letter.record_ids),
+                Ordering::Strict | Ordering::None => Vec::new(),
+            };
+            tickets.push(self.letters.held.insert(NewLetter {
+                slot: handler.map_or(Slot::Everyone, |(slot, _)| slot),
+                identity: letter.identity.clone(),
+                records,
+                unit: letter.unit.clone(),
+                bytes: letter.payload.len(),
+                behind: letter.reason == PARKED_BEHIND,
+                since,
+            }));
+        }
+        let handlers = handler.map(|(_, bit)| bit);
+        self.letters
+            .parking
+            .park(origin, handlers, tickets, letters);
+    }
+
+    /// Events of a unit are parked for these handlers.
+    fn parked(&mut self, origin: Origin, handlers: Option<HandlerSet>) {
+        match origin {
+            Origin::Live(seq) => self.finished(seq, handlers, Outcome::Parked),
+            Origin::Letter { .. } | Origin::Replay(_) => {}
+        }
+    }
+
+    /// A handler has answered for a letter.
+    pub(super) fn letter_answered(&mut self, handler: usize, waiting: &Waiting, verdict: Verdict) {
+        let tickets = self.letters.in_lanes.remove(&(handler, waiting.origin));
+        let named: Vec<_> = tickets
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|ticket| match self.letters.held.known(ticket)? {
+                Known::Id(id) => Some((ticket, id)),
+                Known::Event(_) => None,
+            })
+            .collect();
+        match verdict {
+            Verdict::Handled => {
+                named
+                    .iter()
+                    .for_each(|(ticket, _)| self.letters.held.handled(*ticket));
+                self.letters.parking.write(Move::Resolve(named));
+            }
+            Verdict::Park { reason, error } => {
+                for (ticket, id) in &named {
+                    warn!(
+                        subscription = self.lease.key.name,
+                        handler = self.runs[handler].name,
+                        id,
+                        reason,
+                        error,
+                        "dead letter refused once more"
+                    );
+                    self.letters.held.refused(*ticket);
+                }
+                let refusal = Refusal {
+                    reason: reason.to_owned(),
+                    error,
+                    attempts: waiting.attempts,
+                };
+                self.letters.parking.write(Move::ParkAgain(named, refusal));
+            }
+        }
+    }
+
+    /// Takes what was loaded: into the lanes, or on to the handlers, or back.
+    pub(super) fn letters_loaded(&mut self, loaded: Loaded) {
+        match loaded {
+            Ok(loaded) => {
+                let before = self.letters.put_off.len();
+                for letter in loaded {
+                    self.letter_loaded(letter);
+                }
+                if self.letters.put_off.len() == before {
+                    self.letters.backoff.reset();
+                }
+            }
+            Err(NotLoaded { tickets, why }) => {
+                warn!(
+                    subscription = self.lease.key.name,
+                    error = why,
+                    "dead letters could not be loaded; it is tried again"
+                );
+                for ticket in &tickets {
+                    self.letters.held.put_back(*ticket);
+                }
+                self.letters.put_off(tickets);
+            }
+        }
+    }
+
+    fn letter_loaded(&mut self, letter: LoadedLetter) {
+        let held = &mut self.letters.held;
+        match letter {
+            LoadedLetter::Ready {
+                handler,
+                place: Placed { place, id },
+                tickets,
+                ids,
+                unit,
+            } => {
+                let origin = Origin::Letter { place, id };
+                self.letters.in_lanes.insert((handler, origin), tickets);
+                self.runs[handler].put_letters(origin, ids, unit, self.ordering);
+            }
+            LoadedLetter::Decodes { unit, events } => {
+                for (named, event) in events {
+                    let place = held.place(named.0);
+                    let own = self.runs.iter().map(|run| DeadLetter {
+                        unit: unit.clone(),
+                        place,
+                        ..dead_letter(&event, Some(&run.name), PARKED_BEHIND, PASSED_ON, 0)
+                    });
+                    let own = own.collect();
+                    info!(
+                        subscription = self.lease.key.name,
+                        id = named.1,
+                        "dead letter decodes now: every handler is given it"
+                    );
+                    self.letters.parking.write(Move::PassOn(named, own));
+                }
+            }
+            LoadedLetter::Gone(tickets) => {
+                // A look at the store, which is on its way, tells which.
+                tickets.iter().for_each(|ticket| held.put_back(*ticket));
+                self.letters.put_off(tickets);
+            }
+            LoadedLetter::Later { tickets, why } => {
+                debug!(
+                    subscription = self.lease.key.name,
+                    error = why,
+                    "a schema cannot be had now; its dead letters wait"
+                );
+                tickets.iter().for_each(|ticket| held.put_back(*ticket));
+                self.letters.put_off(tickets);
+            }
+            LoadedLetter::Undecodable {
+                named,
+                others,
+                refusal,
+            } => {
+                others.iter().for_each(|ticket| held.put_back(*ticket));
+                held.refused(named.0);
+                self.letters
+                    .parking
+                    .write(Move::ParkAgain(vec![named], refusal));
+            }
+        }
+    }
+
+    /// Takes what the store has taken.
+    pub(super) fn letters_written(&mut self, done: Done) {
+        let held = &mut self.letters.held;
+        match done {
+            Done::Parked(batch, placed) => {
+                let mut placed = placed.into_iter();
+                for parked in batch {
+                    for (number, ticket) in parked.tickets.iter().enumerate() {
+                        if let Some(placed) = placed.next() {
+                            self.letters.held.written(*ticket, placed);
+                        }
+                        let origin = nth(parked.origin, number);
+                        self.parked(origin, parked.handlers);
+                    }
+                }
+            }
+            Done::Resolved(named) => {
+                named.iter().for_each(|(ticket, _)| held.remove(*ticket));
+                self.observer.letters_resolved("handled", named.len());
+                debug!(
+                    subscription = self.lease.key.name,
+                    letters = named.len(),
+                    "dead letters handled"
+                );
+            }
+            Done::ParkedAgain(named) => {
+                named.iter().for_each(|(ticket, _)| held.rests(*ticket));
+            }
+            Done::PassedOn((ticket, _), None) => held.remove(ticket),
+            Done::PassedOn((ticket, id), Some(own)) => {
+                // The handlers' letters first: what waits behind them must not slip in between.
+                let ordering = self.ordering;
+                for (letter, placed) in own {
+                    let summary = asked_summary(letter, placed, &self.lease.key.name);
+                    let records = records_of(&summary, ordering);
+                    held.load(summary, records, false);
+                }
+                held.remove(ticket);
+                self.observer.letters_resolved("handled", 1);
+                debug!(
+                    subscription = self.lease.key.name,
+                    id, "dead letter passed on"
+                );
+            }
+            Done::Looked(open) => {
+                let ordering = self.ordering;
+                let gone = held.sync(open, |summary| records_of(summary, ordering));
+                gone.iter().for_each(|ticket| held.remove(*ticket));
+                self.observer.letters_resolved("discarded", gone.len());
+            }
+        }
+    }
+}
+
+/// Why a handler has a letter that it was never given.
+const PASSED_ON: &str =
+    "could not be decoded when it came; it can be now, and is about to be handed over";
+
+/// The place of a unit's further events, which follow its first.
+fn nth(origin: Origin, number: usize) -> Origin {
+    let number = number as u64;
+    match origin {
+        Origin::Live(first) => Origin::Live(first + number),
+        Origin::Replay(first) => Origin::Replay(first + number),
+        Origin::Letter { .. } => origin,
+    }
+}
+
+fn asked_summary(letter: DeadLetter, placed: Placed, subscription: &str) -> LetterSummary {
+    LetterSummary {
+        placed,
+        subscription: subscription.to_owned(),
+        handler: letter.handler,
+        identity: letter.identity,
+        state: "open".to_owned(),
+        reason: letter.reason,
+        error: letter.error,
+        record_ids: letter.record_ids,
+        unit: letter.unit,
+        asked: true,
+        replay_id: letter.replay_id,
+        bytes: letter.payload.len() as u64,
+        to_come: false,
+    }
+}
+
+fn tell_parked(lease: &Lease, letter: &DeadLetter) {
+    let subscription = &lease.key.name;
+    let (handler, identity) = (letter.handler.as_deref(), &letter.identity);
+    let replay_id = letter.replay_id.as_ref().map(tracing::field::display);
+    let (reason, error) = (&letter.reason, &letter.error);
+    if letter.reason == PARKED_BEHIND {
+        info!(subscription, handler, %identity, replay_id, reason, error, "event parked");
+    } else {
+        warn!(subscription, handler, %identity, replay_id, reason, error, "event parked");
+    }
+}

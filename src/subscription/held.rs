@@ -1,0 +1,490 @@
+//! Open dead letters, and the records they hold (design 3.1, rules 7 and 9). Pure.
+//!
+//! A letter of a handler holds its records for that handler, one that could not be decoded for all of
+//! them. What shares a record with a letter parks behind it, and is handed over once nothing older of its
+//! records is left. An event without a record holds nothing and is not held: a platform event without a
+//! key, an event of a whole entity, and everything where `ordering` is not `record`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use super::lanes::{Origin, RecordHash};
+use super::tracker::Seq;
+use crate::event::EventIdentity;
+use crate::store::{LetterSummary, Placed};
+
+mod draw;
+#[cfg(test)]
+mod tests;
+
+pub(super) use draw::{Drawing, Drawn};
+
+/// Why an event is parked that nobody has refused.
+pub(super) const PARKED_BEHIND: &str = "parked_behind";
+
+/// Names a letter in this process, from the moment that its parking is decided.
+pub(super) type Ticket = u64;
+
+/// Whose letter it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Slot {
+    /// Nobody could decode it.
+    Everyone,
+    /// That of the handler with this index.
+    Handler(usize),
+}
+
+/// Order among letters: those that are not written yet come last, as they were decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    place: i64,
+    id: i64,
+    ticket: Ticket,
+}
+
+/// Which events of the stream are younger than a letter, and so held by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Since {
+    /// All that are still to be handed over.
+    Always,
+    /// Those after this one: older ones may still be on their way to a handler.
+    After(Seq),
+    /// None yet: the letter was parked before a restart, and the stream, which resumed before its event,
+    /// brings what is older first.
+    ToCome,
+}
+
+/// How far a letter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Decided, and not written yet.
+    New,
+    /// At rest.
+    Open,
+    /// On its way to the handler, or with it.
+    Underway,
+    /// Handled; that is not written yet.
+    Handled,
+    /// Refused once more; that is not written yet.
+    Refused,
+}
+
+/// What is known of a letter.
+#[derive(Debug)]
+struct Letter {
+    slot: Slot,
+    identity: EventIdentity,
+    records: Vec<RecordHash>,
+    unit: Option<String>,
+    bytes: usize,
+    /// Nobody has refused it: it goes as soon as nothing older is in its way.
+    behind: bool,
+    /// A person asked for another attempt.
+    asked: bool,
+    since: Since,
+    phase: Phase,
+    rank: Rank,
+}
+
+/// A letter to be, as far as it matters here.
+#[derive(Debug, Clone)]
+pub(super) struct NewLetter {
+    pub(super) slot: Slot,
+    pub(super) identity: EventIdentity,
+    /// Records it concerns, as [`super::lanes::held_records`] gives them.
+    pub(super) records: Vec<RecordHash>,
+    pub(super) unit: Option<String>,
+    pub(super) bytes: usize,
+    /// Parked behind another one.
+    pub(super) behind: bool,
+    pub(super) since: Since,
+}
+
+/// What people know a letter by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Its number.
+    Id(i64),
+    /// It has no number yet.
+    Event(EventIdentity),
+}
+
+/// Where a letter belongs that is about to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Behind all others.
+    Last,
+    /// Here, for a younger one was written before it.
+    At(i64),
+    /// Before one that has to be written first.
+    Unknown,
+}
+
+/// The open letters of a subscription.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Names of the handlers, by index.
+    handlers: Vec<String>,
+    letters: HashMap<Ticket, Letter>,
+    by_record: HashMap<(Slot, RecordHash), BTreeSet<Rank>>,
+    by_identity: HashMap<(Slot, EventIdentity), Ticket>,
+    by_id: HashMap<i64, Ticket>,
+    by_unit: HashMap<(Slot, String), BTreeSet<Rank>>,
+    /// Letters that hold only what comes after an event.
+    after: BTreeMap<Seq, Vec<Ticket>>,
+    to_come: HashSet<Ticket>,
+    /// Letters of handlers that are configured no more: they count, and hold nothing.
+    foreign: HashSet<i64>,
+    /// Letters of everyone.
+    undecoded: usize,
+    drawing: Drawing,
+    next_ticket: Ticket,
+}
+
+impl Held {
+    /// No letters yet, of these handlers.
+    pub(super) fn new(handlers: Vec<String>, drawing: Drawing) -> Self {
+        Self {
+            handlers,
+            letters: HashMap::new(),
+            by_record: HashMap::new(),
+            by_identity: HashMap::new(),
+            by_id: HashMap::new(),
+            by_unit: HashMap::new(),
+            after: BTreeMap::new(),
+            to_come: HashSet::new(),
+            foreign: HashSet::new(),
+            undecoded: 0,
+            drawing,
+            next_ticket: 0,
+        }
+    }
+
+    /// Open letters that are in the store.
+    pub(super) fn stored(&self) -> usize {
+        self.by_id.len() + self.foreign.len()
+    }
+
+    /// True where nothing is held and nothing is to be known again.
+    pub(super) fn is_empty(&self) -> bool {
+        self.letters.is_empty()
+    }
+
+    /// Takes in a letter of the store. `records` are those it holds; `to_come` says that the stream is
+    /// still to bring its event once more.
+    pub(super) fn load(
+        &mut self,
+        summary: LetterSummary,
+        records: Vec<RecordHash>,
+        to_come: bool,
+    ) -> Option<Ticket> {
+        let id = summary.placed.id;
+        let Some(slot) = self.slot(summary.handler.as_deref()) else {
+            self.foreign.insert(id);
+            return None;
+        };
+        if let Some(ticket) = self.by_id.get(&id) {
+            return Some(*ticket);
+        }
+        let ticket = self.insert(NewLetter {
+            slot,
+            identity: summary.identity,
+            records,
+            unit: summary.unit,
+            bytes: usize::try_from(summary.bytes).unwrap_or(usize::MAX),
+            behind: summary.reason == PARKED_BEHIND,
+            since: if to_come {
+                Since::ToCome
+            } else {
+                Since::Always
+            },
+        });
+        if let Some(letter) = self.letters.get_mut(&ticket) {
+            letter.asked = summary.asked;
+        }
+        self.written(ticket, summary.placed);
+        Some(ticket)
+    }
+
+    fn slot(&self, handler: Option<&str>) -> Option<Slot> {
+        let Some(name) = handler else {
+            return Some(Slot::Everyone);
+        };
+        let index = self.handlers.iter().position(|other| other == name);
+        index.map(Slot::Handler)
+    }
+
+    /// Takes in a letter whose parking is decided: from now on it holds its records.
+    pub(super) fn insert(&mut self, new: NewLetter) -> Ticket {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let rank = Rank {
+            place: i64::MAX,
+            id: i64::MAX,
+            ticket,
+        };
+        match new.since {
+            Since::Always => {}
+            Since::After(seq) => self.after.entry(seq).or_default().push(ticket),
+            Since::ToCome => _ = self.to_come.insert(ticket),
+        }
+        let key = (new.slot, new.identity.clone());
+        self.by_identity.insert(key, ticket);
+        let letter = Letter {
+            slot: new.slot,
+            identity: new.identity,
+            records: new.records,
+            unit: new.unit,
+            bytes: new.bytes,
+            behind: new.behind,
+            asked: false,
+            since: new.since,
+            phase: Phase::New,
+            rank,
+        };
+        self.undecoded += usize::from(letter.slot == Slot::Everyone);
+        self.index(&letter);
+        self.letters.insert(ticket, letter);
+        ticket
+    }
+
+    /// It is in the store. Where it was there already, under another ticket, the two become one.
+    pub(super) fn written(&mut self, ticket: Ticket, placed: Placed) {
+        if let Some(twin) = self.by_id.get(&placed.id).copied()
+            && twin != ticket
+        {
+            self.remove(ticket);
+            if let Some(letter) = self.letters.get(&twin) {
+                let key = (letter.slot, letter.identity.clone());
+                self.by_identity.insert(key, twin);
+            }
+            return;
+        }
+        let Some(mut letter) = self.letters.remove(&ticket) else {
+            return;
+        };
+        self.unindex(&letter);
+        letter.rank = Rank {
+            place: placed.place,
+            id: placed.id,
+            ticket,
+        };
+        letter.phase = Phase::Open;
+        self.index(&letter);
+        self.letters.insert(ticket, letter);
+        self.by_id.insert(placed.id, ticket);
+        self.consider(ticket);
+    }
+
+    fn index(&mut self, letter: &Letter) {
+        for record in &letter.records {
+            let key = (letter.slot, *record);
+            self.by_record.entry(key).or_default().insert(letter.rank);
+        }
+        if let Some(unit) = &letter.unit {
+            let key = (letter.slot, unit.clone());
+            self.by_unit.entry(key).or_default().insert(letter.rank);
+        }
+    }
+
+    fn unindex(&mut self, letter: &Letter) {
+        for record in &letter.records {
+            remove_from(&mut self.by_record, &(letter.slot, *record), letter.rank);
+        }
+        if let Some(unit) = &letter.unit {
+            remove_from(&mut self.by_unit, &(letter.slot, unit.clone()), letter.rank);
+        }
+    }
+
+    /// It is no longer open: its records are free for what is next.
+    pub(super) fn remove(&mut self, ticket: Ticket) {
+        let Some(letter) = self.letters.remove(&ticket) else {
+            return;
+        };
+        self.unindex(&letter);
+        self.undecoded -= usize::from(letter.slot == Slot::Everyone);
+        let key = (letter.slot, letter.identity.clone());
+        if self.by_identity.get(&key) == Some(&ticket) {
+            self.by_identity.remove(&key);
+        }
+        if self.by_id.get(&letter.rank.id) == Some(&ticket) {
+            self.by_id.remove(&letter.rank.id);
+        }
+        self.to_come.remove(&ticket);
+        if let Since::After(seq) = letter.since
+            && let Some(tickets) = self.after.get_mut(&seq)
+        {
+            tickets.retain(|other| *other != ticket);
+        }
+        self.let_go(&letter);
+    }
+
+    /// What people know it by.
+    pub(super) fn known(&self, ticket: Ticket) -> Option<Known> {
+        let letter = self.letters.get(&ticket)?;
+        Some(match letter.phase {
+            Phase::New => Known::Event(letter.identity.clone()),
+            _ => Known::Id(letter.rank.id),
+        })
+    }
+
+    /// Its place among the letters, once it is written.
+    pub(super) fn place(&self, ticket: Ticket) -> Option<i64> {
+        let letter = self.letters.get(&ticket)?;
+        (letter.phase != Phase::New).then_some(letter.rank.place)
+    }
+
+    /// True where the stream is still to bring the event of a letter once more, or may bring one that could
+    /// not be read.
+    pub(super) fn awaits_some(&self) -> bool {
+        !self.to_come.is_empty() || self.undecoded > 0
+    }
+
+    /// True where there is an event that could not be decoded for anyone.
+    pub(super) fn has_undecoded(&self) -> bool {
+        self.undecoded > 0
+    }
+
+    /// The open letter of this event for a handler, or for all of them.
+    pub(super) fn open(&self, slot: Slot, identity: &EventIdentity) -> Option<Ticket> {
+        let of = |slot| self.by_identity.get(&(slot, identity.clone())).copied();
+        of(slot).or_else(|| of(Slot::Everyone))
+    }
+
+    /// The oldest letter that an event has to park behind, for a handler.
+    pub(super) fn holder(
+        &self,
+        slot: Slot,
+        records: &[RecordHash],
+        origin: Origin,
+    ) -> Option<Ticket> {
+        let holds = |rank: &&Rank| {
+            let letter = self.letters.get(&rank.ticket);
+            letter.is_some_and(|letter| match (letter.since, origin) {
+                (Since::Always, _) | (Since::After(_), Origin::Replay(_)) => true,
+                (Since::After(seq), Origin::Live(live)) => live > seq,
+                (Since::ToCome, _) | (_, Origin::Letter { .. }) => false,
+            })
+        };
+        let of_record = |record: &RecordHash| {
+            let mine = self.by_record.get(&(slot, *record));
+            let all = self.by_record.get(&(Slot::Everyone, *record));
+            let oldest = |set: Option<&BTreeSet<Rank>>| set?.iter().find(holds).copied();
+            oldest(mine).into_iter().chain(oldest(all)).min()
+        };
+        let oldest = records.iter().filter_map(of_record).min();
+        oldest.map(|rank| rank.ticket)
+    }
+
+    /// Where this letter, of an event of the stream, belongs: before those that share a record with it and
+    /// whose event comes later, although they were parked first.
+    pub(super) fn place_of(&self, ticket: Ticket, seq: Seq) -> Place {
+        let Some(letter) = self.letters.get(&ticket) else {
+            return Place::Last;
+        };
+        let later = |rank: &&Rank| {
+            self.letters
+                .get(&rank.ticket)
+                .is_some_and(|other| match other.since {
+                    Since::Always => false,
+                    Since::After(other) => other > seq,
+                    Since::ToCome => true,
+                })
+        };
+        let mut place = Place::Last;
+        for record in &letter.records {
+            for slot in [letter.slot, Slot::Everyone] {
+                let set = self.by_record.get(&(slot, *record));
+                let first = set.and_then(|set| set.iter().find(later));
+                let Some(rank) = first.filter(|rank| rank.ticket != ticket) else {
+                    continue;
+                };
+                if rank.id == i64::MAX {
+                    return Place::Unknown;
+                }
+                let before = rank.place.saturating_sub(1);
+                place = match place {
+                    Place::At(other) if other <= before => place,
+                    _ => Place::At(before),
+                };
+            }
+        }
+        place
+    }
+
+    /// The stream has brought the event of a letter once more.
+    pub(super) fn came_by(&mut self, ticket: Ticket, since: Since) {
+        if !self.to_come.remove(&ticket) {
+            return;
+        }
+        if let Some(letter) = self.letters.get_mut(&ticket) {
+            letter.since = since;
+            if let Since::After(seq) = since {
+                self.after.entry(seq).or_default().push(ticket);
+            }
+        }
+        self.consider(ticket);
+    }
+
+    /// The stream has caught up: what it has not brought again by now it never will.
+    pub(super) fn all_came_by(&mut self) {
+        let tickets: Vec<Ticket> = self.to_come.iter().copied().collect();
+        for ticket in tickets {
+            self.came_by(ticket, Since::Always);
+        }
+    }
+
+    /// Everything before this event of the stream is finished.
+    pub(super) fn passed(&mut self, low_water: Seq) {
+        while let Some(entry) = self.after.first_entry()
+            && *entry.key() < low_water
+        {
+            for ticket in entry.remove() {
+                if let Some(letter) = self.letters.get_mut(&ticket) {
+                    letter.since = Since::Always;
+                }
+                self.consider(ticket);
+            }
+        }
+    }
+
+    /// Takes in what a person changed in the store; gives the letters that are no longer open, which then
+    /// have to be removed. `records` gives what a letter holds; letters that the store has and this does
+    /// not are taken in, too.
+    pub(super) fn sync(
+        &mut self,
+        open: Vec<LetterSummary>,
+        records: impl Fn(&LetterSummary) -> Vec<RecordHash>,
+    ) -> Vec<Ticket> {
+        let ids: HashSet<i64> = open.iter().map(|summary| summary.placed.id).collect();
+        self.foreign.retain(|id| ids.contains(id));
+        let gone = self.by_id.iter().filter(|(id, _)| !ids.contains(id));
+        let mut gone: Vec<Ticket> = gone.map(|(_, ticket)| *ticket).collect();
+        gone.sort_unstable();
+        for summary in open {
+            let asked = summary.asked;
+            let Some(ticket) = self.by_id.get(&summary.placed.id).copied() else {
+                let records = records(&summary);
+                self.load(summary, records, false);
+                continue;
+            };
+            let Some(letter) = self.letters.get_mut(&ticket) else {
+                continue;
+            };
+            // Where an answer waits to be written, that is newer than what was read.
+            if !matches!(letter.phase, Phase::Handled | Phase::Refused) {
+                letter.asked = asked;
+                self.consider(ticket);
+            }
+        }
+        gone
+    }
+}
+
+fn remove_from<K: std::hash::Hash + Eq>(map: &mut HashMap<K, BTreeSet<Rank>>, key: &K, rank: Rank) {
+    if let Some(set) = map.get_mut(key) {
+        set.remove(&rank);
+        if set.is_empty() {
+            map.remove(key);
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! What holds what, and what may go when.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const BOTH: usize = 2;
+
+fn held() -> Held {
+    let names = (0..BOTH).map(|index| format!("h{index}")).collect();
+    Held::new(names, Drawing::default())
+}
+
+fn identity(name: &str) -> EventIdentity {
+    EventIdentity::from_stored(name)
+}
+
+fn new(slot: Slot, name: &str, records: &[RecordHash]) -> NewLetter {
+    NewLetter {
+        slot,
+        identity: identity(name),
+        records: records.to_vec(),
+        unit: None,
+        bytes: 10,
+        behind: false,
+        since: Since::Always,
+    }
+}
+
+fn behind(name: &str, records: &[RecordHash]) -> NewLetter {
+    NewLetter {
+        behind: true,
+        ..new(MINE, name, records)
+    }
+}
+
+const MINE: Slot = Slot::Handler(0);
+const OTHERS: Slot = Slot::Handler(1);
+
+/// Takes it in, and writes it under this number.
+fn store(held: &mut Held, letter: NewLetter, id: i64) -> Ticket {
+    let ticket = held.insert(letter);
+    held.written(ticket, Placed { place: id, id });
+    ticket
+}
+
+fn ask(held: &mut Held, ticket: Ticket) {
+    held.letters.get_mut(&ticket).unwrap().asked = true;
+    held.consider(ticket);
+}
+
+fn draw(held: &mut Held) -> Vec<Ticket> {
+    let drawn = held.draw();
+    drawn
+        .iter()
+        .flat_map(|drawn| &drawn.letters)
+        .map(|(ticket, _)| *ticket)
+        .collect()
+}
+
+fn live(seq: Seq) -> Origin {
+    Origin::Live(seq)
+}
+
+#[test]
+fn a_letter_holds_its_records_for_its_handler_from_the_moment_it_is_decided() {
+    let mut held = held();
+    assert!(held.is_empty());
+    let ticket = held.insert(new(MINE, "a", &[1, 2]));
+    assert_eq!(held.holder(MINE, &[2, 3], live(9)), Some(ticket));
+    assert_eq!(held.holder(MINE, &[3], live(9)), None);
+    assert_eq!(held.holder(OTHERS, &[1], live(9)), None);
+    assert_eq!(held.known(ticket), Some(Known::Event(identity("a"))));
+    assert_eq!(held.stored(), 0);
+    held.written(ticket, Placed { place: 7, id: 7 });
+    assert_eq!((held.known(ticket), held.stored()), (Some(Known::Id(7)), 1));
+    held.remove(ticket);
+    assert_eq!(held.holder(MINE, &[1], live(9)), None);
+    assert!(held.is_empty() && held.by_record.is_empty() && held.by_identity.is_empty());
+}
+
+#[test]
+fn what_nobody_could_decode_holds_for_all_but_what_came_before_it() {
+    let mut held = held();
+    let ticket = held.insert(NewLetter {
+        since: Since::After(5),
+        ..new(Slot::Everyone, "u", &[1])
+    });
+    for slot in [MINE, OTHERS] {
+        assert_eq!(held.holder(slot, &[1], live(4)), None);
+        assert_eq!(held.holder(slot, &[1], live(6)), Some(ticket));
+        assert_eq!(held.open(slot, &identity("u")), Some(ticket));
+    }
+    // An older one that comes to be parked belongs before it.
+    let older = held.insert(new(MINE, "a", &[1]));
+    assert_eq!(
+        held.place_of(older, 4),
+        Place::Unknown,
+        "it has no number yet"
+    );
+    held.written(ticket, Placed { place: 10, id: 10 });
+    assert_eq!(held.place_of(older, 4), Place::At(9));
+    let younger = held.insert(new(MINE, "b", &[1]));
+    assert_eq!(held.place_of(younger, 6), Place::Last);
+    held.passed(6);
+    assert_eq!(held.place_of(younger, 4), Place::Last);
+}
+
+#[test]
+fn what_is_still_to_come_again_holds_nothing_until_it_has_come_by() {
+    let mut held = held();
+    let ticket = held.insert(NewLetter {
+        since: Since::ToCome,
+        ..behind("a", &[1])
+    });
+    held.written(ticket, Placed { place: 3, id: 3 });
+    assert_eq!(held.holder(MINE, &[1], live(0)), None);
+    assert_eq!(draw(&mut held), [0u64; 0], "what is older comes first");
+    assert_eq!(held.open(MINE, &identity("a")), Some(ticket));
+    held.came_by(ticket, Since::After(4));
+    assert_eq!(held.holder(MINE, &[1], live(5)), Some(ticket));
+    assert_eq!(draw(&mut held), [0u64; 0]);
+    held.passed(5);
+    assert_eq!(draw(&mut held), [ticket]);
+}
+
+#[test]
+fn a_head_that_nobody_asked_for_keeps_all_behind_it_and_lets_them_go_in_order() {
+    let mut held = held();
+    let head = store(&mut held, new(MINE, "a", &[1]), 1);
+    let second = store(&mut held, behind("b", &[1, 2]), 2);
+    let third = store(&mut held, behind("c", &[2]), 3);
+    let free = store(&mut held, behind("d", &[4]), 4);
+    assert_eq!(draw(&mut held), [free]);
+    ask(&mut held, head);
+    // All at once: the lanes keep their order.
+    assert_eq!(draw(&mut held), [head, second, third]);
+    held.handled(head);
+    assert!(!held.must_wait(&[second]));
+    assert_eq!(
+        held.holder(MINE, &[1], live(9)),
+        Some(head),
+        "until it is written"
+    );
+    held.remove(head);
+    assert_eq!(held.holder(MINE, &[1], live(9)), Some(second));
+    held.refused(second);
+    assert!(held.must_wait(&[third]));
+    held.put_back(third);
+    held.rests(second);
+    assert_eq!(draw(&mut held), [0u64; 0]);
+    // Given up: what is next goes.
+    held.remove(second);
+    assert_eq!(draw(&mut held), [third]);
+}
+
+#[test]
+fn a_withdrawn_letter_does_not_go() {
+    let mut held = held();
+    let head = store(&mut held, new(MINE, "a", &[1]), 1);
+    ask(&mut held, head);
+    assert_eq!(draw(&mut held), [head]);
+    assert!(!held.must_wait(&[head]));
+    held.letters.get_mut(&head).unwrap().asked = false;
+    assert!(held.must_wait(&[head]));
+    assert!(held.must_wait(&[4711]), "and neither does one that is gone");
+}
+
+#[test]
+fn what_could_not_be_decoded_goes_when_asked_and_holds_until_each_handler_has_its_own() {
+    let mut held = held();
+    let all = store(&mut held, new(Slot::Everyone, "u", &[1]), 1);
+    let waits = store(&mut held, behind("b", &[1]), 2);
+    assert!(held.has_undecoded());
+    assert_eq!(draw(&mut held), [0u64; 0]);
+    ask(&mut held, all);
+    assert_eq!(draw(&mut held), [all]);
+    let own = held.insert(behind("u2", &[1]));
+    held.written(own, Placed { place: 1, id: 3 });
+    held.remove(all);
+    assert_eq!(draw(&mut held), [own, waits]);
+    assert!(!held.has_undecoded());
+}
+
+#[test]
+fn a_unit_goes_whole_or_not_at_all() {
+    let mut held = held();
+    let of = |name, records: &[RecordHash]| NewLetter {
+        unit: Some("t".to_owned()),
+        ..new(MINE, name, records)
+    };
+    let head = store(&mut held, new(MINE, "x", &[2]), 1);
+    let first = store(&mut held, of("a", &[1]), 2);
+    let second = store(&mut held, of("b", &[2]), 3);
+    ask(&mut held, first);
+    assert_eq!(draw(&mut held), [0u64; 0], "a part of it waits");
+    held.remove(head);
+    assert_eq!(draw(&mut held), [first, second]);
+    held.put_back(first);
+    held.put_back(second);
+    // A part of it cannot be decoded.
+    let all = store(
+        &mut held,
+        NewLetter {
+            slot: Slot::Everyone,
+            ..of("c", &[3])
+        },
+        4,
+    );
+    held.consider(first);
+    assert_eq!(draw(&mut held), [0u64; 0]);
+    held.remove(all);
+    assert_eq!(draw(&mut held), [first, second]);
+}
+
+#[test]
+fn what_is_on_its_way_is_bounded_for_each_handler() {
+    let mut held = Held::new(
+        vec!["h0".to_owned(), "h1".to_owned()],
+        Drawing::bounded(2, 100),
+    );
+    let tickets: Vec<Ticket> = (1..=5)
+        .map(|id| store(&mut held, behind(&id.to_string(), &[id as u64]), id))
+        .collect();
+    let other = NewLetter {
+        behind: true,
+        ..new(OTHERS, "o", &[1])
+    };
+    let other = store(&mut held, other, 6);
+    assert_eq!(draw(&mut held), [tickets[0], tickets[1], other]);
+    held.handled(tickets[0]);
+    assert_eq!(draw(&mut held), [tickets[2]]);
+    held.remove(tickets[1]);
+    assert_eq!(draw(&mut held), [tickets[3]]);
+}
+
+#[test]
+fn a_look_at_the_store_brings_what_people_changed() {
+    let mut held = held();
+    let summary = |id: i64, handler: Option<&str>, asked| LetterSummary {
+        placed: Placed { place: id, id },
+        subscription: "s".to_owned(),
+        handler: handler.map(str::to_owned),
+        identity: identity(&id.to_string()),
+        state: "open".to_owned(),
+        reason: "rejected".to_owned(),
+        error: String::new(),
+        record_ids: vec![],
+        unit: None,
+        asked,
+        replay_id: None,
+        bytes: 1,
+        to_come: false,
+    };
+    let records = |summary: &LetterSummary| vec![summary.placed.id as u64];
+    let first = [
+        summary(1, Some("h0"), false),
+        summary(2, Some("h0"), false),
+        summary(3, Some("gone"), false),
+    ];
+    for one in first {
+        let of = records(&one);
+        held.load(one, of, false);
+    }
+    assert_eq!((held.stored(), draw(&mut held)), (3, vec![]));
+    let gone = held.sync(
+        vec![summary(2, Some("h0"), true), summary(4, None, true)],
+        records,
+    );
+    assert_eq!(gone.len(), 1);
+    gone.iter().for_each(|ticket| held.remove(*ticket));
+    assert_eq!(held.stored(), 2);
+    assert_eq!(draw(&mut held).len(), 2);
+}
+
+proptest! {
+    /// Whatever is asked for, refused, discarded and parked meanwhile: letters of a record are handled in their
+    /// order, none goes past one that stays, and none that may go is forgotten.
+    #[test]
+    fn letters_of_a_record_are_tried_in_order_and_none_is_forgotten(
+        script in proptest::collection::vec((0u8..8, 0usize..64, proptest::collection::btree_set(0u64..4, 0..3), 0u8..3), 1..120),
+    ) {
+        let mut held = held();
+        let mut next_id = 1;
+        // In the lanes of each handler, as drawn.
+        let mut lanes: Vec<Ticket> = vec![];
+        let mut handled: Vec<Ticket> = vec![];
+        for (what, which, records, slot) in script {
+            let records: Vec<RecordHash> = records.into_iter().collect();
+            let slot = match slot { 0 => MINE, 1 => OTHERS, _ => Slot::Everyone };
+            let all: Vec<Ticket> = { let mut all: Vec<_> = held.letters.keys().copied().collect(); all.sort_unstable(); all };
+            let chosen = (!all.is_empty()).then(|| all[which % all.len()]);
+            match (what, chosen) {
+                (0..3, _) => {
+                    let letter = NewLetter { behind: what == 0 && slot != Slot::Everyone, ..new(slot, &next_id.to_string(), &records) };
+                    store(&mut held, letter, next_id);
+                    next_id += 1;
+                }
+                (3, Some(ticket)) if held.letters[&ticket].phase == Phase::Open => ask(&mut held, ticket),
+                (4, Some(ticket)) if !handled.contains(&ticket) => {
+                    lanes.retain(|other| *other != ticket);
+                    held.remove(ticket);
+                }
+                (5, _) => for ticket in draw(&mut held) {
+                    if held.letters[&ticket].slot == Slot::Everyone { held.remove(ticket) } else { lanes.push(ticket) }
+                },
+                // The first of its records in the lanes is answered for.
+                (6 | 7, _) if !lanes.is_empty() => {
+                    let ticket = lanes[which % lanes.len()];
+                    let letter = &held.letters[&ticket];
+                    let first = !lanes.iter().take_while(|other| **other != ticket).any(|other| {
+                        let other = &held.letters[other];
+                        other.slot == letter.slot && other.records.iter().any(|r| letter.records.contains(r))
+                    });
+                    if !first { continue }
+                    lanes.retain(|other| *other != ticket);
+                    if held.must_wait(&[ticket]) {
+                        held.put_back(ticket);
+                    } else if what == 6 {
+                        let letter = &held.letters[&ticket];
+                        for older in held.letters.values().filter(|other| other.rank < letter.rank) {
+                            let shares = older.records.iter().any(|r| letter.records.contains(r));
+                            let same = older.slot == letter.slot || older.slot == Slot::Everyone;
+                            prop_assert!(!(shares && same) || older.phase == Phase::Handled, "went past one that stays");
+                        }
+                        held.handled(ticket);
+                        handled.push(ticket);
+                    } else {
+                        held.refused(ticket);
+                        held.rests(ticket);
+                    }
+                }
+                _ => {}
+            }
+            if which % 3 == 0 && let Some(ticket) = handled.first().copied() {
+                handled.remove(0);
+                held.remove(ticket);
+            }
+        }
+        draw(&mut held);
+        let tickets: Vec<Ticket> = held.letters.keys().copied().collect();
+        for ticket in tickets {
+            prop_assert!(held.free_to_go(ticket).is_none(), "forgotten: {:?}", held.letters[&ticket]);
+        }
+    }
+}
