@@ -24,6 +24,7 @@ mod fencing;
 mod ledger;
 mod plan;
 #[path = "../it/support/proxy.rs"]
+#[allow(dead_code, reason = "shared with the tests of the whole, which use the rest")]
 mod proxy;
 mod publisher;
 mod recorder;
