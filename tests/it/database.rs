@@ -57,8 +57,12 @@ impl Database {
 }
 
 async fn publish(org: &Emulator, name: &str) -> String {
+    publish_of(org, 1, name).await
+}
+
+async fn publish_of(org: &Emulator, account: usize, name: &str) -> String {
     let published = org
-        .publish(ACCOUNTS, &[account_update(&record(1), name)])
+        .publish(ACCOUNTS, &[account_update(&record(account), name)])
         .await;
     published["events"][0]["replay_id"]
         .as_str()
@@ -200,9 +204,8 @@ async fn an_event_that_cannot_be_parked_now_holds_the_position_and_is_parked_lat
     let before = database.finished(1).await;
     database.proxy.set(Line::Hang);
     publish(&org, "bad").await;
-    let two = [account_update(&record(2), "two")];
-    let published = org.publish(ACCOUNTS, &two).await;
-    let last = published["events"][0]["replay_id"].as_str().unwrap();
+    // Of another account: its own waits behind it.
+    let last = publish_of(&org, 2, "two").await;
     hook.accepts(2).await;
     daemon.logged(&["the store did not take a write"]).await;
     assert_eq!(
