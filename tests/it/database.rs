@@ -199,7 +199,9 @@ async fn an_event_that_cannot_be_parked_now_holds_the_position_and_is_parked_lat
     hook.accepts(1).await;
     let before = database.finished(1).await;
     database.proxy.set(Line::Hang);
-    publish(&org, "bad").await;
+    // Of another record, behind which the next one does not park.
+    org.publish(ACCOUNTS, &[account_update(&record(2), "bad")])
+        .await;
     let last = publish(&org, "two").await;
     hook.accepts(2).await;
     daemon.logged(&["the store did not take a write"]).await;
