@@ -1,0 +1,363 @@
+//! The account itself is put to the test: every broken promise, made by hand, has to be found, and a run
+//! without one has to pass.
+
+use super::account::{
+    Account, Answered, Case, HandlerCase, Hole, Lanes, Letter, Piece, Poison, Row, Write, account,
+};
+
+/// Events of two records in turn, all handled in order, by a first worker and then by a second one.
+fn sound() -> Case {
+    let record = |place: u64| format!("record {}", place % 2);
+    let pieces = (1..=20).map(|place| Piece {
+        place,
+        record: record(place),
+        lanes: Lanes::Of(vec![record(place)]),
+        gap: false,
+        poison: Poison::None,
+    });
+    let answers = (1..=20).map(|place| Answered {
+        place,
+        record: record(place),
+        epoch: if place <= 10 { 1 } else { 2 },
+        came_us: place as i64 * 10,
+        at_us: place as i64 * 10 + 5,
+        status: 200,
+    });
+    Case {
+        name: "accounts".to_owned(),
+        max_in_flight: 3,
+        concurrency: 1,
+        pieces: pieces.collect(),
+        handlers: vec![HandlerCase {
+            name: "a".to_owned(),
+            attempts: 2,
+            answers: answers.collect(),
+            rows: None,
+        }],
+        writes: vec![
+            take_over(1, 1),
+            progress(1, 55, 1, 5),
+            progress(1, 86, 2, 8),
+            progress(1, 106, 3, 10),
+            take_over(2, 107),
+            progress(2, 206, 1, 20),
+        ],
+        ..Case::default()
+    }
+}
+
+fn row(epoch: i64, write_number: i64, position: u64) -> Row {
+    Row {
+        epoch,
+        holder: (epoch > 0).then(|| format!("holder {epoch}")),
+        write_number,
+        position: (position > 0).then_some(position),
+    }
+}
+
+fn take_over(epoch: i64, at_us: i64) -> Write {
+    let (number, position) = if epoch == 1 { (0, 0) } else { (3, 10) };
+    Write {
+        at_us,
+        writer: format!("worker-{epoch}"),
+        before: row(epoch - 1, number, position),
+        after: row(epoch, 0, position),
+    }
+}
+
+fn progress(epoch: i64, at_us: i64, number: i64, position: u64) -> Write {
+    Write {
+        at_us,
+        writer: format!("worker-{epoch}"),
+        before: row(epoch, number - 1, position.saturating_sub(1)),
+        after: row(epoch, number, position),
+    }
+}
+
+fn answers(case: &mut Case) -> &mut Vec<Answered> {
+    &mut case.handlers[0].answers
+}
+
+/// The same event, handled once more at a time and under an epoch.
+fn handled_again(case: &mut Case, place: u64, at_us: i64, epoch: i64) {
+    let mut again = answers(case)[place as usize - 1].clone();
+    (again.came_us, again.at_us, again.epoch) = (at_us - 1, at_us, epoch);
+    let list = answers(case);
+    list.push(again);
+    list.sort_by_key(|answer| answer.at_us);
+}
+
+#[track_caller]
+fn finds(case: &Case, words: &str) -> Account {
+    let account = account(case);
+    assert!(
+        account.broken.iter().any(|broken| broken.contains(words)),
+        "does not find \"{words}\": {:?}",
+        account.broken
+    );
+    account
+}
+
+#[track_caller]
+fn passes(case: &Case) -> Account {
+    let account = account(case);
+    assert_eq!(account.broken, Vec::<String>::new());
+    account
+}
+
+fn letter(place: u64, handler: Option<&str>, reason: &str) -> Letter {
+    Letter {
+        handler: handler.map(str::to_owned),
+        place,
+        record: format!("record {}", place % 2),
+        reason: reason.to_owned(),
+    }
+}
+
+fn hole(from: u64, to: Option<u64>) -> Hole {
+    Hole {
+        lost: true,
+        reason: "expired_replay_id".to_owned(),
+        from: Some(from),
+        to,
+    }
+}
+
+#[test]
+fn a_sound_run_passes_and_its_table_adds_up() {
+    let account = passes(&sound());
+    let line = &account.lines[0];
+    assert_eq!((line.published, line.handled, line.missing), (20, 20, 0));
+    assert!(line.to_string().contains("20 published =     20 handled"));
+}
+
+#[test]
+fn an_event_that_vanished_is_found() {
+    let mut case = sound();
+    answers(&mut case).remove(7);
+    let account = finds(
+        &case,
+        "(8, \"record 0\") is neither handled nor parked nor in a hole",
+    );
+    assert_eq!(account.missing(), 1);
+}
+
+#[test]
+fn an_event_that_was_only_ever_refused_is_not_handled() {
+    let mut case = sound();
+    answers(&mut case)[7].status = 503;
+    finds(&case, "is neither handled nor parked nor in a hole");
+}
+
+#[test]
+fn an_event_that_nobody_published_is_found() {
+    let mut case = sound();
+    case.pieces.remove(7);
+    finds(&case, "which nobody published");
+}
+
+#[test]
+fn an_event_handed_over_out_of_order_is_found() {
+    let mut case = sound();
+    // Numbers 4 and 6 are of one record.
+    answers(&mut case).swap(3, 5);
+    finds(
+        &case,
+        "(4, \"record 0\") of Of([\"record 0\"]) was first handled after 6",
+    );
+}
+
+#[test]
+fn an_event_that_was_refused_once_and_then_passed_is_found_where_it_holds_its_records() {
+    let mut case = sound();
+    answers(&mut case).swap(3, 5);
+    let mut refused = answers(&mut case)[5].clone();
+    refused.status = 422;
+    answers(&mut case).insert(3, refused);
+    passes(&case);
+    case.held_records = true;
+    finds(&case, "was first handled after 6");
+}
+
+#[test]
+fn other_records_may_overtake_but_nothing_does_where_everything_is_in_order() {
+    let mut case = sound();
+    answers(&mut case).swap(3, 4);
+    passes(&case);
+    for piece in &mut case.pieces {
+        piece.lanes = Lanes::All;
+    }
+    finds(&case, "was first handled after");
+    let mut case = sound();
+    answers(&mut case).swap(3, 4);
+    case.pieces[3].lanes = Lanes::All;
+    finds(&case, "was first handled after");
+}
+
+#[test]
+fn an_event_of_several_records_is_in_order_with_each_of_them() {
+    let mut case = sound();
+    let both = vec!["record 1".to_owned(), "record 0".to_owned()];
+    case.pieces[4].lanes = Lanes::Of(both);
+    passes(&case);
+    answers(&mut case).swap(3, 4);
+    finds(&case, "(4, \"record 0\")");
+}
+
+#[test]
+fn a_repeat_is_out_of_no_order() {
+    let mut case = sound();
+    handled_again(&mut case, 9, 112, 2);
+    let account = passes(&case);
+    assert_eq!(account.lines[0].repeats, 1);
+}
+
+#[test]
+fn more_repeats_than_were_in_flight_and_finished_since_the_last_write_are_found() {
+    let mut case = sound();
+    // In flight were at most 3; since the last write but one, two were handled.
+    for (place, at) in (5..=9).zip(108..) {
+        handled_again(&mut case, place, at, 2);
+    }
+    passes(&case);
+    handled_again(&mut case, 4, 114, 2);
+    finds(&case, "6 repeats in epoch 2, where 5 are allowed");
+}
+
+#[test]
+fn a_repeat_within_one_epoch_needs_an_interruption() {
+    let mut case = sound();
+    handled_again(&mut case, 9, 97, 1);
+    finds(&case, "1 repeats within one epoch, where 0 are allowed");
+    case.interruptions = 1;
+    passes(&case);
+}
+
+#[test]
+fn an_event_that_is_twice_in_an_append_table_is_found() {
+    let mut case = sound();
+    let mut rows: Vec<_> = answers(&mut case)
+        .drain(..)
+        .map(|answer| (answer.place, answer.record))
+        .collect();
+    case.handlers[0].rows = Some(rows.clone());
+    passes(&case);
+    rows.push(rows[3].clone());
+    case.handlers[0].rows = Some(rows.clone());
+    finds(&case, "(4, \"record 0\") is in the table more than once");
+    rows.truncate(19);
+    case.handlers[0].rows = Some(rows);
+    finds(
+        &case,
+        "(20, \"record 0\") is neither handled nor parked nor in a hole",
+    );
+}
+
+#[test]
+fn a_parked_event_is_accounted_for_where_its_handler_refused_it() {
+    let mut case = sound();
+    answers(&mut case)[7].status = 422;
+    case.letters.push(letter(8, Some("a"), "rejected"));
+    let account = passes(&case);
+    assert_eq!(account.lines[0].parked, 1);
+    case.letters[0].handler = Some("b".to_owned());
+    finds(&case, "is neither handled nor parked nor in a hole");
+}
+
+#[test]
+fn an_event_that_was_parked_without_need_is_found() {
+    let mut case = sound();
+    case.letters.push(letter(8, Some("a"), "rejected"));
+    finds(&case, "nothing explains");
+    case.letters = vec![letter(8, Some("a"), "exhausted")];
+    finds(&case, "nothing explains");
+    case.letters = vec![letter(8, None, "undecodable")];
+    finds(&case, "nothing explains");
+    case.pieces[7].poison = Poison::Bytes;
+    passes(&case);
+    case.letters = vec![letter(21, None, "undecodable")];
+    finds(&case, "is of no published event");
+}
+
+#[test]
+fn a_lost_event_has_to_be_in_a_hole_of_what_the_bus_forgot() {
+    let mut case = sound();
+    answers(&mut case).drain(6..9);
+    case.gone_up_to = 9;
+    case.holes.push(hole(6, Some(10)));
+    let account = passes(&case);
+    assert_eq!(account.lines[0].lost, 3);
+    case.gone_up_to = 8;
+    finds(&case, "and the bus still has it");
+    case.skips = true;
+    passes(&case);
+    case.holes[0].from = Some(7);
+    finds(
+        &case,
+        "(7, \"record 1\") is neither handled nor parked nor in a hole",
+    );
+    case.holes[0] = hole(6, None);
+    finds(&case, "was never filled in");
+}
+
+#[test]
+fn a_hole_where_nothing_was_lost_is_found() {
+    let mut case = sound();
+    case.holes.push(hole(6, Some(7)));
+    finds(&case, "nothing was lost");
+}
+
+#[test]
+fn a_gap_event_needs_a_hole_of_its_own() {
+    let mut case = sound();
+    case.pieces[3].gap = true;
+    case.gap_holes = true;
+    finds(&case, "1 gap events, and 0 holes of kind gap");
+    case.holes.push(Hole {
+        lost: false,
+        ..hole(4, None)
+    });
+    passes(&case);
+}
+
+#[test]
+fn a_position_of_a_process_that_does_not_hold_the_epoch_is_found() {
+    let mut case = sound();
+    case.writes[5].writer = "worker-1".to_owned();
+    finds(&case, "by a process that does not hold the epoch");
+    case.writes[5].writer = String::new();
+    finds(&case, "nobody knows who wrote this");
+}
+
+#[test]
+fn a_position_or_an_epoch_that_goes_back_is_found() {
+    let mut case = sound();
+    case.writes[2].after.position = Some(1);
+    finds(&case, "the position went back");
+    case.writes[2].after.position = None;
+    finds(&case, "the position went back");
+    case.gone_up_to = 10;
+    passes(&case);
+    let mut case = sound();
+    case.writes[2].after.write_number = 1;
+    finds(&case, "a write came after a newer one");
+    let mut case = sound();
+    case.writes[4].after.epoch = 1;
+    case.writes[4].before.epoch = 2;
+    finds(&case, "the epoch went back");
+    let mut case = sound();
+    case.writes[2].after.holder = Some("another".to_owned());
+    finds(&case, "it changed hands without a new epoch");
+}
+
+#[test]
+fn events_handed_over_by_a_worker_that_was_followed_are_found() {
+    let mut case = sound();
+    handled_again(&mut case, 10, 150, 1);
+    finds(
+        &case,
+        "1 events handed over by a worker that another had followed",
+    );
+    (case.pauses, case.interruptions) = (1, 1);
+    passes(&case);
+}

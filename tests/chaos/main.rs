@@ -1,0 +1,181 @@
+//! Everything at once, from a printed seed: real daemons, a Postgres that is restarted and frozen, an org
+//! whose streams break, handlers that fail. After each run every published event is accounted for.
+//!
+//! `scripts/chaos` runs many seeds; here a handful. `scripts/chaos --seed N --keep` runs one again and
+//! leaves logs and database. A plan is the same for one seed everywhere; how the processes interleave is not.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test says what failed by panicking"
+)]
+#![allow(missing_docs, reason = "tests")]
+
+mod account;
+#[cfg(test)]
+mod account_tests;
+mod audit;
+mod bench;
+mod cluster;
+#[path = "../it/support/emulator.rs"]
+#[allow(dead_code, reason = "shared with other tests, which need more of it")]
+mod emulator;
+mod features;
+mod fencing;
+mod ledger;
+mod plan;
+#[path = "../it/support/proxy.rs"]
+mod proxy;
+mod publisher;
+mod recorder;
+mod run;
+mod trouble;
+mod workers;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex as AsyncMutex;
+
+use cluster::Cluster;
+use run::Outcome;
+
+/// Seeds of the short form, each of which has shown something once; a random one joins them.
+const FIXED: [u64; 4] = [1, 2, 3, 4];
+
+/// A place on the emulator's bus by the hexadecimal text of its replay ID. Replay IDs are opaque to orgstream,
+/// not to a test of what the emulator gave out.
+fn place_of(replay_id: &str) -> u64 {
+    let digits = replay_id.get(..16).unwrap_or("");
+    u64::from_str_radix(digits, 16).unwrap_or(0)
+}
+
+/// What a person asks of a long run.
+struct Asked {
+    seeds: VecDeque<u64>,
+    until: Option<Instant>,
+    jobs: usize,
+    keep: bool,
+}
+
+fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+    match text.parse() {
+        Ok(value) => Some(value),
+        Err(_) => panic!("{name} is not a number: {text}"),
+    }
+}
+
+/// Runs seeds, several at a time where asked, each job with a cluster of its own; gives what failed.
+async fn run_all(asked: Asked) -> (usize, Vec<Outcome>) {
+    let seeds = Arc::new(Mutex::new(asked.seeds));
+    let mut jobs = tokio::task::JoinSet::new();
+    for _ in 0..asked.jobs.max(1) {
+        let seeds = seeds.clone();
+        jobs.spawn(async move {
+            let mut passed = 0;
+            let mut failed = Vec::new();
+            let Some(cluster) = Cluster::start().await.unwrap() else {
+                no_postgres();
+                return (passed, failed);
+            };
+            let cluster = Arc::new(AsyncMutex::new(cluster));
+            loop {
+                if asked.until.is_some_and(|until| Instant::now() > until) {
+                    break;
+                }
+                let Some(seed) = seeds.lock().unwrap().pop_front() else {
+                    break;
+                };
+                let outcome = match run::run(seed, cluster.clone(), asked.keep).await {
+                    Ok(outcome) => outcome,
+                    Err(error) => panic!("seed {seed}: the harness failed: {error:#}"),
+                };
+                if outcome.broken.is_empty() {
+                    println!("{}", outcome.summary());
+                    passed += 1;
+                } else {
+                    println!("{}", outcome.report());
+                    failed.push(outcome);
+                }
+            }
+            if asked.keep
+                && let Some(cluster) = Arc::into_inner(cluster)
+            {
+                println!("kept: {}", cluster.into_inner().keep().display());
+            }
+            (passed, failed)
+        });
+    }
+    let (mut passed, mut failed) = (0, Vec::new());
+    while let Some(done) = jobs.join_next().await {
+        let (some_passed, some_failed) = match done {
+            Ok(done) => done,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        passed += some_passed;
+        failed.extend(some_failed);
+    }
+    (passed, failed)
+}
+
+fn no_postgres() {
+    assert!(
+        std::env::var_os("ORGSTREAM_REQUIRE_POSTGRES").is_none(),
+        "Postgres is not installed: run scripts/test or scripts/chaos"
+    );
+    println!("skipped: no Postgres (run scripts/test, which brings one)");
+}
+
+fn verdict(passed: usize, failed: &[Outcome]) {
+    let seeds: Vec<String> = failed
+        .iter()
+        .map(|outcome| outcome.seed.to_string())
+        .collect();
+    println!(
+        "{passed} seed(s) passed, {} failed: {}",
+        failed.len(),
+        seeds.join(" ")
+    );
+    assert!(failed.is_empty(), "failed seeds: {}", seeds.join(" "));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handful_of_seeds_is_accounted_for() {
+    let random = variable("ORGSTREAM_TEST_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000_000));
+    println!("random seed: {random}");
+    let (passed, failed) = run_all(Asked {
+        seeds: FIXED.into_iter().chain([random]).collect(),
+        until: None,
+        jobs: 2,
+        keep: false,
+    })
+    .await;
+    verdict(passed, &failed);
+}
+
+/// As `scripts/chaos` asks for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long: run scripts/chaos"]
+async fn many_seeds_are_accounted_for() {
+    let first = variable("ORGSTREAM_CHAOS_SEED");
+    let count = variable("ORGSTREAM_CHAOS_SEEDS");
+    let minutes: Option<u64> = variable("ORGSTREAM_CHAOS_MINUTES");
+    let first: u64 = first.unwrap_or_else(|| fastrand::u64(..1_000_000_000));
+    let count: u64 = count.unwrap_or(if minutes.is_some() {
+        u64::from(u32::MAX)
+    } else {
+        1
+    });
+    println!("first seed: {first}");
+    let (passed, failed) = run_all(Asked {
+        seeds: (0..count.min(1_000_000))
+            .map(|n| first.wrapping_add(n))
+            .collect(),
+        until: minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes)),
+        jobs: variable("ORGSTREAM_CHAOS_JOBS").unwrap_or(1),
+        keep: std::env::var_os("ORGSTREAM_CHAOS_KEEP").is_some(),
+    })
+    .await;
+    verdict(passed, &failed);
+}

@@ -1,0 +1,320 @@
+//! Makes the trouble that a plan asks for, at its time, and lifts it.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::task::JoinSet;
+
+use super::cluster::Cluster;
+use super::emulator::Emulator;
+use super::ledger::Ledger;
+use super::plan::{Mode, Plan, Step, Trouble};
+use super::proxy::{Line, Proxy};
+use super::publisher;
+use super::recorder::Recorder;
+use super::workers::{Setting, Worker};
+
+/// Everything that runs for one seed.
+pub(crate) struct Site {
+    pub(crate) plan: Plan,
+    pub(crate) setting: Setting,
+    /// Name of the database.
+    pub(crate) database: String,
+    pub(crate) org: Emulator,
+    pub(crate) cluster: Arc<AsyncMutex<Cluster>>,
+    pub(crate) recorder: Recorder,
+    pub(crate) ledger: Ledger,
+    pub(crate) workers: Vec<AsyncMutex<Worker>>,
+    /// By worker: to the org, and to Postgres.
+    pub(crate) lines: Vec<(Proxy, Proxy)>,
+    /// Held while something is published, and while the bus is trimmed.
+    pub(crate) trim: AsyncMutex<()>,
+    /// Held while no stream may be open.
+    streams_away: AsyncMutex<()>,
+    pub(crate) began: Instant,
+    timeline: Mutex<Vec<String>>,
+    broken: Mutex<Vec<String>>,
+    interruptions: AtomicUsize,
+    pauses: AtomicUsize,
+    schemas: AtomicU64,
+}
+
+impl Site {
+    pub(crate) fn new(
+        plan: Plan,
+        setting: Setting,
+        database: String,
+        org: Emulator,
+        cluster: Arc<AsyncMutex<Cluster>>,
+        recorder: Recorder,
+        workers: Vec<(Worker, Proxy, Proxy)>,
+    ) -> Self {
+        let (workers, lines) = workers
+            .into_iter()
+            .map(|(worker, org, store)| (AsyncMutex::new(worker), (org, store)))
+            .unzip();
+        Self {
+            plan,
+            setting,
+            database,
+            org,
+            cluster,
+            recorder,
+            ledger: Ledger::default(),
+            workers,
+            lines,
+            trim: AsyncMutex::default(),
+            streams_away: AsyncMutex::default(),
+            began: Instant::now(),
+            timeline: Mutex::default(),
+            broken: Mutex::default(),
+            interruptions: AtomicUsize::new(0),
+            pauses: AtomicUsize::new(0),
+            schemas: AtomicU64::new(1),
+        }
+    }
+
+    /// Writes down what was done when.
+    pub(crate) fn note(&self, what: impl std::fmt::Display) {
+        let at = self.began.elapsed().as_millis();
+        lock(&self.timeline).push(format!("{at:>6} ms  {what}"));
+    }
+
+    pub(crate) fn timeline(&self) -> Vec<String> {
+        lock(&self.timeline).clone()
+    }
+
+    /// Writes down a promise that was seen broken.
+    pub(crate) fn broke(&self, what: String) {
+        self.note(format!("BROKEN {what}"));
+        lock(&self.broken).push(what);
+    }
+
+    pub(crate) fn broken(&self) -> Vec<String> {
+        lock(&self.broken).clone()
+    }
+
+    /// How often something was interrupted so that what was under way may come again.
+    pub(crate) fn interruptions(&self) -> usize {
+        self.interruptions.load(Ordering::Relaxed)
+    }
+
+    /// How often a worker was killed or frozen, perhaps between a decision and its deed.
+    pub(crate) fn pauses(&self) -> usize {
+        self.pauses.load(Ordering::Relaxed)
+    }
+
+    fn tell(&self, result: anyhow::Result<()>) {
+        if let Err(error) = result {
+            self.broke(format!("{error:#}"));
+        }
+    }
+
+    /// Makes all trouble of the plan; ends when the last of it is over.
+    pub(crate) async fn make_trouble(self: &Arc<Self>) {
+        let began = Instant::now();
+        let mut under_way = JoinSet::new();
+        for (at, step) in self.plan.steps.clone() {
+            tokio::time::sleep(at.saturating_sub(began.elapsed())).await;
+            let site = self.clone();
+            under_way.spawn(async move { site.make(step).await });
+        }
+        while let Some(done) = under_way.join_next().await {
+            if let Err(error) = done {
+                self.broke(format!("the harness failed: {error}"));
+            }
+        }
+    }
+
+    async fn make(&self, step: Step) {
+        self.note(format!("{step:?}"));
+        match step {
+            Step::Kill { worker, back_after } => {
+                self.interrupted();
+                self.pauses.fetch_add(1, Ordering::Relaxed);
+                if let Ok(mut worker) = self.workers[worker].try_lock() {
+                    self.tell(worker.kill());
+                    tokio::time::sleep(back_after).await;
+                    self.tell(worker.start(&self.setting));
+                }
+            }
+            Step::Terminate { worker, back_after } => {
+                self.interrupted();
+                if let Ok(mut worker) = self.workers[worker].try_lock() {
+                    self.tell(worker.terminate().await);
+                    tokio::time::sleep(back_after).await;
+                    self.tell(worker.start(&self.setting));
+                }
+            }
+            Step::Freeze { worker, length } => {
+                self.interrupted();
+                self.pauses.fetch_add(1, Ordering::Relaxed);
+                if let Ok(worker) = self.workers[worker].try_lock() {
+                    worker.signal("STOP");
+                    tokio::time::sleep(length).await;
+                    worker.signal("CONT");
+                }
+            }
+            Step::RestartPostgres(how) => {
+                let restarted = self.cluster.lock().await.restart(how).await;
+                self.tell(restarted);
+            }
+            Step::ReadOnly(length) => {
+                let done = self.read_only(length).await;
+                self.tell(done);
+            }
+            Step::FreezePostgres(length) => self.cluster.lock().await.freeze(length).await,
+            Step::StoreLine {
+                worker,
+                trouble,
+                length,
+            } => {
+                troubled(&self.lines[worker].1, trouble, length).await;
+            }
+            Step::OrgLine {
+                worker,
+                trouble,
+                length,
+            } => {
+                troubled(&self.lines[worker].0, trouble, length).await;
+            }
+            Step::Behave {
+                subscription,
+                handler,
+                mode,
+                length,
+            } => {
+                self.behave(subscription, handler, mode, length).await;
+            }
+            other => self.trouble_the_org(other).await,
+        }
+    }
+
+    /// As a standby is, or a hosted database that is over its size.
+    async fn read_only(&self, length: Duration) -> anyhow::Result<()> {
+        for (on, pause) in [("on", length), ("off", Duration::ZERO)] {
+            // Locked, so that no restart comes between.
+            let cluster = self.cluster.lock().await;
+            cluster.set_read_only(&self.database, on).await?;
+            drop(cluster);
+            tokio::time::sleep(pause).await;
+        }
+        Ok(())
+    }
+
+    fn interrupted(&self) {
+        self.interruptions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn behave(&self, subscription: usize, handler: usize, mode: Mode, length: Duration) {
+        if matches!(mode, Mode::Hanging | Mode::Slow(_)) {
+            self.interrupted();
+        }
+        let subscription = &self.plan.subscriptions[subscription];
+        let handler = subscription.handlers[handler].name;
+        self.recorder.behave(subscription.name(), handler, mode);
+        tokio::time::sleep(length).await;
+        self.recorder
+            .behave(subscription.name(), handler, Mode::Well);
+    }
+
+    async fn trouble_the_org(&self, step: Step) {
+        match step {
+            Step::Fault(fault) => self.org.fault(fault).await,
+            Step::ExpireTokens { failing } => {
+                let fault =
+                    json!({"rpc": "Token", "kind": "error", "status": 503, "times": failing});
+                self.org.fault(fault).await;
+                self.org.post("/tokens/expire", &json!({})).await;
+            }
+            Step::RevokeTokens => {
+                self.org.post("/tokens/revoke", &json!({})).await;
+            }
+            Step::ChangeSchema { orders, failing } => {
+                let fault = json!({"rpc": "GetSchema", "kind": "error", "times": failing,
+                                   "code": "schema.api.unavailable"});
+                self.org.fault(fault).await;
+                let version = self.schemas.fetch_add(1, Ordering::Relaxed);
+                publisher::change_schema(&self.org, orders, version).await;
+            }
+            Step::ExpireBus { length } => self.expire_bus(length).await,
+            Step::ResetBus => {
+                let _nothing_is_published = self.trim.lock().await;
+                self.org.post("/bus/reset", &json!({})).await;
+                self.ledger.forget_all();
+            }
+            Step::Exhaust { length } => {
+                let delivered = self.org.state().await["deliveries"].as_u64().unwrap_or(0);
+                self.org
+                    .settings(json!({"delivery_limit": delivered + 5}))
+                    .await;
+                tokio::time::sleep(length).await;
+                self.org.settings(json!({"delivery_limit": null})).await;
+            }
+            other => self.broke(format!("the harness cannot make {other:?}")),
+        }
+    }
+
+    /// Retention ends while no stream is open: what an open stream has not been sent yet would vanish before
+    /// the eyes of a client that cannot know.
+    async fn expire_bus(&self, length: Duration) {
+        let _streams_away = self.streams_away.lock().await;
+        let fault = json!({"rpc": "Subscribe", "kind": "error", "code": "service.unavailable"});
+        self.org.fault(fault).await;
+        let began = Instant::now();
+        let none_open = loop {
+            self.org.post("/connections/drop", &json!({})).await;
+            let state = self.org.state().await;
+            if state["streams"].as_array().is_some_and(Vec::is_empty) {
+                break true;
+            }
+            if began.elapsed() > Duration::from_secs(5) {
+                break false;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        if none_open {
+            tokio::time::sleep(length).await;
+            let _nothing_is_published = self.trim.lock().await;
+            self.org.post("/bus/expire", &json!({})).await;
+            self.ledger.forget_all();
+        } else {
+            self.note("streams stay open, so nothing expires");
+        }
+        self.org.clear_faults().await;
+    }
+
+    /// Everything is well from now on.
+    pub(crate) async fn lift(&self) {
+        self.note("all trouble is lifted");
+        for (org, store) in &self.lines {
+            org.set(Line::Carry);
+            store.set(Line::Carry);
+        }
+        self.org.clear_faults().await;
+        self.org.settings(json!({"delivery_limit": null})).await;
+        self.recorder.behave_all();
+        for worker in &self.workers {
+            let mut worker = worker.lock().await;
+            worker.signal("CONT");
+            self.tell(worker.still_runs());
+            self.tell(worker.start(&self.setting));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn troubled(line: &Proxy, trouble: Trouble, length: Duration) {
+    line.set(match trouble {
+        Trouble::Hang => Line::Hang,
+        Trouble::Cut => Line::Cut,
+    });
+    tokio::time::sleep(length).await;
+    line.set(Line::Carry);
+}
