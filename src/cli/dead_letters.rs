@@ -6,7 +6,7 @@ mod export;
 mod retry;
 mod ways;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -21,9 +21,9 @@ use super::Failure;
 use super::connect::{self, JsonFlag, read};
 use super::output::{NONE, Table, age, indented, note, one_line, print, print_json, print_line};
 use crate::avro::Schema;
-use crate::config::{self, Checks, Ordering, ProcessEnv, Subscriptions};
+use crate::config::{self, Checks, Ordering, ProcessEnv, SubscriptionConfig, Subscriptions};
 use crate::event::rfc3339;
-use crate::store::{DeadLetterFilter, Store, StoredDeadLetter};
+use crate::store::{DeadLetterFilter, LetterSummary, Store, StoredDeadLetter};
 
 /// Most of an error that the list shows.
 const LISTED_ERROR: usize = 60;
@@ -94,9 +94,12 @@ pub(super) async fn run(path: Option<&Path>, args: DeadLettersArgs) -> Result<Ex
     let done = match args.command {
         DeadLettersCommand::List(args) => list(store.as_ref(), args).await,
         DeadLettersCommand::Show(args) => show(store.as_ref(), args).await,
-        DeadLettersCommand::Retry(args) => retry::run(store.as_ref(), &unordered(path), args).await,
+        DeadLettersCommand::Retry(args) => {
+            retry::run(store.as_ref(), &Configured::load(path), args).await
+        }
         DeadLettersCommand::Discard(args) => {
-            discard::run(store.as_ref(), &unordered(path), args).await
+            let unordered = Configured::load(path).unordered();
+            discard::run(store.as_ref(), &unordered, args).await
         }
         DeadLettersCommand::Export(args) => export::run(store.as_ref(), args).await,
     };
@@ -104,16 +107,36 @@ pub(super) async fn run(path: Option<&Path>, args: DeadLettersArgs) -> Result<Ex
     done
 }
 
-/// Subscriptions in which nothing is held back, as far as the configuration can be read here: what it says
-/// about the org is no matter.
-fn unordered(path: Option<&Path>) -> HashSet<String> {
-    let loaded = config::load(path, Subscriptions::Optional, &ProcessEnv, &Checks::NONE);
-    let subscriptions = loaded.map(|loaded| loaded.config.subscriptions);
-    let unordered = subscriptions.unwrap_or_default().into_iter();
-    unordered
-        .filter(|subscription| subscription.ordering != Ordering::Record)
-        .map(|subscription| subscription.name)
-        .collect()
+/// What the configuration says of subscriptions, as far as it can be read here: where commands run, the
+/// org's credentials may be missing.
+#[derive(Debug, Default)]
+struct Configured(HashMap<String, SubscriptionConfig>);
+
+impl Configured {
+    fn load(path: Option<&Path>) -> Self {
+        let loaded = config::load(path, Subscriptions::Optional, &ProcessEnv, &Checks::NONE);
+        let subscriptions = loaded.map(|loaded| loaded.config.subscriptions);
+        let named = subscriptions.unwrap_or_default().into_iter();
+        Self(named.map(|one| (one.name.clone(), one)).collect())
+    }
+
+    /// Subscriptions in which nothing is held back.
+    fn unordered(&self) -> HashSet<String> {
+        let all = self.0.values();
+        let unordered = all.filter(|one| one.ordering != Ordering::Record);
+        unordered.map(|one| one.name.clone()).collect()
+    }
+
+    /// True where the subscription is configured, and the letter's handler is not.
+    fn has_no_handler(&self, letter: &LetterSummary) -> bool {
+        match (self.0.get(&letter.subscription), &letter.handler) {
+            (Some(subscription), Some(name)) => !subscription
+                .handlers
+                .iter()
+                .any(|handler| handler.name == *name),
+            _ => false,
+        }
+    }
 }
 
 async fn list(store: &dyn Store, args: ListArgs) -> Result<ExitCode, Failure> {

@@ -60,7 +60,9 @@ enum Phase {
     New,
     /// At rest.
     Open,
-    /// On its way to the handler, or with it.
+    /// Drawn, and being loaded.
+    Loading,
+    /// In the lanes of its handler, or with it.
     Underway,
     /// Handled; that is not written yet.
     Handled,

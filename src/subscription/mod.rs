@@ -235,6 +235,8 @@ impl Stint<'_> {
         let letters = LettersSetup {
             open,
             settled,
+            // At LATEST nothing comes that has come before.
+            nothing_again: resume_after.is_none() && *begins == Start::Latest,
             resume_after: resume_after.clone(),
             max_parked: config.max_parked,
             loader: LetterLoader {

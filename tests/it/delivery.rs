@@ -188,11 +188,13 @@ async fn an_event_that_fails_while_others_succeed_is_parked_after_its_attempts()
     .await;
     assert_eq!(parked[0].letter.reason, "exhausted");
     assert!(parked[0].letter.attempts >= 3);
-    // What waited for it goes on, and after it.
-    let accepted = names(&hook.accepts(others + 1).await);
-    assert!(accepted.contains(&"behind".to_owned()));
+    // What waited for it waits behind it.
+    let parked = store.parks(2).await;
+    assert_eq!(parked[1].letter.reason, "parked_behind");
+    let accepted = names(&hook.accepts(others).await);
+    assert!(!accepted.contains(&"behind".to_owned()));
     assert_eq!(daemon.stop().await.1, 0);
-    assert_eq!(store.parked().await.len(), 1);
+    assert_eq!(store.parked().await.len(), 2);
 }
 
 #[tokio::test]

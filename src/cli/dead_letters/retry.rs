@@ -12,6 +12,7 @@ use super::super::Failure;
 use super::super::connect::{JsonFlag, read};
 use super::super::control::interrupt;
 use super::super::output::{Progress, note, one_line, print_json, print_line};
+use super::Configured;
 use super::choice::Choice;
 use super::ways::{Way, ways};
 use crate::store::{LetterSelection, LetterSummary, Store};
@@ -67,10 +68,17 @@ struct Outcome {
 
 pub(super) async fn run(
     store: &dyn Store,
-    unordered: &HashSet<String>,
+    configured: &Configured,
     args: RetryArgs,
 ) -> Result<ExitCode, Failure> {
     let chosen = args.choice.open(store).await?;
+    let (orphans, chosen): (Vec<_>, Vec<_>) = chosen
+        .into_iter()
+        .partition(|letter| configured.has_no_handler(letter));
+    tell_orphans(&orphans);
+    if chosen.is_empty() && !orphans.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
     if chosen.is_empty() {
         note("no parked events are open that you name");
         return Ok(ExitCode::SUCCESS);
@@ -85,9 +93,10 @@ pub(super) async fn run(
     let asked: BTreeSet<i64> = read(store.ask_retry(&selection).await)?
         .into_iter()
         .collect();
+    let unordered = configured.unordered();
     let mut watch = Watch {
         store,
-        unordered,
+        unordered: &unordered,
         asked,
         own: BTreeSet::new(),
         outcome: Outcome::default(),
@@ -99,7 +108,7 @@ pub(super) async fn run(
     } else {
         watch.wait(&mut interrupt, args.output.json).await?
     };
-    let well = args.no_wait || watch.outcome.is_well();
+    let well = orphans.is_empty() && (args.no_wait || watch.outcome.is_well());
     watch.outcome.tell(args.output.json, args.no_wait)?;
     if let Some(name) = watch.worker_missing().await? {
         note(&format!(
@@ -107,6 +116,20 @@ pub(super) async fn run(
         ));
     }
     Ok(ExitCode::from(u8::from(!(finished && well))))
+}
+
+/// Letters that nobody can be given.
+fn tell_orphans(orphans: &[LetterSummary]) {
+    for letter in orphans.iter().take(TOLD) {
+        let handler = letter.handler.as_deref().unwrap_or_default();
+        note(&format!(
+            "{} is not tried: `{}` has no handler `{handler}` any more; configure one of that name, or discard it",
+            letter.placed.id, letter.subscription
+        ));
+    }
+    if let Some(more) = orphans.len().checked_sub(TOLD).filter(|more| *more > 0) {
+        note(&format!("and {more} more, for the same reason"));
+    }
 }
 
 /// Letters that were asked for.

@@ -38,9 +38,10 @@ pub(super) fn ways(open: &[LetterSummary], unordered: &HashSet<String>) -> HashM
             let all = rests.get(&(subscription, None, record));
             mine.or(all).copied()
         });
-        let wanted = unit
-            .iter()
-            .any(|letter| letter.asked || letter.reason == "parked_behind" && handler.is_some());
+        let is_behind = |letter: &&LetterSummary| letter.reason == "parked_behind";
+        let wanted = unit.iter().any(|letter| letter.asked)
+            || unit.iter().all(is_behind)
+            || handler.is_some() && unit.iter().any(is_behind);
         let way = match behind {
             // It is passed on to the handlers, and waits there.
             Some(_) if handler.is_none() && wanted => Way::Free,

@@ -112,6 +112,13 @@ pub(super) async fn a_letter_above_the_position_is_still_to_come_again(bed: &Bed
         open.iter().map(|one| one.to_come).collect::<Vec<bool>>()
     };
     assert_eq!(to_come().await, [true, true], "there is no position");
+    let ancient = DeadLetter {
+        received_at: std::time::SystemTime::UNIX_EPOCH,
+        ..letter("001Z", Some(HANDLER))
+    };
+    let ancient = store.park(&lease, &ancient).await.unwrap();
+    assert_eq!(to_come().await, [true, true, false], "the bus forgot it");
+    store.discard(&only(&[ancient])).await.unwrap();
     // The clock of a store may be no finer than this.
     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     let mut progress = Progress {

@@ -54,6 +54,8 @@ pub(in crate::subscription) struct LettersSetup {
     pub(in crate::subscription) open: Vec<LetterSummary>,
     /// Handled or discarded for a handler, or for all, although their events are still to come again.
     pub(in crate::subscription) settled: Vec<(Option<String>, EventIdentity)>,
+    /// The stream begins at LATEST.
+    pub(in crate::subscription) nothing_again: bool,
     /// Where the stream resumes: that event does not come again.
     pub(in crate::subscription) resume_after: Option<ReplayId>,
     pub(in crate::subscription) max_parked: usize,
@@ -72,7 +74,7 @@ impl Letters {
         for summary in setup.open {
             let records = records_of(&summary, ordering);
             let here = summary.replay_id.is_some() && summary.replay_id == setup.resume_after;
-            let to_come = summary.to_come && !here;
+            let to_come = summary.to_come && !here && !setup.nothing_again;
             held.load(summary, records, to_come);
         }
         Self {

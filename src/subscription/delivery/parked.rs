@@ -211,6 +211,7 @@ impl Delivery {
                 ids,
                 unit,
             } => {
+                tickets.iter().for_each(|ticket| held.in_lanes(*ticket));
                 let origin = Origin::Letter { place, id };
                 self.letters.in_lanes.insert((handler, origin), tickets);
                 self.runs[handler].put_letters(origin, ids, unit, self.ordering);

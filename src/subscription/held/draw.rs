@@ -1,6 +1,6 @@
 //! Which letters may be tried now.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Held, Letter, Phase, Rank, Since, Slot, Ticket};
 use crate::store::Placed;
@@ -17,7 +17,7 @@ pub(in crate::subscription) struct Drawing {
     max_events: usize,
     max_bytes: usize,
     /// Letters that may have become free to go; looked at closely when it is their turn.
-    candidates: BTreeSet<Rank>,
+    candidates: BTreeMap<Slot, BTreeSet<Rank>>,
     /// Events and bytes on their way.
     drawn: HashMap<Slot, (usize, usize)>,
 }
@@ -34,9 +34,18 @@ impl Drawing {
         Self {
             max_events,
             max_bytes,
-            candidates: BTreeSet::new(),
+            candidates: BTreeMap::new(),
             drawn: HashMap::new(),
         }
+    }
+
+    /// The oldest candidate of a slot, which is none any more.
+    fn next(&mut self, slot: Slot) -> Option<Rank> {
+        self.candidates.get_mut(&slot)?.pop_first()
+    }
+
+    fn may_go(&mut self, slot: Slot, ranks: impl IntoIterator<Item = Rank>) {
+        self.candidates.entry(slot).or_default().extend(ranks);
     }
 
     fn fits(&self, slot: Slot, events: usize, bytes: usize) -> bool {
@@ -70,9 +79,16 @@ impl Held {
     /// Letters that may be tried now, oldest first: a person asked for it, or they only waited behind
     /// another one; and nothing older of their records is left but what is on its way before them.
     pub(in crate::subscription) fn draw(&mut self) -> Vec<Drawn> {
+        let slots: Vec<Slot> = self.drawing.candidates.keys().copied().collect();
         let mut all = Vec::new();
-        let mut full = BTreeSet::new();
-        while let Some(rank) = self.drawing.candidates.pop_first() {
+        for slot in slots {
+            self.draw_from(slot, &mut all);
+        }
+        all
+    }
+
+    fn draw_from(&mut self, slot: Slot, all: &mut Vec<Drawn>) {
+        while let Some(rank) = self.drawing.next(slot) {
             let Some(members) = self.free_to_go(rank.ticket) else {
                 continue;
             };
@@ -80,17 +96,14 @@ impl Held {
                 .iter()
                 .filter_map(|one| self.letters.get(&one.ticket));
             let bytes = letters.map(|letter| letter.bytes).sum();
-            let Some(slot) = self.letters.get(&rank.ticket).map(|letter| letter.slot) else {
-                continue;
-            };
             if !self.drawing.fits(slot, members.len(), bytes) {
-                full.insert(rank);
-                continue;
+                self.drawing.may_go(slot, [rank]);
+                return;
             }
             let mut letters = Vec::with_capacity(members.len());
             for member in &members {
                 if let Some(letter) = self.letters.get_mut(&member.ticket) {
-                    letter.phase = Phase::Underway;
+                    letter.phase = Phase::Loading;
                     self.drawing.take(letter);
                     let Rank { place, id, ticket } = *member;
                     letters.push((ticket, Placed { place, id }));
@@ -101,8 +114,6 @@ impl Held {
             }
             all.push(Drawn { slot, letters });
         }
-        self.drawing.candidates = full;
-        all
     }
 
     /// The letter with all of its unit, where nothing keeps them.
@@ -132,7 +143,10 @@ impl Held {
             wanted |= letter.asked || (letter.behind && letter.slot != Slot::Everyone);
             let kept = |older: &Letter| {
                 // What is on its way before it in the same lanes keeps it there.
-                let before = matches!(older.phase, Phase::Underway | Phase::Handled);
+                let before = matches!(
+                    older.phase,
+                    Phase::Loading | Phase::Underway | Phase::Handled
+                );
                 !(before && older.slot != Slot::Everyone)
             };
             // It waits for nobody before it is decoded, and then in each handler's order.
@@ -162,9 +176,9 @@ impl Held {
     /// True where these letters, on their way together, must not be handed over after all: an older one of
     /// their records came back, or a person wants no attempt any more.
     pub(in crate::subscription) fn must_wait(&self, tickets: &[Ticket]) -> bool {
+        // One that is being loaded was refused and asked for again while these were in the lanes.
         let rests = |older: &Letter| {
-            older.slot == Slot::Everyone
-                || matches!(older.phase, Phase::New | Phase::Open | Phase::Refused)
+            older.slot == Slot::Everyone || !matches!(older.phase, Phase::Underway | Phase::Handled)
         };
         let letters = || tickets.iter().filter_map(|one| self.letters.get(one));
         if !letters().any(|letter| letter.asked || letter.behind) {
@@ -176,6 +190,17 @@ impl Held {
                 .get(ticket)
                 .is_none_or(|letter| self.has_older(letter, &ranks, rests))
         })
+    }
+
+    /// It is loaded, and in the lanes of its handler.
+    pub(in crate::subscription) fn in_lanes(&mut self, ticket: Ticket) {
+        if let Some(letter) = self.letters.get_mut(&ticket)
+            && letter.phase == Phase::Loading
+        {
+            letter.phase = Phase::Underway;
+            // What was in the lanes before it had to leave them.
+            self.followers(ticket);
+        }
     }
 
     /// It is not on its way any more, untried or as if it were.
@@ -208,7 +233,7 @@ impl Held {
         let Some(letter) = self.letters.get_mut(&ticket) else {
             return;
         };
-        if letter.phase == Phase::Underway {
+        if matches!(letter.phase, Phase::Loading | Phase::Underway) {
             self.drawing.give_back(letter);
         }
         letter.phase = phase;
@@ -220,29 +245,30 @@ impl Held {
             return;
         };
         if letter.phase == Phase::Open {
-            self.drawing.candidates.insert(letter.rank);
+            self.drawing.may_go(letter.slot, [letter.rank]);
         }
     }
 
     /// What comes next of its records may be free to go.
     fn followers(&mut self, ticket: Ticket) {
         if let Some(letter) = self.letters.get(&ticket) {
-            let next = self.next_after(letter);
-            self.drawing.candidates.extend(next);
+            for (slot, next) in self.next_after(letter) {
+                self.drawing.may_go(slot, next);
+            }
         }
     }
 
     /// As [`Held::followers`], of one that is no longer there.
     pub(super) fn let_go(&mut self, letter: &Letter) {
-        if letter.phase == Phase::Underway {
+        if matches!(letter.phase, Phase::Loading | Phase::Underway) {
             self.drawing.give_back(letter);
         }
-        self.drawing.candidates.remove(&letter.rank);
-        let next = self.next_after(letter);
-        self.drawing.candidates.extend(next);
+        for (slot, next) in self.next_after(letter) {
+            self.drawing.may_go(slot, next);
+        }
     }
 
-    fn next_after(&self, letter: &Letter) -> Vec<Rank> {
+    fn next_after(&self, letter: &Letter) -> Vec<(Slot, Vec<Rank>)> {
         let slots: Vec<Slot> = match letter.slot {
             Slot::Everyone => (0..self.handlers.len()).map(Slot::Handler).collect(),
             own => vec![own],
@@ -251,8 +277,8 @@ impl Held {
             let letter = self.letters.get(&rank.ticket);
             letter.is_some_and(|letter| letter.phase == Phase::Open)
         };
-        let mut next = Vec::new();
-        for slot in slots {
+        let next_in = |slot| {
+            let mut next: Vec<Rank> = Vec::new();
             for record in &letter.records {
                 let set = self.by_record.get(&(slot, *record));
                 let after = set.into_iter().flat_map(|set| set.range(letter.rank..));
@@ -263,7 +289,8 @@ impl Held {
                 let unit = self.by_unit.get(&(slot, unit.clone()));
                 next.extend(unit.into_iter().flatten().find(|rank| rests(rank)).copied());
             }
-        }
-        next
+            (slot, next)
+        };
+        slots.into_iter().map(next_in).collect()
     }
 }

@@ -49,13 +49,18 @@ fn ask(held: &mut Held, ticket: Ticket) {
     held.consider(ticket);
 }
 
-fn draw(held: &mut Held) -> Vec<Ticket> {
+/// Draws, and does not put into the lanes yet.
+fn load(held: &mut Held) -> Vec<Ticket> {
     let drawn = held.draw();
+    let letters = drawn.iter().flat_map(|drawn| &drawn.letters);
+    letters.map(|(ticket, _)| *ticket).collect()
+}
+
+/// Draws into the lanes.
+fn draw(held: &mut Held) -> Vec<Ticket> {
+    let drawn = load(held);
+    drawn.iter().for_each(|ticket| held.in_lanes(*ticket));
     drawn
-        .iter()
-        .flat_map(|drawn| &drawn.letters)
-        .map(|(ticket, _)| *ticket)
-        .collect()
 }
 
 fn live(seq: Seq) -> Origin {
@@ -152,6 +157,22 @@ fn a_head_that_nobody_asked_for_keeps_all_behind_it_and_lets_them_go_in_order() 
     // Given up: what is next goes.
     held.remove(second);
     assert_eq!(draw(&mut held), [third]);
+}
+
+#[test]
+fn what_is_in_the_lanes_waits_for_one_before_it_that_is_loaded_once_more() {
+    let mut held = held();
+    let head = store(&mut held, new(MINE, "a", &[1]), 1);
+    let second = store(&mut held, behind("b", &[1]), 2);
+    ask(&mut held, head);
+    assert_eq!(draw(&mut held), [head, second]);
+    held.refused(head);
+    held.rests(head);
+    ask(&mut held, head);
+    assert_eq!(load(&mut held), [head]);
+    assert!(held.must_wait(&[second]));
+    held.in_lanes(head);
+    assert!(!held.must_wait(&[second]), "the lanes keep it behind");
 }
 
 #[test]
@@ -284,6 +305,8 @@ proptest! {
         let mut next_id = 1;
         // In the lanes of each handler, as drawn.
         let mut lanes: Vec<Ticket> = vec![];
+        // Drawn, one portion at a time, and not there yet.
+        let mut loading: Vec<Ticket> = vec![];
         let mut handled: Vec<Ticket> = vec![];
         for (what, which, records, slot) in script {
             let records: Vec<RecordHash> = records.into_iter().collect();
@@ -299,11 +322,22 @@ proptest! {
                 (3, Some(ticket)) if held.letters[&ticket].phase == Phase::Open => ask(&mut held, ticket),
                 (4, Some(ticket)) if !handled.contains(&ticket) => {
                     lanes.retain(|other| *other != ticket);
+                    loading.retain(|other| *other != ticket);
                     held.remove(ticket);
                 }
-                (5, _) => for ticket in draw(&mut held) {
-                    if held.letters[&ticket].slot == Slot::Everyone { held.remove(ticket) } else { lanes.push(ticket) }
-                },
+                (5, _) if loading.is_empty() => loading = load(&mut held),
+                (5, _) => {
+                    for ticket in std::mem::take(&mut loading) {
+                        if held.letters[&ticket].slot == Slot::Everyone {
+                            held.remove(ticket);
+                        } else {
+                            held.in_lanes(ticket);
+                            lanes.push(ticket);
+                        }
+                    }
+                    // As lanes keep them.
+                    lanes.sort_by_key(|ticket| held.letters[ticket].rank);
+                }
                 // The first of its records in the lanes is answered for.
                 (6 | 7, _) if !lanes.is_empty() => {
                     let ticket = lanes[which % lanes.len()];
@@ -337,6 +371,7 @@ proptest! {
                 held.remove(ticket);
             }
         }
+        loading.iter().for_each(|ticket| held.in_lanes(*ticket));
         draw(&mut held);
         let tickets: Vec<Ticket> = held.letters.keys().copied().collect();
         for ticket in tickets {

@@ -21,7 +21,7 @@ macro_rules! summary_columns {
 pub(super) use summary_columns;
 
 /// All that are open. One whose event is finished above the position, or was parked since that was last
-/// written, is still to come again.
+/// written, is still to come again, unless it is older than anything that the bus keeps (three days).
 pub(super) async fn open_letters(
     conn: &mut PgConnection,
     lease: &Lease,
@@ -30,10 +30,11 @@ pub(super) async fn open_letters(
     let rows = sql::query(concat!(
         "select ",
         summary_columns!(),
-        ", s.position_at is null or d.parked_at > s.position_at \
-           or exists (select 1 from orgstream.finished_ahead f where f.org_id = d.org_id \
-                      and f.subscription = d.subscription and f.identity = d.identity \
-                      and f.handler = coalesce(d.handler, f.handler)) as to_come \
+        ", d.received_at > now() - interval '4 days' \
+           and (s.position_at is null or d.parked_at > s.position_at \
+                or exists (select 1 from orgstream.finished_ahead f where f.org_id = d.org_id \
+                           and f.subscription = d.subscription and f.identity = d.identity \
+                           and f.handler = coalesce(d.handler, f.handler))) as to_come \
          from orgstream.dead_letter d \
          join orgstream.subscription s on s.org_id = d.org_id and s.name = d.subscription \
          where d.org_id = $1 and d.subscription = $2 and d.state = 'open' order by place, d.id"

@@ -1,6 +1,6 @@
 //! What the owner of a subscription does with its dead letters.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -23,7 +23,7 @@ macro_rules! summary_columns {
 pub(super) use summary_columns;
 
 /// All that are open. One whose event is finished above the position, or was parked since that was last
-/// written, is still to come again.
+/// written, is still to come again, unless it is older than anything that the bus keeps (three days).
 pub(super) async fn open_letters(
     conn: &mut SqliteConnection,
     lease: &Lease,
@@ -32,16 +32,18 @@ pub(super) async fn open_letters(
     let rows = sqlx::query(concat!(
         "select ",
         summary_columns!(),
-        ", s.position_at is null or d.parked_at > s.position_at \
-           or exists (select 1 from finished_ahead f where f.org_id = d.org_id \
-                      and f.subscription = d.subscription and f.identity = d.identity \
-                      and f.handler = coalesce(d.handler, f.handler)) as to_come \
+        ", d.received_at > $3 \
+           and (s.position_at is null or d.parked_at > s.position_at \
+                or exists (select 1 from finished_ahead f where f.org_id = d.org_id \
+                           and f.subscription = d.subscription and f.identity = d.identity \
+                           and f.handler = coalesce(d.handler, f.handler))) as to_come \
          from dead_letter d \
          join subscription s on s.org_id = d.org_id and s.name = d.subscription \
          where d.org_id = $1 and d.subscription = $2 and d.state = 'open' order by place, d.id"
     ))
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
+    .bind(to_ms(SystemTime::now() - Duration::from_secs(4 * 86_400)))
     .fetch_all(conn)
     .await?;
     rows.iter().map(summary_from).collect()
