@@ -183,7 +183,7 @@ async fn writes(connection: &mut PgConnection, name: &str) -> anyhow::Result<Vec
 
 async fn letters(connection: &mut PgConnection, name: &str) -> anyhow::Result<Vec<Letter>> {
     let rows = sqlx::query(
-        "select handler, replay_id, topic, coalesce(record_ids[1], '') as record, reason \
+        "select handler, replay_id, topic, coalesce(record_ids[1], '') as record, reason, state \
          from orgstream.dead_letter where subscription = $1 order by id",
     )
     .bind(name)
@@ -204,6 +204,7 @@ async fn letters(connection: &mut PgConnection, name: &str) -> anyhow::Result<Ve
                     record
                 },
                 reason: row.try_get("reason")?,
+                state: row.try_get("state")?,
             })
         })
         .collect()

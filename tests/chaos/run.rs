@@ -12,8 +12,8 @@ use super::account::{Account, Case, HandlerCase, account};
 use super::audit::{Audit, Stored};
 use super::cluster::Cluster;
 use super::emulator::Emulator;
-use super::features;
-use super::plan::{HandlerKind, Plan, Step, Subscription};
+use super::person;
+use super::plan::{HandlerKind, Plan, Subscription};
 use super::proxy::Proxy;
 use super::publisher::{self, Publisher};
 use super::recorder::Recorder;
@@ -119,6 +119,9 @@ pub(crate) async fn run(
     tokio::join!(publishing, site.make_trouble());
     site.lift().await;
     settle(&site, &audit).await;
+    if site.plan.tidy {
+        person::tidy(&site, &audit).await;
+    }
     stop(&site).await;
     let cases = cases(&site, &audit).await?;
     let accounts: Vec<Account> = cases.iter().map(account).collect();
@@ -315,10 +318,6 @@ async fn case(
             },
         });
     }
-    let damaged =
-        site.plan.steps.iter().any(
-            |(_, step)| matches!(step, Step::Fault(fault) if fault["kind"] == "corrupt_payload"),
-        );
     Ok(Case {
         name: subscription.name().to_owned(),
         channel: subscription.feed.is_channel(),
@@ -331,12 +330,10 @@ async fn case(
         holes: stored.holes,
         writes: stored.writes,
         gone_up_to: site.ledger.gone_up_to(),
-        damaged,
         grouped: subscription.grouped,
         interruptions: site.interruptions(),
         pauses: site.pauses(),
-        gap_holes: features::GAP_HOLES,
-        held_records: features::HELD_RECORDS,
+        tidied: site.plan.tidy,
     })
 }
 
