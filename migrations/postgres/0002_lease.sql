@@ -13,7 +13,7 @@ comment on column orgstream.subscription.lease_until is 'Until when holder alone
 comment on column orgstream.subscription.paused_at is 'When a person paused it; null while it may run.';
 comment on column orgstream.subscription.begin_from is 'Where a rewind told it to begin; counts while there is no position.';
 comment on column orgstream.subscription.position_time is 'When the event at the position was committed, or the keepalive received: how near the position is to leaving the bus.';
-comment on column orgstream.subscription.position_transaction is 'Transaction of the change event at the position; null after a keepalive or a platform event. More events of it, if any come, are not the whole of it.';
+comment on column orgstream.subscription.position_transaction is 'Transaction of the change event at the position; null after a keepalive or a platform event, empty where a rewind put the position there and nobody knows. More events of it, if any come, are not the whole of it.';
 comment on column orgstream.subscription.asked is 'Grows whenever a person asks something of the owner: look at dead_letter and command anew.';
 
 create table orgstream.worker (

@@ -12,6 +12,7 @@ mod holes;
 mod migrate;
 mod output;
 mod publish;
+mod replay;
 mod run;
 mod schema;
 mod status;
@@ -61,6 +62,7 @@ enum Command {
     Check(check::CheckArgs),
     Status(status::StatusArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
+    Replay(replay::ReplayArgs),
     Holes(holes::HolesArgs),
     Pause(control::PauseArgs),
     Resume(control::ResumeArgs),
@@ -152,6 +154,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(args) => check::run(config, args).await,
         Command::Status(args) => status::run(config, args).await,
         Command::DeadLetters(args) => dead_letters::run(config, args).await,
+        Command::Replay(args) => replay::run(config, args).await,
         Command::Holes(args) => holes::run(config, args).await,
         Command::Pause(args) => control::pause(config, args).await,
         Command::Resume(args) => control::resume(config, args).await,

@@ -12,7 +12,7 @@ use crate::event::ReplayId;
 pub struct Hole {
     /// `lost` or `gap`.
     pub kind: HoleKind,
-    /// Why: `expired_replay_id`, `latest_before_first_response`, `gap_event`, `overflow`, `wildcard`.
+    /// Why: `expired_replay_id`, `latest_before_first_response`, `skipped_by_rewind`, `gap_event`, `overflow`, `wildcard`.
     pub reason: String,
     /// The last place known before it; `None` where there is none.
     pub from: Option<ReplayId>,

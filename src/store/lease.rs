@@ -137,6 +137,9 @@ pub trait Leases: Send + Sync {
         start_is_explicit: bool,
     ) -> Result<TakenOver, StoreError>;
 
+    /// What a take-over would find, under the epoch that is held already.
+    async fn taken(&self, lease: &Lease) -> Result<TakenOver, StoreError>;
+
     /// Says that a worker lives for another `ttl`, and renews the leases of `running` as far as they are
     /// still its own: one that ran out but was taken by nobody is renewed under its epoch. A worker that is
     /// `stopping` is counted among the living no more, so that the others make room for what it lets go.

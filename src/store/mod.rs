@@ -3,6 +3,7 @@
 //! One trait, [`Store`]; Postgres for production, SQLite where nothing else is installed. The tables are
 //! part of the interface (design 4.5): a person at a SQL prompt can see what goes on.
 
+mod command;
 mod common;
 mod control;
 mod crypto;
@@ -31,6 +32,10 @@ use crate::config::StoreConfig;
 use crate::event::{OrgId, Topic};
 use crate::salesforce::auth::CredentialVault;
 
+pub use command::{
+    CommandKind, CommandState, Commands, MarksAround, PositionMark, ReplayArguments,
+    ReplayProgress, StoredCommand,
+};
 pub use control::{Controls, Renamed};
 pub use dead_letter::{
     DeadLetter, DeadLetterFilter, DeadLetters, LetterSelection, LetterSummary, PART, Placed,
@@ -63,6 +68,7 @@ pub trait Store:
     + Positions
     + DeadLetters
     + Holes
+    + Commands
     + Schemas
     + Transactions
     + Retention

@@ -91,6 +91,8 @@ const SCHEMA_RETRY: BackoffConfig = BackoffConfig {
 pub(super) struct EventMaker {
     pub(super) source: Arc<Source>,
     pub(super) epoch: i64,
+    /// True for the stream of a side replay.
+    pub(super) replayed: bool,
     /// Field that orders platform events.
     pub(super) key: Option<String>,
 }
@@ -118,7 +120,7 @@ impl EventMaker {
             decoded,
             received_at,
             epoch: self.epoch,
-            replayed: false,
+            replayed: self.replayed,
             partial: false,
             key,
         })

@@ -118,6 +118,12 @@ impl HandlerRun {
         self.lanes.put(Waiting::new(origin, unit, ordering));
     }
 
+    /// Forgets what waits and came from there; what is with the handler is not called back.
+    pub(super) fn forget(&mut self, from: impl Fn(Origin) -> bool) {
+        self.lanes.forget(&from);
+        self.stopped.retain(|origin, _| !from(*origin));
+    }
+
     /// Takes dead letters in that are tried together.
     pub(super) fn put_letters(
         &mut self,

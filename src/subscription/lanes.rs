@@ -105,6 +105,17 @@ pub(super) enum Origin {
     Replay(Seq),
 }
 
+impl Origin {
+    /// The place so many events further on the same stream; a dead letter stands by itself.
+    pub(super) fn plus(self, events: usize) -> Self {
+        match self {
+            Self::Live(seq) => Self::Live(seq + events as Seq),
+            Self::Replay(seq) => Self::Replay(seq + events as Seq),
+            Self::Letter { .. } => self,
+        }
+    }
+}
+
 /// Events that are handed over, handled and parked together: one, or all of a transaction.
 #[derive(Debug, Clone)]
 pub(super) enum Unit {
@@ -220,6 +231,11 @@ impl Lanes {
     /// Takes an event in, or back after a failed hand-over.
     pub(super) fn put(&mut self, waiting: Waiting) {
         self.waiting.insert(waiting.origin, waiting);
+    }
+
+    /// Forgets what waits and came from there.
+    pub(super) fn forget(&mut self, from: impl Fn(Origin) -> bool) {
+        self.waiting.retain(|origin, _| !from(*origin));
     }
 
     /// Events that wait.

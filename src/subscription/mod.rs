@@ -31,11 +31,13 @@ mod observe;
 mod parking;
 mod position;
 mod reader;
+mod replay_end;
 mod resume;
+mod rewind;
 mod state;
+mod streams;
 mod tracker;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -44,12 +46,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::avro::SchemaCache;
-use crate::config::{BackoffConfig, Group, SalesforceConfig, Start, SubscriptionConfig};
-use crate::event::{OrgId, ReplayId, Source};
+use crate::config::{BackoffConfig, SalesforceConfig, Start, SubscriptionConfig};
+use crate::event::{EventIdentity, OrgId, ReplayId};
 use crate::handler::Handler;
 use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::PubSub;
-use crate::store::{Lease, Store, StoreError, TakenOver};
+use crate::store::{Lease, LetterSummary, Store, StoreError, TakenOver};
 use crate::telemetry::metrics;
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
@@ -59,16 +61,15 @@ pub(crate) use age::{Kept, PositionAge};
 pub(crate) use backoff::pause;
 
 use backoff::Backoff;
-use cost::EarliestCost;
-use decoder::{Decoder, EventMaker};
 use delivery::{Delivery, LettersSetup, Setup};
 use handler_run::HandlerRun;
 use in_flight::InFlight;
 use letter_loader::LetterLoader;
 use lost::lost_start;
 use observe::Observer;
-use reader::Reader;
 use resume::Resume;
+use rewind::Rewound;
+use streams::{Opening, Streams};
 
 /// Pauses while the store fails.
 const STORE_RETRY: BackoffConfig = BackoffConfig {
@@ -128,178 +129,181 @@ pub async fn run(
     shared: Shared,
     config: SubscriptionConfig,
     handlers: Vec<Arc<dyn Handler>>,
-    taken: TakenOver,
-    mut assignment: Assignment,
+    mut taken: TakenOver,
+    assignment: Assignment,
     shown_state: watch::Sender<State>,
     stop: CancellationToken,
 ) -> Result<Ended, tokio::task::JoinError> {
-    // Its own, so that losing this subscription stops no other.
-    let (told, stop) = (stop.clone(), stop.child_token());
     let observer = Observer::new(&config.name);
-    let begins = taken
-        .begin_from
-        .clone()
-        .unwrap_or_else(|| config.start.clone());
-    let mut resume_after = taken.position.clone();
-    let mut expected = None;
-    match begins {
-        Start::Latest if taken.begun_without_position => {
-            observer.hole("lost");
-            let begun_at = taken.begun_at;
-            record_lost_start(
-                &shared,
-                &taken.lease,
-                begun_at,
-                taken.begun_with.as_ref(),
-                &stop,
-            )
-            .await;
-            // Never LATEST again once something has come.
-            resume_after = taken.begun_with;
+    let mut lease = taken.lease.clone();
+    let ended = loop {
+        match rewind::carry_out(&shared, &lease, &stop).await {
+            Rewound::Ready(Some(rewound)) => taken = rewound,
+            Rewound::Ready(None) => {}
+            Rewound::Stopped => break Ended::Stopped,
+            Rewound::Fenced => break Ended::TakenOver,
         }
-        Start::Earliest => expected = taken.begun_with,
-        _ => {}
-    }
-    // Written before its time was kept, the position is at least as old as its row.
-    let position_time = taken.position_time.or(taken.position_at);
-    let position_time = position_time.filter(|_| resume_after.is_some());
-    // What is said to be asked up to now is in what is read now.
-    assignment.asked.borrow_and_update();
-    let open_letters = keep_trying(
-        &shared.store,
-        &taken.lease,
-        &stop,
-        "open_letters",
-        |store, lease| async move {
-            let open = store.open_letters(&lease).await?;
-            Ok((open, store.settled_ahead(&lease).await?))
-        },
-    );
-    let Some((open, settled)) = open_letters.await else {
-        shown_state.send_replace(State::Stopped);
-        if !told.is_cancelled() {
-            return Ok(Ended::TakenOver);
+        lease = taken.lease.clone();
+        let stint = Stint {
+            shared: &shared,
+            config: &config,
+            handlers: &handlers,
+            assignment: assignment.clone(),
+            shown_state: shown_state.clone(),
+            observer: observer.clone(),
+            told: stop.clone(),
+            // Its own, so that losing this subscription stops no other.
+            stop: stop.child_token(),
+        };
+        match stint.run(taken).await? {
+            delivery::Ended::Stopped => break Ended::Stopped,
+            delivery::Ended::Fenced => break Ended::TakenOver,
+            delivery::Ended::RewindAsked if stop.is_cancelled() => break Ended::Stopped,
+            delivery::Ended::RewindAsked => {
+                taken = match rewind::found_again(&shared, &lease, &stop).await {
+                    Rewound::Ready(Some(found)) => found,
+                    Rewound::Ready(None) | Rewound::Stopped => break Ended::Stopped,
+                    Rewound::Fenced => break Ended::TakenOver,
+                };
+            }
         }
-        release(&shared.store, &taken.lease).await;
-        return Ok(Ended::Stopped);
     };
-    let maker = EventMaker {
-        source: Arc::new(Source {
-            org_id: shared.org_id.clone(),
-            host: shared.host.clone(),
-            topic: config.topic.clone(),
-        }),
-        epoch: taken.lease.epoch,
-        key: config.key.clone(),
-    };
-    let letters = LettersSetup {
-        open,
-        settled,
-        resume_after: resume_after.clone(),
-        max_parked: config.max_parked,
-        loader: LetterLoader {
-            store: shared.store.clone(),
-            schemas: shared.schemas.clone(),
-            maker: maker.clone(),
-        },
-    };
-    let in_flight = Arc::new(InFlight::new(
-        config.max_in_flight,
-        config.max_in_flight_bytes,
-    ));
-    let (stream_state, stream_state_seen) = watch::channel(State::Connecting);
-    let (arrivals, arrivals_out) = mpsc::unbounded_channel();
-    let (given_up, given_up_out) = mpsc::unbounded_channel();
-    let (items, items_out) = mpsc::unbounded_channel();
-    let reader = Reader {
-        topic: config.topic.clone(),
-        lease: taken.lease.clone(),
-        bus: shared.bus.clone(),
-        store: shared.store.clone(),
-        salesforce: shared.salesforce.clone(),
-        on_expired: config.on_expired_replay_id,
-        resume: Resume::new(
-            config.topic.is_channel(),
-            resume_after,
-            position_time,
-            &begins,
-        ),
-        in_flight: in_flight.clone(),
-        clock: assignment.clock.clone(),
-        arrivals,
-        state: stream_state,
-        observer: observer.clone(),
-        stop: stop.clone(),
-        begun: false,
-        given_up,
-        expected,
-        cost: EarliestCost::new(
-            shared.limits.clone(),
-            shared.store.clone(),
-            taken.lease.key.clone(),
-            shared.salesforce.retention,
-        ),
-    };
-    let decoder = Decoder {
-        subscription: config.name.clone(),
-        maker: maker.clone(),
-        schema_wait: config.schema_wait,
-        schemas: shared.schemas.clone(),
-        in_flight: in_flight.clone(),
-        observer: observer.clone(),
-        stop: stop.clone(),
-        missing: HashMap::new(),
-    };
-    let runs = config.handlers.iter().enumerate().map(|(index, handler)| {
-        let limits = handlers[index].batch_limits();
-        let retry = shared.salesforce.blocked_retry;
-        HandlerRun::new(index, handler, limits, config.concurrency, retry)
-    });
-    let lease = taken.lease;
-    let delivery = Delivery::new(Setup {
-        lease: lease.clone(),
-        store: shared.store.clone(),
-        ordering: config.ordering,
-        group: (config.group == Group::Transaction).then_some(delivery::Limits {
-            wait: config.group_wait,
-            events: config.group_max_events,
-        }),
-        begins_after: taken.position.is_some().then_some(taken.transaction),
-        handlers: runs.zip(handlers.iter().cloned()).collect(),
-        finished_ahead: taken.finished_ahead,
-        letters,
-        behind_since: taken.position_at.unwrap_or_else(SystemTime::now),
-        assignment,
-        given_up: given_up_out,
-        age: PositionAge::new(
-            (
-                shared.salesforce.retention,
-                shared.salesforce.retention_warning,
-            ),
-            position_time,
-        ),
-        in_flight,
-        stream_state: stream_state_seen,
-        shown_state: shown_state.clone(),
-        observer: observer.clone(),
-        stop: stop.clone(),
-    });
-    let reader = tokio::spawn(reader.run());
-    let decoder = tokio::spawn(decoder.run(arrivals_out, items));
-    let ended = delivery.run(items_out).await;
-    stop.cancel();
-    reader.await?;
-    decoder.await?;
     observer.ended();
     shown_state.send_replace(State::Stopped);
-    Ok(match ended {
-        delivery::Ended::Stopped => {
-            release(&shared.store, &lease).await;
-            Ended::Stopped
-        }
-        delivery::Ended::Fenced => Ended::TakenOver,
-    })
+    if ended == Ended::Stopped {
+        release(&shared.store, &lease).await;
+    }
+    Ok(ended)
 }
+
+/// A subscription under one epoch.
+struct Stint<'a> {
+    shared: &'a Shared,
+    config: &'a SubscriptionConfig,
+    handlers: &'a [Arc<dyn Handler>],
+    assignment: Assignment,
+    shown_state: watch::Sender<State>,
+    observer: Observer,
+    /// Whoever runs it says that it is to stop.
+    told: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Stint<'_> {
+    async fn run(self, taken: TakenOver) -> Result<delivery::Ended, tokio::task::JoinError> {
+        let (shared, config, stop) = (self.shared, self.config, self.stop);
+        let begins = taken.begin_from.as_ref().unwrap_or(&config.start);
+        let mut resume_after = taken.position.clone();
+        // After a rewind nobody knows what came just before.
+        let known = taken.position.is_some() && taken.transaction.as_deref() != Some("");
+        let mut expected = None;
+        match begins {
+            Start::Latest if taken.begun_without_position => {
+                self.observer.hole("lost");
+                let (begun_at, first) = (taken.begun_at, taken.begun_with.as_ref());
+                record_lost_start(shared, &taken.lease, begun_at, first, &stop).await;
+                // Never LATEST again once something has come.
+                resume_after = taken.begun_with;
+            }
+            Start::Earliest => expected = taken.begun_with,
+            _ => {}
+        }
+        // Written before its time was kept, the position is at least as old as its row.
+        let position_time = taken.position_time.or(taken.position_at);
+        let position_time = position_time.filter(|_| resume_after.is_some());
+        let mut assignment = self.assignment;
+        // What is said to be asked up to now is in what is read now.
+        assignment.asked.borrow_and_update();
+        let (store, lease) = (&shared.store, &taken.lease);
+        let letters = keep_trying(store, lease, &stop, "open_letters", read_letters);
+        let Some((open, settled)) = letters.await else {
+            return Ok(match self.told.is_cancelled() {
+                true => delivery::Ended::Stopped,
+                false => delivery::Ended::Fenced,
+            });
+        };
+        let in_flight = Arc::new(InFlight::new(
+            config.max_in_flight,
+            config.max_in_flight_bytes,
+        ));
+        let streams = Streams {
+            shared: shared.clone(),
+            config: config.clone(),
+            lease: taken.lease.clone(),
+            clock: assignment.clock.clone(),
+        };
+        let letters = LettersSetup {
+            open,
+            settled,
+            resume_after: resume_after.clone(),
+            max_parked: config.max_parked,
+            loader: LetterLoader {
+                store: shared.store.clone(),
+                schemas: shared.schemas.clone(),
+                maker: streams.maker(false),
+            },
+        };
+        let (given_up, given_up_out) = mpsc::unbounded_channel();
+        let stream = streams.open(Opening {
+            resume: Resume::new(
+                config.topic.is_channel(),
+                resume_after.clone(),
+                position_time,
+                begins,
+            ),
+            given_up,
+            expected,
+            in_flight: in_flight.clone(),
+            observer: self.observer.clone(),
+            replay: None,
+            stop: stop.clone(),
+        });
+        let runs = config.handlers.iter().enumerate().map(|(index, handler)| {
+            let limits = self.handlers[index].batch_limits();
+            let retry = shared.salesforce.blocked_retry;
+            HandlerRun::new(index, handler, limits, config.concurrency, retry)
+        });
+        let delivery = Delivery::new(Setup {
+            lease: taken.lease,
+            store: shared.store.clone(),
+            ordering: config.ordering,
+            begins_after: known.then_some(taken.transaction),
+            handlers: runs.zip(self.handlers.iter().cloned()).collect(),
+            finished_ahead: taken.finished_ahead,
+            behind_since: taken.position_at.unwrap_or_else(SystemTime::now),
+            letters,
+            assignment,
+            streams,
+            resumed_after: resume_after,
+            given_up: given_up_out,
+            age: PositionAge::new(
+                (
+                    shared.salesforce.retention,
+                    shared.salesforce.retention_warning,
+                ),
+                position_time,
+            ),
+            in_flight,
+            stream_state: stream.state.clone(),
+            shown_state: self.shown_state,
+            observer: self.observer,
+            stop: stop.clone(),
+        });
+        let (items, tasks) = stream.split();
+        let ended = delivery.run(items).await;
+        stop.cancel();
+        tasks.ended().await?;
+        Ok(ended)
+    }
+}
+
+/// The letters that are open, and those that are settled although their events are still to come again.
+async fn read_letters(store: Arc<dyn Store>, lease: Lease) -> Result<Letters, StoreError> {
+    let open = store.open_letters(&lease).await?;
+    Ok((open, store.settled_ahead(&lease).await?))
+}
+
+type Letters = (Vec<LetterSummary>, Vec<(Option<String>, EventIdentity)>);
 
 /// Gives the lease back, so that another worker need not wait for its end. Politeness: one that cannot be
 /// given back now runs out.

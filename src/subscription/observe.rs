@@ -47,6 +47,22 @@ impl Observer {
         }))
     }
 
+    /// For a side replay, whose events count like any others, but whose stream is not what the gauges show.
+    pub(super) fn of_replay(&self) -> Self {
+        Self(Arc::new(Handles {
+            subscription: self.0.subscription.clone(),
+            received: self.0.received.clone(),
+            handled: self.0.handled.clone(),
+            parked: self.0.parked.clone(),
+            letters: Gauge::noop(),
+            lag: Gauge::noop(),
+            events: Gauge::noop(),
+            bytes: Gauge::noop(),
+            credits: Gauge::noop(),
+            kept: Gauge::noop(),
+        }))
+    }
+
     pub(super) fn received(&self, events: usize) {
         self.0.received.increment(events as u64);
     }

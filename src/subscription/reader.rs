@@ -62,6 +62,9 @@ pub(super) struct Reader {
     pub(super) store: Arc<dyn Store>,
     pub(super) salesforce: SalesforceConfig,
     pub(super) on_expired: OnExpiredReplayId,
+    /// For a side replay, which records nothing about the subscription: where to say that the place to begin
+    /// after is gone. Then it ends.
+    pub(super) replay: Option<watch::Sender<Option<String>>>,
     pub(super) resume: Resume,
     pub(super) in_flight: Arc<InFlight>,
     /// Under which lease events are asked for.
@@ -272,7 +275,7 @@ impl Reader {
     async fn hand_on(&mut self, batch: FetchBatch) {
         let received_at = SystemTime::now();
         self.observer.received(batch.events.len());
-        if self.resume.first_answer() {
+        if self.resume.first_answer() && self.replay.is_none() {
             self.first_came(&batch, received_at);
         }
         let last_at = batch
@@ -338,7 +341,13 @@ impl Reader {
                 self.blocked(&broken, broken.cure(), pause);
                 pause
             }
-            Recovery::ApplyExpiredReplayPolicy => self.reposition(&broken, backoff).await,
+            Recovery::ApplyExpiredReplayPolicy => {
+                if let Some(gone) = &self.replay {
+                    gone.send_replace(Some(broken.to_string()));
+                    return Step::Stopped;
+                }
+                self.reposition(&broken, backoff).await
+            }
         };
         tokio::select! {
             () = self.stop.cancelled() => Step::Stopped,

@@ -305,6 +305,12 @@ impl Tracker {
         self.entries.iter().filter(|e| e.event.is_some()).count()
     }
 
+    /// The place of the first event that is not let go yet.
+    pub(super) fn first_in_flight(&self) -> Option<&ReplayId> {
+        let mut events = self.entries.iter().filter(|entry| entry.event.is_some());
+        events.find_map(|entry| entry.replay_id.as_ref())
+    }
+
     /// True where nothing received is unfinished.
     pub(super) fn is_idle(&self) -> bool {
         self.entries.is_empty()

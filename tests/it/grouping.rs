@@ -10,13 +10,19 @@ use crate::support::{
     Daemon, Emulator, Hook, Reply, Store, account_update, configured, eventually, record, webhook,
 };
 
-const ALL: &str = "/data/ChangeEvents";
+pub(crate) const ALL: &str = "/data/ChangeEvents";
 const SALES: &str = "/data/Sales__chn";
 const ACCOUNTS: &str = "/data/AccountChangeEvent";
 const CONTACTS: &str = "/data/ContactChangeEvent";
 
 /// A subscription `all` of `topic` with transactions grouped; a wait that a busy machine does not exceed.
-fn config(org: &Emulator, store: &Store, topic: &str, more: &str, handlers: &str) -> String {
+pub(crate) fn config(
+    org: &Emulator,
+    store: &Store,
+    topic: &str,
+    more: &str,
+    handlers: &str,
+) -> String {
     let wait = if more.contains("group_wait") {
         ""
     } else {
@@ -35,14 +41,19 @@ fn contact_update(record_number: usize, name: &str) -> Value {
 
 /// Publishes one transaction of so many events, named `<key>.0`, `<key>.1`, …, of accounts and, every
 /// third, a contact; gives their replay IDs.
-async fn transaction(org: &Emulator, key: &str, events: usize) -> Vec<String> {
+pub(crate) async fn transaction(org: &Emulator, key: &str, events: usize) -> Vec<String> {
+    transaction_from(org, key, events, 0).await
+}
+
+/// The same, of records from this number on.
+async fn transaction_from(org: &Emulator, key: &str, events: usize, first: usize) -> Vec<String> {
     let events: Vec<Value> = (0..events)
         .map(|n| {
-            let name = format!("{key}.{n}");
+            let (name, number) = (format!("{key}.{n}"), first + n);
             if n % 3 == 2 {
-                json!({"topic": CONTACTS, "event": contact_update(n, &name)})
+                json!({"topic": CONTACTS, "event": contact_update(number, &name)})
             } else {
-                json!({"topic": ACCOUNTS, "event": account_update(&record(n), &name)})
+                json!({"topic": ACCOUNTS, "event": account_update(&record(number), &name)})
             }
         })
         .collect();
@@ -61,21 +72,21 @@ fn replay_ids(answer: &Value) -> Vec<String> {
 }
 
 /// The events of one request.
-fn events(request: &Value) -> Vec<Value> {
+pub(crate) fn events(request: &Value) -> Vec<Value> {
     match request {
         Value::Array(events) => events.clone(),
         event => vec![event.clone()],
     }
 }
 
-fn name(event: &Value) -> String {
+pub(crate) fn name(event: &Value) -> String {
     let data = &event["data"];
     let name = data["Name"].as_str().or_else(|| data["Title"].as_str());
     name.unwrap_or("?").to_owned()
 }
 
 /// The names of a request's events with a space between, and `partial` where they say so.
-fn told(request: &Value) -> String {
+pub(crate) fn told(request: &Value) -> String {
     let events = events(request);
     let mut words: Vec<String> = events.iter().map(name).collect();
     let partial = events[0]["partial"] == true;
@@ -91,12 +102,12 @@ fn told(request: &Value) -> String {
 }
 
 /// The requests that were accepted.
-fn accepted(hook: &Hook) -> Vec<String> {
+pub(crate) fn accepted(hook: &Hook) -> Vec<String> {
     hook.accepted().iter().map(told).collect()
 }
 
 /// What [`told`] says of a whole transaction.
-fn whole(key: &str, events: usize) -> String {
+pub(crate) fn whole(key: &str, events: usize) -> String {
     let names: Vec<String> = (0..events).map(|n| format!("{key}.{n}")).collect();
     names.join(" ")
 }
@@ -105,7 +116,7 @@ fn ok(_: &Value, _: usize) -> Reply {
     Reply::from(200)
 }
 
-async fn position(store: &Store) -> Option<String> {
+pub(crate) async fn position(store: &Store) -> Option<String> {
     let found = store.subscription("all").await?;
     found.position.map(|id| id.to_string())
 }
@@ -188,10 +199,10 @@ async fn a_stream_that_breaks_within_a_transaction_goes_on_with_it_also_between_
     .await;
     org.settings(json!({"split_siblings": true, "events_per_response": 1}))
         .await;
-    for after in [2, 2, 1] {
-        org.fault(json!({"rpc": "Subscribe", "kind": "reset", "times": 1, "after_events": after}))
-            .await;
-    }
+    // Three streams that end after two events each. Not resets, which lose what is not on its way yet: after
+    // the first event alone there is no place to resume from.
+    org.fault(json!({"rpc": "Subscribe", "kind": "end", "times": 3, "after_events": 2}))
+        .await;
     // Three accounts in one event, which the channel splits into three under one replay ID.
     let mut three = account_update(&record(1), "a.1");
     three["ChangeEventHeader"]["recordIds"] = json!([record(1), record(2), record(3)]);
@@ -223,8 +234,8 @@ async fn a_rejected_transaction_is_parked_whole_and_the_others_go_on() {
     })
     .await;
     let daemon = Daemon::run(&config(&org, &store, ALL, "", &webhook(&hook.url(), "")));
-    for key in ["a", "b", "c"] {
-        transaction(&org, key, 3).await;
+    for (n, key) in ["a", "b", "c"].iter().enumerate() {
+        transaction_from(&org, key, 3, 10 * n).await;
     }
     let parked = store.parks(3).await;
     hook.accepts(2).await;
@@ -238,6 +249,43 @@ async fn a_rejected_transaction_is_parked_whole_and_the_others_go_on() {
         assert_eq!(letter.handler.as_deref(), Some("hook"));
         assert_eq!(letter.attempts, 1);
     }
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn a_transaction_behind_a_parked_one_parks_whole_and_both_come_again_whole_after_a_retry() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let mended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_mended = mended.clone();
+    let hook = Hook::start(move |request, _| {
+        let mended = is_mended.load(std::sync::atomic::Ordering::Relaxed);
+        let bad = events(request).iter().any(|event| name(event) == "a.1");
+        Reply::from(if bad && !mended { 422 } else { 200 })
+    })
+    .await;
+    let config = config(&org, &store, ALL, "", &webhook(&hook.url(), ""));
+    let daemon = Daemon::run(&config);
+    transaction_from(&org, "a", 3, 0).await;
+    // One of its records is held by `a`, so all of it waits, and holds `c`.
+    transaction_from(&org, "b", 3, 1).await;
+    transaction_from(&org, "c", 2, 2).await;
+    transaction_from(&org, "d", 2, 20).await;
+    let parked = store.parks(8).await;
+    let units: BTreeSet<_> = parked.iter().map(|p| p.letter.unit.clone()).collect();
+    assert_eq!(units.len(), 3, "{units:?}");
+    hook.accepts(1).await;
+    assert_eq!(accepted(&hook), [whole("d", 2)]);
+    mended.store(true, std::sync::atomic::Ordering::Relaxed);
+    let retry = ["dead-letters", "retry", "--reason", "rejected", "--no-wait"];
+    let (code, _, said) = Daemon::output(&retry, &config, &BTreeMap::new()).await;
+    assert_eq!(code, 0, "{said}");
+    hook.accepts(4).await;
+    let expected = [whole("d", 2), whole("a", 3), whole("b", 3), whole("c", 2)];
+    assert_eq!(accepted(&hook), expected);
+    store
+        .until("all", "no dead letter open", |status| status.parked == 0)
+        .await;
     assert_eq!(daemon.stop().await.1, 0);
 }
 
@@ -356,22 +404,19 @@ async fn a_transaction_waits_while_the_stream_is_away() {
     let hook = Hook::start(ok).await;
     transaction(&org, "a", 2).await;
     transaction(&org, "b", 3).await;
-    // It ends after the first event of `b`, and the org is not to be had for a while.
+    // It ends after the first event of `b`, and comes back much later than the wait would be over.
     org.fault(json!({"rpc": "Subscribe", "kind": "end", "times": 1, "after_events": 3}))
         .await;
-    let daemon = Daemon::run(&config(
-        &org,
-        &store,
-        ALL,
-        "group_wait = \"300ms\"",
-        &webhook(&hook.url(), ""),
-    ));
+    let handlers = webhook(&hook.url(), "");
+    let config = config(&org, &store, ALL, "group_wait = \"300ms\"", &handlers).replace(
+        "reconnect = { initial = \"50ms\", max = \"500ms\" }",
+        "reconnect = { initial = \"4s\", max = \"4s\" }",
+    );
+    let daemon = Daemon::run(&config);
+    daemon.logged(&["stream broke"]).await;
     hook.accepts(1).await;
-    org.fault(json!({"rpc": "Subscribe", "kind": "error", "code": "service.unavailable"}))
-        .await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert_eq!(accepted(&hook).len(), 1);
-    org.clear_faults().await;
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    assert_eq!(accepted(&hook), [whole("a", 2)]);
     hook.accepts(2).await;
     assert_eq!(accepted(&hook), [whole("a", 2), whole("b", 3)]);
     assert_eq!(daemon.stop().await.1, 0);
@@ -385,8 +430,8 @@ async fn an_event_that_cannot_be_decoded_parks_its_transaction_whole() {
         json!({"rpc": "Subscribe", "kind": "corrupt_payload", "times": 1, "after_events": 4}),
     )
     .await;
-    for key in ["a", "b", "c"] {
-        transaction(&org, key, 3).await;
+    for (n, key) in ["a", "b", "c"].iter().enumerate() {
+        transaction_from(&org, key, 3, 10 * n).await;
     }
     let hook = Hook::start(ok).await;
     let daemon = Daemon::run(&config(&org, &store, ALL, "", &webhook(&hook.url(), "")));
@@ -405,87 +450,4 @@ async fn an_event_that_cannot_be_decoded_parks_its_transaction_whole() {
         assert_eq!(stored.letter.unit.as_deref(), Some("transaction:b"));
     }
     assert_eq!(daemon.stop().await.1, 0);
-}
-
-#[tokio::test]
-async fn killed_under_load_every_transaction_comes_whole_from_sqlite() {
-    killed_under_load(Store::sqlite()).await;
-}
-
-#[tokio::test]
-async fn killed_under_load_every_transaction_comes_whole_from_postgres() {
-    if let Some(store) = Store::postgres().await {
-        killed_under_load(store).await;
-    }
-}
-
-async fn killed_under_load(store: Store) {
-    let seed = std::env::var("ORGSTREAM_TEST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(|| fastrand::u64(..));
-    println!("ORGSTREAM_TEST_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
-    let org = Emulator::start().await;
-    org.settings(json!({"events_per_response": 3})).await;
-    let hook = Hook::start(|_, attempt| {
-        Reply::from(if attempt == 0 && fastrand::u8(..6) == 0 {
-            503
-        } else {
-            200
-        })
-    })
-    .await;
-    let config = config(&org, &store, ALL, "", &webhook(&hook.url(), "")).replacen(
-        "[[subscription]]",
-        "lease = \"2s\"\n[[subscription]]",
-        1,
-    );
-    let mut sizes = BTreeMap::new();
-    let mut ends = BTreeSet::new();
-    for _ in 0..8 {
-        let daemon = Daemon::run(&config);
-        // The lease of the one that was killed holds for a while.
-        daemon.logged(&["subscription taken over"]).await;
-        let until = std::time::Instant::now() + Duration::from_millis(random.u64(200..1500));
-        while std::time::Instant::now() < until {
-            let (key, size) = (format!("t{}", sizes.len()), random.usize(1..10));
-            let places = transaction(&org, &key, size).await;
-            ends.extend(places.last().cloned());
-            sizes.insert(key, size);
-            tokio::time::sleep(Duration::from_millis(random.u64(1..20))).await;
-        }
-        daemon.kill();
-        if let Some(position) = position(&store).await {
-            assert!(ends.contains(&position), "{position} is inside");
-        }
-    }
-    let daemon = Daemon::run(&config);
-    let all: BTreeSet<String> = sizes.iter().map(|(key, size)| whole(key, *size)).collect();
-    eventually("every transaction", async || {
-        let seen: BTreeSet<String> = accepted(&hook).into_iter().collect();
-        assert!(seen.is_subset(&all), "{:?}", seen.difference(&all));
-        (seen == all).then_some(())
-    })
-    .await;
-    assert_eq!(daemon.stop().await.1, 0);
-    // Per record, first requests follow the order of publishing.
-    let mut newest: HashMap<String, usize> = HashMap::new();
-    let mut seen = BTreeSet::new();
-    for request in hook.accepted() {
-        if !seen.insert(told(&request)) {
-            continue;
-        }
-        for event in events(&request) {
-            let name = name(&event);
-            let number: usize = name[1..].split('.').next().unwrap().parse().unwrap();
-            let record = event["subject"].as_str().unwrap().to_owned();
-            let before = newest.insert(record, number);
-            assert!(
-                before.is_none_or(|before| before <= number),
-                "{name} after {before:?}"
-            );
-        }
-    }
-    println!("{} transactions, {} calls", all.len(), hook.calls().len());
 }

@@ -59,7 +59,8 @@ async fn a_refused_batch_is_split_and_only_what_is_refused_alone_is_parked() {
             BatchAnswer::HANDLED
         }
     });
-    org.publish(ACCOUNTS, &numbered(60, 7)).await;
+    // Each of a record of its own: nothing waits behind what is parked.
+    org.publish(ACCOUNTS, &numbered(60, 60)).await;
     let daemon = Inside::run(&accounts(&org, &store, "", BATCHES), &batches);
     let status = store
         .until("accounts", "all finished", |status| status.finished == 60)

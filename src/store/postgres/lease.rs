@@ -41,6 +41,10 @@ impl Leases for PostgresStore {
         ))
     }
 
+    async fn taken(&self, lease: &Lease) -> Result<TakenOver, StoreError> {
+        transaction!(self, |conn| taken(conn, lease))
+    }
+
     async fn heartbeat(
         &self,
         worker: &Worker,
@@ -125,10 +129,7 @@ pub(super) async fn take_over(
     create(conn, key, configured, start_is_explicit).await?;
     // The one lock that keeps out who holds the epoch ([`hold`]): whatever raises it takes this one first.
     let row = sql::query(
-        "select topic, position, (extract(epoch from position_at) * 1000)::bigint as position_at, \
-                (extract(epoch from position_time) * 1000)::bigint as position_time, \
-                (extract(epoch from begun_at) * 1000)::bigint as begun_at, begun_with, begin_from, position_transaction, \
-                holder, paused_at is not null as paused, \
+        "select topic, holder, paused_at is not null as paused, \
                 coalesce(lease_until > clock_timestamp(), false) as held \
          from orgstream.subscription where org_id = $1 and name = $2 for update",
     )
@@ -155,22 +156,40 @@ pub(super) async fn take_over(
     .bind(span_ms(ttl))
     .fetch_one(&mut *conn)
     .await?;
+    let lease = Lease {
+        key: key.clone(),
+        holder: holder.to_owned(),
+        epoch,
+    };
+    taken(conn, &lease).await
+}
+
+/// What is there to go on from.
+pub(super) async fn taken(conn: &mut PgConnection, lease: &Lease) -> Result<TakenOver, StoreError> {
+    hold(conn, lease).await?;
+    let row = sql::query(
+        "select position, (extract(epoch from position_at) * 1000)::bigint as position_at, \
+                (extract(epoch from position_time) * 1000)::bigint as position_time, \
+                (extract(epoch from begun_at) * 1000)::bigint as begun_at, begun_with, begin_from, \
+                position_transaction \
+         from orgstream.subscription where org_id = $1 and name = $2",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .fetch_one(&mut *conn)
+    .await?;
     let position = replay_id(row.try_get("position")?);
     let begun_at = row.try_get::<Option<i64>, _>("begun_at")?.map(from_ms);
     Ok(TakenOver {
-        lease: Lease {
-            key: key.clone(),
-            holder: holder.to_owned(),
-            epoch,
-        },
+        lease: lease.clone(),
         begun_without_position: begun_at.is_some() && position.is_none(),
         begun_at,
-        begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
         position_time: row.try_get::<Option<i64>, _>("position_time")?.map(from_ms),
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
+        begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
         position,
         transaction: row.try_get("position_transaction")?,
-        finished_ahead: finished_ahead(conn, key).await?,
+        finished_ahead: finished_ahead(conn, &lease.key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
     })
 }

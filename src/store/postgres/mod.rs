@@ -17,6 +17,7 @@ macro_rules! transaction {
     };
 }
 
+mod command;
 mod connections;
 mod control;
 mod credential;

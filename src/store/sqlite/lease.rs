@@ -43,6 +43,10 @@ impl Leases for SqliteStore {
         ))
     }
 
+    async fn taken(&self, lease: &Lease) -> Result<TakenOver, StoreError> {
+        transaction!(self, READ, |conn| taken(conn, lease))
+    }
+
     async fn heartbeat(
         &self,
         worker: &Worker,
@@ -121,10 +125,7 @@ pub(super) async fn take_over(
     bind_org(conn, &key.org_id).await?;
     create(conn, key, configured, start_is_explicit).await?;
     let row = sqlx::query(
-        "select topic, position, position_at, \
-                position_time, begun_at, begun_with, begin_from, position_transaction, \
-                paused_at is not null as paused \
-         from subscription where org_id = $1 and name = $2",
+        "select topic, paused_at is not null as paused from subscription where org_id = $1 and name = $2",
     )
     .bind(key.org_id.as_str())
     .bind(&key.name)
@@ -145,22 +146,41 @@ pub(super) async fn take_over(
     .bind(now.saturating_add(span_ms(ttl)))
     .fetch_one(&mut *conn)
     .await?;
+    let lease = Lease {
+        key: key.clone(),
+        holder: holder.to_owned(),
+        epoch,
+    };
+    taken(conn, &lease).await
+}
+
+/// What is there to go on from.
+pub(super) async fn taken(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+) -> Result<TakenOver, StoreError> {
+    hold(conn, lease).await?;
+    let row = sqlx::query(
+        "select position, position_at, \
+                position_time, begun_at, begun_with, begin_from, position_transaction \
+         from subscription where org_id = $1 and name = $2",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .fetch_one(&mut *conn)
+    .await?;
     let position = replay_id(row.try_get("position")?);
     let begun_at = row.try_get::<Option<i64>, _>("begun_at")?.map(from_ms);
     Ok(TakenOver {
-        lease: Lease {
-            key: key.clone(),
-            holder: holder.to_owned(),
-            epoch,
-        },
+        lease: lease.clone(),
         begun_without_position: begun_at.is_some() && position.is_none(),
         begun_at,
-        begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
         position_time: row.try_get::<Option<i64>, _>("position_time")?.map(from_ms),
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
+        begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
         position,
         transaction: row.try_get("position_transaction")?,
-        finished_ahead: finished_ahead(conn, key).await?,
+        finished_ahead: finished_ahead(conn, &lease.key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
     })
 }

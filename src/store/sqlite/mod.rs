@@ -18,6 +18,7 @@ macro_rules! transaction {
     };
 }
 
+mod command;
 mod connection;
 mod control;
 mod credential;

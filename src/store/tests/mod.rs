@@ -5,6 +5,7 @@
 //! `ORGSTREAM_TEST_PGBOUNCER` names a pooler before the same server, the suite runs through it too.
 
 mod bed;
+mod commands;
 mod credentials;
 mod holes;
 mod leases;
@@ -94,6 +95,15 @@ suite! {
     holes::a_start_at_latest_that_dies_again_adds_to_the_hole_it_began_in,
     holes::a_gap_is_recorded_once_for_each_event_and_never_closed,
     holes::a_gap_of_very_many_records_keeps_the_first_and_the_count,
+    commands::a_command_is_asked_begun_saved_and_ended,
+    commands::a_withdrawn_command_is_stopped_and_one_that_is_over_stays_as_it_is,
+    commands::commands_are_carried_out_by_the_holder_only,
+    commands::a_command_of_a_later_release_is_left_alone,
+    commands::a_rewind_raises_the_epoch_and_sets_the_position,
+    commands::a_rewind_to_earliest_or_latest_is_found_again_until_there_is_a_position,
+    commands::a_rewind_to_latest_records_what_it_skips,
+    commands::a_withdrawn_rewind_changes_nothing,
+    commands::a_time_is_found_among_the_marks,
     holes::holes_are_acknowledged_by_number_by_subscription_or_all,
     retention::only_what_is_done_with_for_long_is_deleted,
     retention::what_is_deleted_goes_in_portions,

@@ -91,6 +91,7 @@ impl Delivery {
             What::Event(event) => event.raw.replay_id.clone(),
             What::Undecodable(event) => event.raw.replay_id.clone(),
         };
+        self.replays.live_brought(replay_id.as_ref());
         let header = match &what {
             What::Event(event) => event.decoded.header.as_ref(),
             What::Undecodable(event) => event.header.as_ref(),

@@ -1,6 +1,5 @@
 //! Calls of handlers, and what becomes of the events they answered for.
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinError;
@@ -13,7 +12,7 @@ use crate::subscription::held::Slot;
 use crate::subscription::lanes::{CallId, Next, Origin, Waiting};
 use crate::subscription::observe::Outcome;
 use crate::subscription::parking::dead_letters;
-use crate::subscription::tracker::{HandlerSet, Seq};
+use crate::subscription::tracker::HandlerSet;
 
 /// A finished call of a handler.
 pub(super) struct Called {
@@ -76,7 +75,12 @@ impl Delivery {
         let now = Instant::now();
         let run = &mut self.runs[called.handler];
         let (name, bit) = (run.name.clone(), run.bit);
+        let stale = batch.iter().any(|w| self.replays.is_stale(w.origin));
         let answered = run.answered(now, called.call, batch, answer);
+        if stale {
+            // What a handler wants again of a replay that was withdrawn meanwhile.
+            run.forget(|origin| self.replays.is_stale(origin));
+        }
         self.observer
             .handler_call(&name, called.took, answered.again);
         if let Some(health) = answered.health {
@@ -88,8 +92,9 @@ impl Delivery {
                     self.letter_answered(called.handler, &waiting, verdict);
                 }
                 Verdict::Handled => {
-                    for seq in live(&waiting) {
-                        self.finished(seq, Some(bit), Outcome::Handled);
+                    for offset in 0..waiting.unit.events().len() {
+                        let place = waiting.origin.plus(offset);
+                        self.finished(place, Some(bit), Outcome::Handled);
                     }
                 }
                 Verdict::Park { reason, error } => {
@@ -115,7 +120,21 @@ impl Delivery {
         }
     }
 
-    pub(super) fn finished(&mut self, seq: Seq, handlers: Option<HandlerSet>, outcome: Outcome) {
+    /// Handlers have finished the event of this place. What becomes of a letter is the store's to say.
+    pub(super) fn finished(
+        &mut self,
+        place: Origin,
+        handlers: Option<HandlerSet>,
+        outcome: Outcome,
+    ) {
+        let seq = match place {
+            Origin::Live(seq) => seq,
+            Origin::Replay(seq) => {
+                let parked = outcome == Outcome::Parked;
+                return self.replays.finished(seq, handlers, parked);
+            }
+            Origin::Letter { .. } => return,
+        };
         let last = match handlers {
             Some(handlers) => self.tracker.finish(seq, handlers),
             None => self.tracker.finish_for_all(seq),
@@ -125,13 +144,5 @@ impl Delivery {
             self.position.finished(1);
         }
         self.position.changed();
-    }
-}
-
-/// The places in the tracker of a unit off the stream, where its events follow each other; none for another.
-fn live(waiting: &Waiting) -> Range<Seq> {
-    match waiting.origin {
-        Origin::Live(first) => first..first + waiting.unit.events().len() as Seq,
-        Origin::Letter { .. } | Origin::Replay(_) => 0..0,
     }
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::{Group as GroupBy, SubscriptionConfig};
 use crate::event::{ChangeEventHeader, Event, EventIdentity};
 use crate::store::PART;
 use crate::subscription::decoder::Undecodable;
@@ -199,6 +200,16 @@ pub(in crate::subscription) struct Limits {
     pub(in crate::subscription) events: usize,
 }
 
+impl Limits {
+    /// As configured; `None` where each event is handed over by itself.
+    pub(super) fn of(config: &SubscriptionConfig) -> Option<Self> {
+        (config.group == GroupBy::Transaction).then_some(Self {
+            wait: config.group_wait,
+            events: config.group_max_events,
+        })
+    }
+}
+
 impl Grouping {
     /// Without limits, each event is a group. `over` is the transaction of the event at the position;
     /// `doubt` says that nobody knows what came just before.
@@ -306,6 +317,11 @@ impl Grouping {
         if let (Some(open), Some(limits)) = (&mut self.open, &self.limits) {
             open.until = now + limits.wait.max(LEAST_PAUSE);
         }
+    }
+
+    /// True where this is the key of the open transaction.
+    pub(super) fn is_of(&self, key: Option<&str>) -> bool {
+        (self.open.as_ref()).is_some_and(|open| Some(&*open.key) == key)
     }
 
     /// Where the open transaction begins.

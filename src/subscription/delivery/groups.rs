@@ -3,15 +3,16 @@
 use std::time::{Duration, Instant};
 
 use super::Delivery;
-use super::grouping::{Group, Member, What};
+use super::grouping::{Group, Grouping, Member, What};
 use crate::store::DeadLetter;
 use crate::subscription::credits::Credits;
 use crate::subscription::decoder::Undecodable;
 use crate::subscription::held::Slot;
+use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::Origin;
 use crate::subscription::parking::dead_letter;
 use crate::subscription::state::State;
-use crate::subscription::tracker::HandlerSet;
+use crate::subscription::tracker::{HandlerSet, Tracker};
 
 /// A timer that fires later than this was not looked at: the process itself was stopped.
 const STOPPED: Duration = Duration::from_secs(1);
@@ -41,7 +42,15 @@ impl Delivery {
         let Some(due) = self.grouping.due().filter(|due| *due <= now) else {
             return;
         };
-        match self.silence(due, now) {
+        let live = *self.stream_state.borrow() == State::Live;
+        match silence(
+            &self.grouping,
+            &self.tracker,
+            &self.in_flight,
+            live,
+            due,
+            now,
+        ) {
             Silence::Over => {
                 let groups = self.grouping.close(false);
                 self.hand_on(groups);
@@ -51,25 +60,6 @@ impl Delivery {
                 self.hand_on(groups);
             }
             Silence::Ours => self.grouping.wait_again(now),
-        }
-    }
-
-    /// What it says about the open transaction that nothing has come for it until `due`.
-    fn silence(&self, due: Instant, now: Instant) -> Silence {
-        let unread = self.in_flight.under_way() > 0 || now.duration_since(due) > STOPPED;
-        let owed = self.in_flight.owed() > 0;
-        // With nothing asked for and no room to ask, nothing comes until something is let go; and with
-        // nothing else before it, that has to be this.
-        let full = !owed && Credits::first(self.in_flight.room()).is_none();
-        let alone = (self.grouping.open_from()).is_some_and(|first| self.tracker.is_first(first));
-        if unread {
-            Silence::Ours
-        } else if full && alone {
-            Silence::Full
-        } else if owed && *self.stream_state.borrow() == State::Live {
-            Silence::Over
-        } else {
-            Silence::Ours
         }
     }
 
@@ -84,21 +74,51 @@ impl Delivery {
             self.letters.came_by(Slot::Everyone, group, HandlerSet::MAX);
             return;
         }
-        let unit = group.name();
-        let letter = |member: &Member| DeadLetter {
-            unit: unit.clone(),
-            ..match &member.what {
-                What::Undecodable(event) => event.letter(),
-                What::Event(event) => dead_letter(event, None, "parked_behind", behind, 0),
-            }
-        };
-        let letters = group.members.iter().map(letter).collect();
-        self.park_new(Origin::Live(group.first), None, letters);
+        self.park_new(Origin::Live(group.first), None, letters_of(group, behind));
     }
 }
 
+/// What it says about the open transaction of a stream that nothing has come for it until `due`.
+pub(super) fn silence(
+    grouping: &Grouping,
+    tracker: &Tracker,
+    in_flight: &InFlight,
+    live: bool,
+    due: Instant,
+    now: Instant,
+) -> Silence {
+    let unread = in_flight.under_way() > 0 || now.duration_since(due) > STOPPED;
+    let owed = in_flight.owed() > 0;
+    // With nothing asked for and no room to ask, nothing comes until something is let go; and with
+    // nothing else before it, that has to be this.
+    let full = !owed && Credits::first(in_flight.room()).is_none();
+    let alone = (grouping.open_from()).is_some_and(|first| tracker.is_first(first));
+    if unread {
+        Silence::Ours
+    } else if full && alone {
+        Silence::Full
+    } else if owed && live {
+        Silence::Over
+    } else {
+        Silence::Ours
+    }
+}
+
+/// The dead letters of a group that cannot be handed over, because one of its events cannot be decoded.
+pub(super) fn letters_of(group: &Group, behind: &str) -> Vec<DeadLetter> {
+    let unit = group.name();
+    let letter = |member: &Member| DeadLetter {
+        unit: unit.clone(),
+        ..match &member.what {
+            What::Undecodable(event) => event.letter(),
+            What::Event(event) => dead_letter(event, None, "parked_behind", behind, 0),
+        }
+    };
+    group.members.iter().map(letter).collect()
+}
+
 /// Why nothing came.
-enum Silence {
+pub(super) enum Silence {
     /// There is nothing: the transaction is whole.
     Over,
     /// There is no room for more of it.
@@ -107,7 +127,7 @@ enum Silence {
     Ours,
 }
 
-fn behind(undecodable: &Undecodable) -> String {
+pub(super) fn behind(undecodable: &Undecodable) -> String {
     format!(
         "event {} of the same transaction cannot be decoded",
         undecodable.identity()

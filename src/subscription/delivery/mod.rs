@@ -7,7 +7,9 @@ mod grouping;
 mod groups;
 mod letters;
 mod parked;
+mod replay;
 mod show;
+mod side;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Ordering;
-use crate::event::EventIdentity;
+use crate::event::{EventIdentity, ReplayId};
 use crate::handler::Handler;
 use crate::store::{FinishedAhead, Lease, Store};
 use crate::subscription::Assignment;
@@ -33,12 +35,14 @@ use crate::subscription::lost::GivenUp;
 use crate::subscription::observe::Observer;
 use crate::subscription::position::{FinishedBefore, Position, Written};
 use crate::subscription::state::State;
+use crate::subscription::streams::Streams;
 use crate::subscription::tracker::Tracker;
 use calls::Called;
-use grouping::Grouping;
+use grouping::{Grouping, Limits};
 use letters::{Letters, News};
+use replay::Replays;
 
-pub(super) use grouping::{Limits, unit_name};
+pub(super) use grouping::unit_name;
 pub(super) use letters::LettersSetup;
 
 /// How long a stopping subscription may go on with what is in flight. With the last write after it, a
@@ -58,6 +62,8 @@ pub(super) enum Ended {
     Stopped,
     /// Another worker has taken over.
     Fenced,
+    /// As stopped, because a rewind is asked for.
+    RewindAsked,
 }
 
 /// Everything a delivery needs.
@@ -65,9 +71,8 @@ pub(super) struct Setup {
     pub(super) lease: Lease,
     pub(super) store: Arc<dyn Store>,
     pub(super) ordering: Ordering,
-    /// How transactions are collected; `None` where each event is handed over by itself.
-    pub(super) group: Option<Limits>,
-    /// The transaction of the change event at the position it begins after; `None` where there is no position.
+    /// The transaction of the change event at the position it begins after; `None` where there is no
+    /// position, or a rewind put it there.
     pub(super) begins_after: Option<Option<String>>,
     pub(super) handlers: Vec<(HandlerRun, Arc<dyn Handler>)>,
     pub(super) finished_ahead: Vec<FinishedAhead>,
@@ -75,6 +80,10 @@ pub(super) struct Setup {
     /// When the position was last written, else now.
     pub(super) behind_since: SystemTime,
     pub(super) assignment: Assignment,
+    /// Opens the streams of side replays.
+    pub(super) streams: Streams,
+    /// Where the live stream began.
+    pub(super) resumed_after: Option<ReplayId>,
     pub(super) given_up: mpsc::UnboundedReceiver<GivenUp>,
     pub(super) age: PositionAge,
     pub(super) in_flight: Arc<InFlight>,
@@ -109,6 +118,7 @@ pub(super) struct Delivery {
     age: PositionAge,
     letters: Letters,
     position: Position,
+    replays: Replays,
     stream_state: watch::Receiver<State>,
     shown_state: watch::Sender<State>,
     caught_up_at: Option<SystemTime>,
@@ -127,6 +137,7 @@ impl Delivery {
             let run = runs.iter().find(|run| run.name == ahead.handler);
             *finished_before.entry(ahead.identity).or_insert(0) |= run.map_or(0, |run| run.bit);
         }
+        let asked = setup.assignment.asked.clone();
         for (handler, identity) in std::mem::take(&mut setup.letters.settled) {
             let is_its = |run: &&HandlerRun| handler.as_ref().is_none_or(|name| *name == run.name);
             let bits = runs.iter().filter(is_its).map(|run| run.bit);
@@ -148,7 +159,7 @@ impl Delivery {
             position.keep_marks();
         }
         let grouping = Grouping::new(
-            setup.group,
+            Limits::of(&setup.streams.config),
             setup.begins_after.as_ref().and_then(Option::as_deref),
             setup.begins_after.is_none(),
         );
@@ -157,6 +168,12 @@ impl Delivery {
             last_transaction: None,
             tracker,
             position,
+            replays: Replays::new(
+                setup.streams,
+                setup.store.clone(),
+                asked,
+                setup.resumed_after,
+            ),
             store: setup.store.clone(),
             ordering: setup.ordering,
             runs,
@@ -191,8 +208,10 @@ impl Delivery {
             if open {
                 self.close_group(Instant::now());
             }
+            self.hand_on_replayed(Instant::now());
             self.call_handlers();
             self.follow();
+            self.replays.follow();
             self.follow_letters();
             if !open && self.is_drained() {
                 break;
@@ -226,6 +245,11 @@ impl Delivery {
                         return self.fenced();
                     }
                 }
+                happened = self.replays.next() => {
+                    if !self.replayed(happened) {
+                        return self.fenced();
+                    }
+                }
                 () = self.assignment.clock.changed() => {
                     if self.assignment.clock.is_lost() {
                         return self.fenced();
@@ -235,6 +259,7 @@ impl Delivery {
                 () = sleep_until(wake) => {}
                 _ = tick.tick() => self.tick(),
                 () = self.stop.cancelled(), if drain_until.is_none() => {
+                    self.stop_replays();
                     drain_until = Some(Instant::now() + DRAIN_LIMIT);
                 }
                 () = sleep_until(drain_until), if drain_until.is_some() => {
@@ -270,10 +295,12 @@ impl Delivery {
     fn wake_at(&self) -> Option<Instant> {
         let now = Instant::now();
         let handlers = self.runs.iter().filter_map(|run| run.wake_at(now));
-        handlers
-            .chain(self.position.wake_at())
-            .chain(self.letters.wake_at())
-            .min()
+        let own = [
+            self.position.wake_at(),
+            self.letters.wake_at(),
+            self.replays.wake_at(),
+        ];
+        handlers.chain(own.into_iter().flatten()).min()
     }
 
     /// Nothing under way, and nothing that could be begun before the handlers' next attempt.
@@ -304,14 +331,21 @@ impl Delivery {
         self.gaps.abandon();
         self.calls.abort_all();
         self.follow();
-        let stopped = State::Stopped;
+        let rewinds = self.replays.rewind_asked();
+        let state = if rewinds {
+            State::Connecting
+        } else {
+            State::Stopped
+        };
         let last = self.position.write_now(
             &self.tracker,
             self.caught_up_at,
             &self.finished_before,
-            &stopped,
+            &state,
         );
-        match tokio::time::timeout(LAST_WRITE_LIMIT, last).await {
+        let replays = self.replays.write_now();
+        let both = async { tokio::join!(last, replays).0 };
+        match tokio::time::timeout(LAST_WRITE_LIMIT, both).await {
             Ok(Written::Done) => info!(
                 subscription = self.lease.key.name,
                 position = self.tracker.position().map(tracing::field::display),
@@ -324,7 +358,11 @@ impl Delivery {
                 "stopped, but the store did not take the last position: the events since will come again"
             ),
         }
-        Ended::Stopped
+        if rewinds {
+            Ended::RewindAsked
+        } else {
+            Ended::Stopped
+        }
     }
 }
 

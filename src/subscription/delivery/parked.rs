@@ -77,7 +77,7 @@ impl Delivery {
             return;
         }
         for (number, (letter, open)) in letters.into_iter().zip(open).enumerate() {
-            let origin = nth(origin, number);
+            let origin = origin.plus(number);
             let since = match (handler, origin) {
                 (None, Origin::Live(seq)) => Since::After(seq),
                 _ => Since::Always,
@@ -105,7 +105,7 @@ impl Delivery {
             self.observer
                 .parked(letter.handler.as_deref(), &letter.reason);
             tell_parked(&self.lease, letter);
-            let since = match (handler, nth(origin, number)) {
+            let since = match (handler, origin.plus(number)) {
                 // Older ones may still be with handlers: these are not behind it.
                 (None, Origin::Live(seq)) => Since::After(seq),
                 _ => Since::Always,
@@ -132,10 +132,7 @@ impl Delivery {
 
     /// Events of a unit are parked for these handlers.
     fn parked(&mut self, origin: Origin, handlers: Option<HandlerSet>) {
-        match origin {
-            Origin::Live(seq) => self.finished(seq, handlers, Outcome::Parked),
-            Origin::Letter { .. } | Origin::Replay(_) => {}
-        }
+        self.finished(origin, handlers, Outcome::Parked);
     }
 
     /// A handler has answered for a letter.
@@ -274,7 +271,7 @@ impl Delivery {
                         if let Some(placed) = placed.next() {
                             self.letters.held.written(*ticket, placed);
                         }
-                        let origin = nth(parked.origin, number);
+                        let origin = parked.origin.plus(number);
                         self.parked(origin, parked.handlers);
                     }
                 }
@@ -320,16 +317,6 @@ impl Delivery {
 /// Why a handler has a letter that it was never given.
 const PASSED_ON: &str =
     "could not be decoded when it came; it can be now, and is about to be handed over";
-
-/// The place of a unit's further events, which follow its first.
-fn nth(origin: Origin, number: usize) -> Origin {
-    let number = number as u64;
-    match origin {
-        Origin::Live(first) => Origin::Live(first + number),
-        Origin::Replay(first) => Origin::Replay(first + number),
-        Origin::Letter { .. } => origin,
-    }
-}
 
 fn asked_summary(letter: DeadLetter, placed: Placed, subscription: &str) -> LetterSummary {
     LetterSummary {

@@ -1,0 +1,393 @@
+//! Commands.
+
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::lease::{fenced, hold, taken};
+use super::{READ, SqliteStore, WRITE, hole};
+use crate::config::Start;
+use crate::event::{OrgId, ReplayId};
+use crate::store::command::{begin_from_text, command_json, position_mark, skipped_by_rewind};
+use crate::store::common::{from_ms, plain, replay_id, to_ms};
+use crate::store::{
+    CommandKind, CommandState, Commands, Lease, MarksAround, StoreError, StoredCommand, TakenOver,
+};
+
+#[async_trait]
+impl Commands for SqliteStore {
+    async fn ask(
+        &self,
+        org_id: &OrgId,
+        subscription: &str,
+        kind: CommandKind,
+        arguments: &Value,
+        asked_by: Option<&str>,
+    ) -> Result<Option<i64>, StoreError> {
+        transaction!(self, WRITE, |conn| ask(
+            conn,
+            org_id,
+            subscription,
+            kind,
+            arguments,
+            asked_by
+        ))
+    }
+
+    async fn withdraw(&self, id: i64) -> Result<Option<StoredCommand>, StoreError> {
+        transaction!(self, WRITE, |conn| withdraw(conn, id))
+    }
+
+    async fn command(&self, id: i64) -> Result<Option<StoredCommand>, StoreError> {
+        transaction!(self, READ, |conn| one(conn, id))
+    }
+
+    async fn commands(
+        &self,
+        subscription: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<StoredCommand>, StoreError> {
+        transaction!(self, READ, |conn| list(conn, subscription, limit))
+    }
+
+    async fn open_commands(&self, lease: &Lease) -> Result<Vec<StoredCommand>, StoreError> {
+        transaction!(self, READ, |conn| open(conn, lease))
+    }
+
+    async fn begin_command(&self, lease: &Lease, id: i64) -> Result<bool, StoreError> {
+        transaction!(self, WRITE, |conn| begin(conn, lease, id))
+    }
+
+    async fn save_command(
+        &self,
+        lease: &Lease,
+        id: i64,
+        progress: &Value,
+    ) -> Result<bool, StoreError> {
+        transaction!(self, WRITE, |conn| save(conn, lease, id, progress))
+    }
+
+    async fn end_command(
+        &self,
+        lease: &Lease,
+        id: i64,
+        state: CommandState,
+        outcome: &str,
+        progress: Option<&Value>,
+    ) -> Result<bool, StoreError> {
+        transaction!(self, WRITE, |conn| async {
+            hold(&mut *conn, lease).await?;
+            end(conn, lease, id, state, outcome, progress).await
+        })
+    }
+
+    async fn rewind(
+        &self,
+        lease: &Lease,
+        id: i64,
+        to: &Start,
+        outcome: &str,
+    ) -> Result<Option<TakenOver>, StoreError> {
+        transaction!(self, WRITE, |conn| rewind(conn, lease, id, to, outcome))
+    }
+
+    async fn marks_around(
+        &self,
+        org_id: &OrgId,
+        subscription: &str,
+        at: SystemTime,
+    ) -> Result<MarksAround, StoreError> {
+        transaction!(self, READ, |conn| marks_around(
+            conn,
+            org_id,
+            subscription,
+            at
+        ))
+    }
+}
+
+async fn ask(
+    conn: &mut SqliteConnection,
+    org_id: &OrgId,
+    subscription: &str,
+    kind: CommandKind,
+    arguments: &Value,
+    asked_by: Option<&str>,
+) -> Result<Option<i64>, StoreError> {
+    let known =
+        sqlx::query("update subscription set asked = asked + 1 where org_id = $1 and name = $2")
+            .bind(org_id.as_str())
+            .bind(subscription)
+            .execute(&mut *conn)
+            .await?
+            .rows_affected();
+    if known == 0 {
+        return Ok(None);
+    }
+    let id = sqlx::query_scalar(
+        "insert into command (org_id, subscription, kind, arguments, asked_by, asked_at) \
+         values ($1, $2, $3, $4, $5, $6) returning id",
+    )
+    .bind(org_id.as_str())
+    .bind(subscription)
+    .bind(kind.name())
+    .bind(arguments.to_string())
+    .bind(asked_by.map(plain))
+    .bind(to_ms(SystemTime::now()))
+    .fetch_one(conn)
+    .await?;
+    Ok(Some(id))
+}
+
+async fn withdraw(
+    conn: &mut SqliteConnection,
+    id: i64,
+) -> Result<Option<StoredCommand>, StoreError> {
+    sqlx::query(
+        "update subscription set asked = asked + 1 where (org_id, name) in \
+         (select org_id, subscription from command where id = $1)",
+    )
+    .bind(id)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query(
+        "update command set state = 'withdrawn', ended_at = $2 \
+         where id = $1 and state in ('asked', 'running')",
+    )
+    .bind(id)
+    .bind(to_ms(SystemTime::now()))
+    .execute(&mut *conn)
+    .await?;
+    one(conn, id).await
+}
+
+async fn one(conn: &mut SqliteConnection, id: i64) -> Result<Option<StoredCommand>, StoreError> {
+    let row = sqlx::query(
+        "select id, subscription, kind, arguments, state, \
+                progress, outcome, asked_by, \
+                asked_at, \
+                begun_at, \
+                ended_at \
+         from command where id = $1",
+    )
+    .bind(id)
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.as_ref().map(stored).transpose()?.flatten())
+}
+
+async fn list(
+    conn: &mut SqliteConnection,
+    subscription: Option<&str>,
+    limit: u32,
+) -> Result<Vec<StoredCommand>, StoreError> {
+    let rows = sqlx::query(
+        "select id, subscription, kind, arguments, state, \
+                progress, outcome, asked_by, \
+                asked_at, \
+                begun_at, \
+                ended_at \
+         from command where $1 is null or subscription = $1 \
+         order by id desc limit $2",
+    )
+    .bind(subscription)
+    .bind(i64::from(limit))
+    .fetch_all(conn)
+    .await?;
+    all(&rows)
+}
+
+async fn open(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+) -> Result<Vec<StoredCommand>, StoreError> {
+    hold(conn, lease).await?;
+    let rows = sqlx::query(
+        "select id, subscription, kind, arguments, state, \
+                progress, outcome, asked_by, \
+                asked_at, \
+                begun_at, \
+                ended_at \
+         from command \
+         where org_id = $1 and subscription = $2 and state in ('asked', 'running') order by id",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .fetch_all(conn)
+    .await?;
+    all(&rows)
+}
+
+fn all(rows: &[SqliteRow]) -> Result<Vec<StoredCommand>, StoreError> {
+    let read: Result<Vec<_>, _> = rows.iter().map(stored).collect();
+    Ok(read?.into_iter().flatten().collect())
+}
+
+fn stored(row: &SqliteRow) -> Result<Option<StoredCommand>, StoreError> {
+    let Some(kind) = CommandKind::from_name(row.try_get("kind")?) else {
+        return Ok(None);
+    };
+    let time = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(column)?.map(from_ms));
+    Ok(Some(StoredCommand {
+        id: row.try_get("id")?,
+        subscription: row.try_get("subscription")?,
+        kind,
+        arguments: command_json(row.try_get("arguments")?),
+        state: CommandState::from_name(row.try_get("state")?),
+        progress: command_json(row.try_get("progress")?),
+        outcome: row.try_get("outcome")?,
+        asked_at: from_ms(row.try_get("asked_at")?),
+        asked_by: row.try_get("asked_by")?,
+        begun_at: time("begun_at")?,
+        ended_at: time("ended_at")?,
+    }))
+}
+
+async fn begin(conn: &mut SqliteConnection, lease: &Lease, id: i64) -> Result<bool, StoreError> {
+    hold(conn, lease).await?;
+    let begun = sqlx::query(
+        "update command set state = 'running', begun_at = coalesce(begun_at, $4) \
+         where id = $1 and org_id = $2 and subscription = $3 and state in ('asked', 'running')",
+    )
+    .bind(id)
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(to_ms(SystemTime::now()))
+    .execute(conn)
+    .await?
+    .rows_affected();
+    Ok(begun > 0)
+}
+
+async fn save(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    id: i64,
+    progress: &Value,
+) -> Result<bool, StoreError> {
+    hold(conn, lease).await?;
+    let saved = sqlx::query(
+        "update command set progress = $4 \
+         where id = $1 and org_id = $2 and subscription = $3 and state = 'running'",
+    )
+    .bind(id)
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(progress.to_string())
+    .execute(conn)
+    .await?
+    .rows_affected();
+    Ok(saved > 0)
+}
+
+async fn end(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    id: i64,
+    state: CommandState,
+    outcome: &str,
+    progress: Option<&Value>,
+) -> Result<bool, StoreError> {
+    let ended = sqlx::query(
+        "update command set state = $4, outcome = $5, ended_at = $7, \
+             begun_at = coalesce(begun_at, $7), progress = coalesce($6, progress) \
+         where id = $1 and org_id = $2 and subscription = $3 and state in ('asked', 'running')",
+    )
+    .bind(id)
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(state.name())
+    .bind(plain(outcome))
+    .bind(progress.map(Value::to_string))
+    .bind(to_ms(SystemTime::now()))
+    .execute(conn)
+    .await?
+    .rows_affected();
+    Ok(ended > 0)
+}
+
+async fn rewind(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    id: i64,
+    to: &Start,
+    outcome: &str,
+) -> Result<Option<TakenOver>, StoreError> {
+    let row: Option<(i64, Option<Vec<u8>>, Option<i64>)> = sqlx::query_as(
+        "select epoch, position, position_time from subscription \
+         where org_id = $1 and name = $2",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some((_, old, time)) = row.filter(|(epoch, ..)| *epoch == lease.epoch) else {
+        return Err(fenced(lease));
+    };
+    if !end(conn, lease, id, CommandState::Done, outcome, None).await? {
+        return Ok(None);
+    }
+    if *to == Start::Latest {
+        hole::record(conn, lease, &skipped_by_rewind(replay_id(old), time)).await?;
+    }
+    let (position, begin_from) = begin_from_text(to);
+    // Its time counts although there may be no position: whatever was parked or settled before was so before
+    // the rewind, and holds, or is handed over, from its beginning on.
+    let epoch: i64 = sqlx::query_scalar(
+        "update subscription set epoch = epoch + 1, write_number = 0, position = $3, \
+             position_at = $5, \
+             position_time = null, begin_from = $4, \
+             position_transaction = case when $3 is null then null else '' end, begun_at = null, begun_with = null \
+         where org_id = $1 and name = $2 returning epoch",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(position.as_ref().map(ReplayId::as_bytes))
+    .bind(begin_from)
+    .bind(to_ms(SystemTime::now()))
+    .fetch_one(&mut *conn)
+    .await?;
+    sqlx::query("delete from finished_ahead where org_id = $1 and subscription = $2")
+        .bind(lease.key.org_id.as_str())
+        .bind(&lease.key.name)
+        .execute(&mut *conn)
+        .await?;
+    let lease = Lease {
+        epoch,
+        ..lease.clone()
+    };
+    Ok(Some(taken(conn, &lease).await?))
+}
+
+async fn marks_around(
+    conn: &mut SqliteConnection,
+    org_id: &OrgId,
+    subscription: &str,
+    at: SystemTime,
+) -> Result<MarksAround, StoreError> {
+    let before: Option<(i64, Vec<u8>)> = sqlx::query_as(
+        "select at, position from position_mark \
+         where org_id = $1 and subscription = $2 and at <= $3 \
+         order by at desc limit 1",
+    )
+    .bind(org_id.as_str())
+    .bind(subscription)
+    .bind(to_ms(at))
+    .fetch_optional(&mut *conn)
+    .await?;
+    let oldest: Option<(i64, Vec<u8>)> = sqlx::query_as(
+        "select at, position from position_mark \
+         where org_id = $1 and subscription = $2 order by at limit 1",
+    )
+    .bind(org_id.as_str())
+    .bind(subscription)
+    .fetch_optional(conn)
+    .await?;
+    Ok(MarksAround {
+        before: before.and_then(position_mark),
+        oldest: oldest.and_then(position_mark),
+    })
+}
