@@ -128,6 +128,9 @@ pub(crate) async fn run(
     let mut broken = site.broken();
     broken.extend(accounts.iter().flat_map(|account| account.broken.clone()));
     broken.extend(panics(&logs)?);
+    if !broken.is_empty() {
+        evidence(&logs, &cases, &audit).await?;
+    }
     let outcome = Outcome {
         seed,
         accounts,
@@ -335,6 +338,29 @@ async fn case(
         pauses: site.pauses(),
         tidied: site.plan.tidy,
     })
+}
+
+/// What the account was drawn up from, in files beside the logs.
+async fn evidence(logs: &std::path::Path, cases: &[Case], audit: &Audit) -> anyhow::Result<()> {
+    for case in cases {
+        let mut text = String::new();
+        for piece in &case.pieces {
+            text += &format!("{piece:?}\n");
+        }
+        for handler in &case.handlers {
+            let rows = handler.rows.iter().flatten();
+            text.extend(rows.map(|row| format!("{}: {row:?}\n", handler.name)));
+            for answer in &handler.answers {
+                text += &format!("{}: {answer:?}\n", handler.name);
+            }
+        }
+        for write in &case.writes {
+            text += &format!("{write:?}\n");
+        }
+        std::fs::write(logs.join(format!("evidence-{}.txt", case.name)), text)?;
+    }
+    std::fs::write(logs.join("store.jsonl"), audit.dump().await?)?;
+    Ok(())
 }
 
 /// Panics that a daemon has logged.
