@@ -133,8 +133,8 @@ impl Limits {
 }
 
 fn client(login_url: &str, ca_file: Option<&Path>) -> Result<reqwest::Client, LimitsError> {
-    let unavailable = |why: String| LimitsError::Unavailable(why);
-    let roots = tls::roots(ca_file).map_err(|error| unavailable(error.to_string()))?;
+    let unavailable = LimitsError::Unavailable;
+    let roots = tls::roots(ca_file).map_err(unavailable)?;
     let tls = tls::client_config(roots).map_err(|error| unavailable(error.to_string()))?;
     let mut builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls)

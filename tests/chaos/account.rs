@@ -65,6 +65,8 @@ pub(crate) struct Letter {
     /// Its first record; empty where none is known.
     pub(crate) record: String,
     pub(crate) reason: String,
+    /// `open`, `handled` or `discarded`.
+    pub(crate) state: String,
 }
 
 /// A row of `hole`.
@@ -126,8 +128,6 @@ pub(crate) struct Case {
     pub(crate) writes: Vec<Write>,
     /// Up to where the bus has forgotten events.
     pub(crate) gone_up_to: u64,
-    /// Payloads were damaged on the way, of events that nobody knows.
-    pub(crate) damaged: bool,
     /// Transactions are handed over, and parked, whole.
     pub(crate) grouped: bool,
     /// How often a process was killed, frozen or stopped, or left without an answer: each may repeat what is
@@ -135,11 +135,8 @@ pub(crate) struct Case {
     pub(crate) interruptions: usize,
     /// How often one was killed or frozen: what is under way may arrive late.
     pub(crate) pauses: usize,
-    /// Whether gap events have to be recorded as holes.
-    pub(crate) gap_holes: bool,
-    /// Whether an event that was given up holds its records. Where it does not, later ones pass it, and it may
-    /// come again after a crash.
-    pub(crate) held_records: bool,
+    /// Everything parked was seen to: what can be handled, is.
+    pub(crate) tidied: bool,
 }
 
 impl Case {
@@ -184,6 +181,9 @@ impl Account {
         self.lines.iter().map(|line| line.missing).sum()
     }
 }
+
+/// The lane of platform events without a key.
+pub(crate) const NO_RECORD: &str = "(no record)";
 
 type Key<'a> = (u64, &'a str);
 
@@ -256,7 +256,8 @@ fn whereabouts(
         let of = letter.handler.as_ref();
         of.is_none_or(|name| *name == handler.name)
     };
-    for letter in case.letters.iter().filter(of_handler) {
+    let kept = |letter: &&Letter| letter.state != "handled";
+    for letter in case.letters.iter().filter(of_handler).filter(kept) {
         *parked
             .entry((letter.place, letter.record.as_str()))
             .or_default() += 1;
@@ -317,7 +318,8 @@ fn once_each(case: &Case, handler: &HandlerCase, handled: &[Key<'_>], broken: &m
     }
 }
 
-/// First handlings follow bus order, lane by lane.
+/// First handlings follow bus order, lane by lane. An event that was given up holds its own records, and
+/// nothing else: where it has none, and in strict order, later ones pass it, and barriers pass it anywhere.
 fn in_order(
     case: &Case,
     handler: &HandlerCase,
@@ -325,12 +327,7 @@ fn in_order(
     known: &HashMap<Key<'_>, &Piece>,
     broken: &mut Vec<String>,
 ) {
-    let given_up: HashSet<Key<'_>> = handler
-        .answers
-        .iter()
-        .filter(|answer| answer.status == 422 && !case.held_records)
-        .map(|answer| (answer.place, answer.record.as_str()))
-        .collect();
+    let given_up = given_up(case, handler);
     let mut seen = HashSet::new();
     let mut newest: HashMap<&str, u64> = HashMap::new();
     // The newest of all, and the newest that everything stays in order with.
@@ -339,17 +336,15 @@ fn in_order(
         let Some(piece) = known.get(key) else {
             continue;
         };
-        let fails = matches!(piece.poison, Poison::Fails(_)) && !case.held_records;
-        if fails || given_up.contains(key) {
-            continue;
-        }
+        let given_up = given_up.contains(key) || matches!(piece.poison, Poison::Fails(_));
         let before = match &piece.lanes {
-            Lanes::None => continue,
-            Lanes::All => any,
-            Lanes::Of(lanes) => {
+            Lanes::All if !given_up => any,
+            Lanes::Of(lanes) if !given_up || !lanes.iter().any(|lane| lane == NO_RECORD) => {
                 let own = lanes.iter().filter_map(|lane| newest.get(lane.as_str()));
-                own.copied().max().unwrap_or(0).max(all)
+                let own = own.copied().max().unwrap_or(0);
+                if given_up { own } else { own.max(all) }
             }
+            _ => continue,
         };
         // Siblings share a place and have records of their own, but for `strict`.
         if before > piece.place {
@@ -358,7 +353,9 @@ fn in_order(
                 case.name, handler.name, piece.lanes
             ));
         }
-        any = any.max(piece.place);
+        if !given_up {
+            any = any.max(piece.place);
+        }
         match &piece.lanes {
             Lanes::None => {}
             Lanes::All => all = all.max(piece.place),
@@ -370,6 +367,15 @@ fn in_order(
             }
         }
     }
+}
+
+/// What a handler has refused, or was ever parked for it.
+fn given_up<'a>(case: &'a Case, handler: &'a HandlerCase) -> HashSet<Key<'a>> {
+    let refused = handler.answers.iter().filter(|answer| answer.status == 422);
+    let refused = refused.map(|answer| (answer.place, answer.record.as_str()));
+    let letters = case.letters.iter();
+    let letters = letters.map(|letter| (letter.place, letter.record.as_str()));
+    refused.chain(letters).collect()
 }
 
 /// When each epoch began.
@@ -474,9 +480,7 @@ fn letters_have_reasons(case: &Case, broken: &mut Vec<String>) {
         }
         let explained = match letter.reason.as_str() {
             // In a transaction another event may be to blame.
-            "undecodable" => {
-                case.damaged || case.grouped || pieces.any(|piece| piece.poison == Poison::Bytes)
-            }
+            "undecodable" => case.grouped || pieces.any(|piece| piece.poison == Poison::Bytes),
             "schema_refused" => case.grouped || pieces.any(|piece| piece.poison == Poison::Schema),
             "rejected" => answers_of(case, letter).any(|answer| answer.status == 422),
             "exhausted" => {
@@ -488,7 +492,10 @@ fn letters_have_reasons(case: &Case, broken: &mut Vec<String>) {
                 let failed = answers_of(case, letter).filter(|answer| answer.status != 200);
                 failed.count() >= attempts as usize
             }
-            "parked_behind" => true,
+            "parked_behind" => case.letters.iter().any(|other| {
+                let together = other.handler.is_none() || other.handler == letter.handler;
+                other.place < letter.place && together
+            }),
             _ => false,
         };
         if !explained {
@@ -523,6 +530,15 @@ fn holes_have_reasons(case: &Case, broken: &mut Vec<String>) {
             ));
         }
     }
+    if case.tidied {
+        let left = case.letters.iter().filter(|letter| letter.state == "open");
+        broken.extend(left.map(|letter| format!("{}: {letter:?} was left", case.name)));
+        let discarded = case.letters.iter().filter(|l| l.state == "discarded");
+        for letter in discarded.filter(|l| !["undecodable", "schema_refused"].contains(&&*l.reason))
+        {
+            broken.push(format!("{}: nobody discarded {letter:?}", case.name));
+        }
+    }
     let gaps = case.holes.iter().filter(|hole| !hole.lost).count();
     let handed = case.pieces.iter().filter(|piece| {
         let lost = case
@@ -532,7 +548,7 @@ fn holes_have_reasons(case: &Case, broken: &mut Vec<String>) {
         piece.gap && !lost
     });
     let expected = handed.count();
-    if case.gap_holes && gaps < expected && !case.damaged {
+    if gaps < expected {
         broken.push(format!(
             "{}: {expected} gap events, and {gaps} holes of kind gap",
             case.name

@@ -138,6 +138,20 @@ impl Audit {
         Ok(stored)
     }
 
+    /// Everything that is parked or was, and every hole, as lines of JSON: for a person who wonders.
+    pub(crate) async fn dump(&self) -> anyhow::Result<String> {
+        let mut connection = self.connect().await?;
+        let rows: Vec<String> = sqlx::query_scalar(
+            "select (to_jsonb(d) - 'payload')::text from orgstream.dead_letter d \
+             union all select to_jsonb(h)::text from orgstream.hole h \
+             union all select to_jsonb(s)::text from orgstream.subscription s",
+        )
+        .fetch_all(&mut connection)
+        .await?;
+        connection.close().await?;
+        Ok(rows.join("\n"))
+    }
+
     /// What was committed to the table of an append handler, in order.
     pub(crate) async fn appended(&self, table: &str) -> anyhow::Result<Vec<(u64, String)>> {
         let mut connection = self.connect().await?;
@@ -183,7 +197,7 @@ async fn writes(connection: &mut PgConnection, name: &str) -> anyhow::Result<Vec
 
 async fn letters(connection: &mut PgConnection, name: &str) -> anyhow::Result<Vec<Letter>> {
     let rows = sqlx::query(
-        "select handler, replay_id, topic, coalesce(record_ids[1], '') as record, reason \
+        "select handler, replay_id, topic, coalesce(record_ids[1], '') as record, reason, state \
          from orgstream.dead_letter where subscription = $1 order by id",
     )
     .bind(name)
@@ -204,6 +218,7 @@ async fn letters(connection: &mut PgConnection, name: &str) -> anyhow::Result<Ve
                     record
                 },
                 reason: row.try_get("reason")?,
+                state: row.try_get("state")?,
             })
         })
         .collect()

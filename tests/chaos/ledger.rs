@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::account::{Lanes, Piece, Poison};
+use super::account::{Lanes, NO_RECORD, Piece, Poison};
 use super::plan::{Feed, Subscription};
 
 /// One event on the bus.
@@ -112,7 +112,7 @@ fn lanes(ordering: &str, entry: &Entry, records: Vec<String>) -> Lanes {
         "none" => Lanes::None,
         "strict" => Lanes::All,
         _ if entry.barrier => Lanes::All,
-        _ if records.is_empty() => Lanes::Of(vec!["(no record)".to_owned()]),
+        _ if records.is_empty() => Lanes::Of(vec![NO_RECORD.to_owned()]),
         _ => Lanes::Of(records),
     }
 }

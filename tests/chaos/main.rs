@@ -19,12 +19,15 @@ mod cluster;
 #[path = "../it/support/emulator.rs"]
 #[allow(dead_code, reason = "shared with other tests, which need more of it")]
 mod emulator;
-mod features;
 mod fencing;
 mod ledger;
+mod person;
 mod plan;
 #[path = "../it/support/proxy.rs"]
-#[allow(dead_code, reason = "shared with the tests of the whole, which use the rest")]
+#[allow(
+    dead_code,
+    reason = "shared with the tests of the whole, which use the rest"
+)]
 mod proxy;
 mod publisher;
 mod recorder;

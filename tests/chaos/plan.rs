@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     pub(crate) pooled: bool,
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) traffic: Traffic,
+    /// At the end handlers are well, and a person sees to everything that is parked.
+    pub(crate) tidy: bool,
     /// Most events in one response; none where the org decides.
     pub(crate) events_per_response: Option<u32>,
     /// Trouble, by time since the first event.
@@ -196,6 +198,8 @@ pub(crate) enum Step {
         mode: Mode,
         length: Duration,
     },
+    /// A person asks for another attempt at everything that is parked.
+    Retry,
     /// The org's delivery allocation is used up for so long.
     Exhaust { length: Duration },
 }
@@ -214,6 +218,7 @@ impl Plan {
         let mut random = Rng::with_seed(seed);
         let workers = pick(&mut random, &[1, 2, 2, 3]);
         let pooled = random.u8(..4) == 0;
+        let tidy = random.u8(..3) > 0;
         // Where the bus forgets, most of a run may be lost, which shows little else.
         let forgetful = random.u8(..4) == 0;
         let mut feeds = vec![
@@ -252,6 +257,7 @@ impl Plan {
             pooled,
             subscriptions,
             traffic,
+            tidy,
             events_per_response,
             steps,
         }
@@ -341,6 +347,7 @@ fn step(random: &mut Rng, workers: usize, subscriptions: &[Subscription], forget
             length: millis(random, 100..800),
         },
         27 if forgetful => Step::ResetBus,
+        26 => Step::Retry,
         27 => Step::ReadOnly(millis(random, 300..4_000)),
         28 => Step::Exhaust {
             length: millis(random, 200..2_000),
@@ -385,7 +392,7 @@ fn fault(random: &mut Rng) -> serde_json::Value {
         7 => {
             json!({"rpc": "Subscribe", "kind": "expired_token", "times": 1, "after_events": after})
         }
-        8 => json!({"rpc": "Subscribe", "kind": "corrupt_payload", "times": random.u32(1..4)}),
+        8 => json!({"rpc": "Subscribe", "kind": "oversize", "times": 1}),
         9 => json!({"rpc": "Subscribe", "kind": "delay", "times": 5, "after_events": after,
                     "delay_ms": random.u64(50..600)}),
         _ => json!({"rpc": "Subscribe", "kind": "hang", "times": 1}),
@@ -397,11 +404,12 @@ impl fmt::Display for Plan {
         let traffic = &self.traffic;
         writeln!(
             f,
-            "plan of seed {}: {} worker(s){}; at most {} events of {} records in {:?}, {} of 1000 poison, {:?} \
+            "plan of seed {}: {} worker(s){}{}; at most {} events of {} records in {:?}, {} of 1000 poison, {:?} \
              events in a response",
             self.seed,
             self.workers,
             if self.pooled { " behind PgBouncer" } else { "" },
+            if self.tidy { ", tidied at the end" } else { "" },
             traffic.most,
             traffic.records,
             traffic.length,

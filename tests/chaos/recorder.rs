@@ -37,6 +37,8 @@ struct Shared {
     requests: AtomicU64,
     /// Events that a handler failed for, it takes now.
     healed: AtomicBool,
+    /// Events that a handler refused, it takes now.
+    mended: AtomicBool,
 }
 
 /// Microseconds since 1970, the clock that the database's audit shares.
@@ -82,6 +84,12 @@ impl Recorder {
     /// that is down, and is held for hours.
     pub(crate) fn heal(&self) {
         self.shared.healed.store(true, Ordering::Relaxed);
+    }
+
+    /// Handlers take everything now.
+    pub(crate) fn mend(&self) {
+        self.heal();
+        self.shared.mended.store(true, Ordering::Relaxed);
     }
 
     /// What a handler answered, in the order of its answers.
@@ -192,8 +200,9 @@ impl Shared {
     /// What an event's own words make of it at a handler, after so many attempts.
     fn says(&self, marker: &str, handler: &str, before: u32) -> Option<u16> {
         let healed = self.healed.load(Ordering::Relaxed);
+        let mended = self.mended.load(Ordering::Relaxed);
         match marker.split_once('-') {
-            Some(("refuse", of)) if of == handler => Some(422),
+            Some(("refuse", of)) if of == handler && !mended => Some(422),
             Some(("fail", of)) if of == handler && !healed => Some(503),
             Some(("later", of)) if of == handler && before == 0 => Some(503),
             _ => None,

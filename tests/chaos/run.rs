@@ -12,8 +12,8 @@ use super::account::{Account, Case, HandlerCase, account};
 use super::audit::{Audit, Stored};
 use super::cluster::Cluster;
 use super::emulator::Emulator;
-use super::features;
-use super::plan::{HandlerKind, Plan, Step, Subscription};
+use super::person;
+use super::plan::{HandlerKind, Plan, Subscription};
 use super::proxy::Proxy;
 use super::publisher::{self, Publisher};
 use super::recorder::Recorder;
@@ -119,12 +119,18 @@ pub(crate) async fn run(
     tokio::join!(publishing, site.make_trouble());
     site.lift().await;
     settle(&site, &audit).await;
+    if site.plan.tidy {
+        person::tidy(&site, &audit).await;
+    }
     stop(&site).await;
     let cases = cases(&site, &audit).await?;
     let accounts: Vec<Account> = cases.iter().map(account).collect();
     let mut broken = site.broken();
     broken.extend(accounts.iter().flat_map(|account| account.broken.clone()));
     broken.extend(panics(&logs)?);
+    if !broken.is_empty() {
+        evidence(&logs, &cases, &audit).await?;
+    }
     let outcome = Outcome {
         seed,
         accounts,
@@ -315,10 +321,6 @@ async fn case(
             },
         });
     }
-    let damaged =
-        site.plan.steps.iter().any(
-            |(_, step)| matches!(step, Step::Fault(fault) if fault["kind"] == "corrupt_payload"),
-        );
     Ok(Case {
         name: subscription.name().to_owned(),
         channel: subscription.feed.is_channel(),
@@ -331,13 +333,34 @@ async fn case(
         holes: stored.holes,
         writes: stored.writes,
         gone_up_to: site.ledger.gone_up_to(),
-        damaged,
         grouped: subscription.grouped,
         interruptions: site.interruptions(),
         pauses: site.pauses(),
-        gap_holes: features::GAP_HOLES,
-        held_records: features::HELD_RECORDS,
+        tidied: site.plan.tidy,
     })
+}
+
+/// What the account was drawn up from, in files beside the logs.
+async fn evidence(logs: &std::path::Path, cases: &[Case], audit: &Audit) -> anyhow::Result<()> {
+    for case in cases {
+        let mut text = String::new();
+        for piece in &case.pieces {
+            text += &format!("{piece:?}\n");
+        }
+        for handler in &case.handlers {
+            let rows = handler.rows.iter().flatten();
+            text.extend(rows.map(|row| format!("{}: {row:?}\n", handler.name)));
+            for answer in &handler.answers {
+                text += &format!("{}: {answer:?}\n", handler.name);
+            }
+        }
+        for write in &case.writes {
+            text += &format!("{write:?}\n");
+        }
+        std::fs::write(logs.join(format!("evidence-{}.txt", case.name)), text)?;
+    }
+    std::fs::write(logs.join("store.jsonl"), audit.dump().await?)?;
+    Ok(())
 }
 
 /// Panics that a daemon has logged.

@@ -162,6 +162,15 @@ impl Site {
                 let restarted = self.cluster.lock().await.restart(how).await;
                 self.tell(restarted);
             }
+            Step::Retry => {
+                // Whatever comes of it, in the state that everything is in.
+                let words = ["dead-letters", "retry", "--all", "--no-wait"];
+                let said = self
+                    .command(&words)
+                    .await
+                    .map_or_else(|e| e.to_string(), |(_, said)| said);
+                self.note(said.lines().next().unwrap_or_default());
+            }
             Step::ReadOnly(length) => {
                 let done = self.read_only(length).await;
                 self.tell(done);
@@ -203,6 +212,26 @@ impl Site {
             tokio::time::sleep(pause).await;
         }
         Ok(())
+    }
+
+    /// Runs a command of ours to its end, as a person would; gives whether it succeeded, and what it said.
+    pub(crate) async fn command(&self, words: &[&str]) -> anyhow::Result<(bool, String)> {
+        let url = self.cluster.lock().await.url(&self.database);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_orgstream"));
+        command
+            .args(words)
+            .env_clear()
+            .env("DATABASE_URL", url)
+            .env("ORGSTREAM_CONFIG", &self.setting.subscriptions)
+            .env("ORGSTREAM_LOG", "warn")
+            .current_dir(&self.setting.logs)
+            .stdin(std::process::Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((
+            output.status.success(),
+            String::from_utf8_lossy(&text).into_owned(),
+        ))
     }
 
     fn interrupted(&self) {

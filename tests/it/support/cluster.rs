@@ -111,15 +111,14 @@ impl Cluster {
         let postmaster = pids.lines().next().unwrap().to_owned();
         let children = format!("/proc/{postmaster}/task/{postmaster}/children");
         let children = std::fs::read_to_string(children).unwrap();
-        let sent = Command::new("kill")
+        // A child may be gone by now; the postmaster is not.
+        let _ = Command::new("kill")
             .arg(format!("-{name}"))
             .arg(&postmaster)
             .args(children.split_whitespace())
             .stderr(Stdio::null())
             .status()
             .unwrap();
-        // A child may be gone by now; the postmaster is not.
-        let _ = sent;
     }
 
     /// Waits until a standby has all that this server wrote up to now.
