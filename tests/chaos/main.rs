@@ -24,7 +24,10 @@ mod ledger;
 mod person;
 mod plan;
 #[path = "../it/support/proxy.rs"]
-#[allow(dead_code, reason = "shared with the tests of the whole, which use the rest")]
+#[allow(
+    dead_code,
+    reason = "shared with the tests of the whole, which use the rest"
+)]
 mod proxy;
 mod publisher;
 mod recorder;
