@@ -138,7 +138,7 @@ pub async fn run(
     let mut lease = taken.lease.clone();
     let ended = loop {
         match rewind::carry_out(&shared, &lease, &stop).await {
-            Rewound::Ready(Some(rewound)) => taken = rewound,
+            Rewound::Ready(Some(rewound)) => taken = *rewound,
             Rewound::Ready(None) => {}
             Rewound::Stopped => break Ended::Stopped,
             Rewound::Fenced => break Ended::TakenOver,
@@ -161,7 +161,7 @@ pub async fn run(
             delivery::Ended::RewindAsked if stop.is_cancelled() => break Ended::Stopped,
             delivery::Ended::RewindAsked => {
                 taken = match rewind::found_again(&shared, &lease, &stop).await {
-                    Rewound::Ready(Some(found)) => found,
+                    Rewound::Ready(Some(found)) => *found,
                     Rewound::Ready(None) | Rewound::Stopped => break Ended::Stopped,
                     Rewound::Fenced => break Ended::TakenOver,
                 };

@@ -14,7 +14,7 @@ use crate::store::{
 /// What came of looking for rewinds.
 pub(super) enum Rewound {
     /// Where to go on from; `None` where none was asked for.
-    Ready(Option<TakenOver>),
+    Ready(Option<Box<TakenOver>>),
     /// Told to stop meanwhile.
     Stopped,
     /// Another worker has taken over.
@@ -30,7 +30,7 @@ pub(super) async fn carry_out(shared: &Shared, lease: &Lease, stop: &Cancellatio
         let error = tokio::select! {
             biased;
             done = attempt => match done {
-                Ok(()) => return Rewound::Ready(taken),
+                Ok(()) => return Rewound::Ready(taken.map(Box::new)),
                 Err(error) => error,
             },
             () = stop.cancelled() => return Rewound::Stopped,
@@ -61,7 +61,7 @@ pub(super) async fn found_again(
     let mut backoff = Backoff::new(STORE_RETRY);
     loop {
         match shared.store.taken(lease).await {
-            Ok(taken) => return Rewound::Ready(Some(taken)),
+            Ok(taken) => return Rewound::Ready(Some(Box::new(taken))),
             Err(StoreError::Fenced { .. }) => return Rewound::Fenced,
             Err(error) => warn!(
                 subscription = lease.key.name,

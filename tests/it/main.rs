@@ -39,6 +39,7 @@ mod resume;
 mod schemas;
 mod secrets;
 mod shutdown;
+mod side_replay;
 mod sign_in;
 mod stream;
 mod support;

@@ -280,8 +280,8 @@ fn unknown_handler(
 ) -> Option<String> {
     let registry = Registry::builtin();
     let loaded = app::load_config(path, Subscriptions::Optional, &ProcessEnv, &registry).ok()?;
-    let configured = loaded.config.subscriptions.into_iter();
-    let configured = configured.filter(|s| s.name == one.key.name).next()?;
+    let mut configured = loaded.config.subscriptions.into_iter();
+    let configured = configured.find(|s| s.name == one.key.name)?;
     let known: Vec<&str> = configured
         .handlers
         .iter()

@@ -85,7 +85,7 @@ pub(super) enum Done {
 /// What [`Replays::next`] waits for.
 pub(super) enum Happened {
     Asked,
-    Done(Done),
+    Done(Box<Done>),
     Came(Vec<Item>),
     StreamEnded,
     Closed(Result<(), JoinError>),
@@ -130,7 +130,7 @@ impl Replays {
         tokio::select! {
             done = finished(&mut self.call) => {
                 self.call = None;
-                Happened::Done(done)
+                Happened::Done(Box::new(done))
             }
             items = next_items(self.side.as_mut()) => match items {
                 Some(items) => Happened::Came(items),
@@ -287,7 +287,7 @@ impl Delivery {
     pub(super) fn replayed(&mut self, happened: Happened) -> bool {
         match happened {
             Happened::Asked => self.replays.look = true,
-            Happened::Done(done) => return self.store_answered(done),
+            Happened::Done(done) => return self.store_answered(*done),
             Happened::Came(items) => items.into_iter().for_each(|item| self.take_replayed(item)),
             Happened::StreamEnded => {
                 if let Some(side) = &mut self.replays.side {
