@@ -41,13 +41,17 @@ create table chaos.appended (
     id bigint generated always as identity primary key,
     table_name text not null,
     replay_id text not null,
-    record text not null
+    record text not null,
+    first boolean not null
 );
 create function chaos.note_row() returns trigger language plpgsql as $$
+declare there boolean;
 begin
-    insert into chaos.appended (table_name, replay_id, record)
+    execute format('select exists (select from %I where subscription = $1 and id = $2)', tg_table_name)
+        into there using new.subscription, new.id;
+    insert into chaos.appended (table_name, replay_id, record, first)
     values (tg_table_name, coalesce(new.replay_id, ''),
-            coalesce(new.data->'ChangeEventHeader'->'recordIds'->>0, ''));
+            coalesce(new.data->'ChangeEventHeader'->'recordIds'->>0, ''), not there);
     return new;
 end $$;
 create function chaos.watch() returns event_trigger language plpgsql as $$
@@ -82,6 +86,8 @@ pub(crate) struct Stored {
     pub(crate) writes: Vec<Write>,
     pub(crate) letters: Vec<Letter>,
     pub(crate) holes: Vec<Hole>,
+    /// Commands that are not carried out yet.
+    pub(crate) commands: i64,
 }
 
 impl Audit {
@@ -134,6 +140,13 @@ impl Audit {
         stored.writes = writes(&mut connection, name).await?;
         stored.letters = letters(&mut connection, name).await?;
         stored.holes = holes(&mut connection, name).await?;
+        stored.commands = sqlx::query_scalar(
+            "select count(*) from orgstream.command \
+             where subscription = $1 and state in ('asked', 'running')",
+        )
+        .bind(name)
+        .fetch_one(&mut connection)
+        .await?;
         connection.close().await?;
         Ok(stored)
     }
@@ -152,13 +165,20 @@ impl Audit {
         Ok(rows.join("\n"))
     }
 
-    /// What was committed to the table of an append handler, in order.
-    pub(crate) async fn appended(&self, table: &str) -> anyhow::Result<Vec<(u64, String)>> {
+    /// What was committed to the table of an append handler, in order: every attempt, or only what its key let
+    /// through.
+    pub(crate) async fn appended(
+        &self,
+        table: &str,
+        attempts: bool,
+    ) -> anyhow::Result<Vec<(u64, String)>> {
         let mut connection = self.connect().await?;
         let rows: Vec<(String, String)> = sqlx::query_as(
-            "select replay_id, record from chaos.appended where table_name = $1 order by id",
+            "select replay_id, record from chaos.appended \
+             where table_name = $1 and ($2 or first) order by id",
         )
         .bind(table)
+        .bind(attempts)
         .fetch_all(&mut connection)
         .await?;
         connection.close().await?;

@@ -31,27 +31,15 @@ pub(crate) async fn tidy(site: &Site, audit: &Audit) {
         if asked.is_none_or(|at| at.elapsed() > Duration::from_secs(5)) {
             for reason in ["undecodable", "schema_refused"] {
                 if left.iter().any(|letter| letter.reason == reason) {
-                    ask(
-                        site,
-                        &["dead-letters", "discard", "--reason", reason, "--yes"],
-                    )
-                    .await;
+                    site.ask(&["dead-letters", "discard", "--reason", reason, "--yes"])
+                        .await;
                 }
             }
-            ask(site, &["dead-letters", "retry", "--all", "--no-wait"]).await;
+            site.ask(&["dead-letters", "retry", "--all", "--no-wait"])
+                .await;
             asked = Some(Instant::now());
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-async fn ask(site: &Site, words: &[&str]) {
-    match site.command(words).await {
-        Ok((_, said)) => site.note(format!(
-            "{words:?}: {}",
-            said.lines().next().unwrap_or_default()
-        )),
-        Err(error) => site.broke(format!("{words:?}: {error:#}")),
     }
 }
 

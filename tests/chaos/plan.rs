@@ -200,6 +200,14 @@ pub(crate) enum Step {
     },
     /// A person asks for another attempt at everything that is parked.
     Retry,
+    /// A person pauses a subscription, and resumes it.
+    Pause {
+        subscription: usize,
+        length: Duration,
+    },
+    /// A person has everything that is still on the bus handed over again: to all handlers, or beside the live
+    /// stream to the first.
+    Replay { subscription: usize, beside: bool },
     /// The org's delivery allocation is used up for so long.
     Exhaust { length: Duration },
 }
@@ -213,6 +221,13 @@ fn pick<T: Copy>(random: &mut Rng, from: &[T]) -> T {
 }
 
 impl Plan {
+    /// Whether a subscription's events are handed over again because a person asked for it.
+    pub(crate) fn replays(&self, subscription: usize) -> bool {
+        self.steps.iter().any(|(_, step)| {
+            matches!(step, Step::Replay { subscription: of, .. } if *of == subscription)
+        })
+    }
+
     /// The plan of a seed.
     pub(crate) fn of(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
@@ -221,6 +236,8 @@ impl Plan {
         let tidy = random.u8(..3) > 0;
         // Where the bus forgets, most of a run may be lost, which shows little else.
         let forgetful = random.u8(..4) == 0;
+        // Nor do repeats tell much where everything is handed over again.
+        let replays = random.u8(..4) == 0;
         let mut feeds = vec![
             Feed::Accounts,
             Feed::Orders,
@@ -247,7 +264,10 @@ impl Plan {
         let mut steps: Vec<_> = (0..random.usize(5..14))
             .map(|_| {
                 let at = Duration::from_millis(random.u64(200..length.as_millis() as u64));
-                (at, step(&mut random, workers, &subscriptions, forgetful))
+                (
+                    at,
+                    step(&mut random, workers, &subscriptions, (forgetful, replays)),
+                )
             })
             .collect();
         steps.sort_by_key(|(at, _)| *at);
@@ -301,7 +321,12 @@ fn handler(random: &mut Rng, name: &'static str) -> Handler {
     }
 }
 
-fn step(random: &mut Rng, workers: usize, subscriptions: &[Subscription], forgetful: bool) -> Step {
+fn step(
+    random: &mut Rng,
+    workers: usize,
+    subscriptions: &[Subscription],
+    (forgetful, replays): (bool, bool),
+) -> Step {
     let worker = random.usize(..workers);
     let trouble = pick(random, &[Trouble::Hang, Trouble::Cut]);
     match random.u8(..34) {
@@ -337,6 +362,14 @@ fn step(random: &mut Rng, workers: usize, subscriptions: &[Subscription], forget
         18..=22 => Step::Fault(fault(random)),
         23 => Step::ExpireTokens {
             failing: random.u32(..4),
+        },
+        25 if random.bool() => Step::Pause {
+            subscription: random.usize(..subscriptions.len()),
+            length: millis(random, 100..2_500),
+        },
+        24 if replays => Step::Replay {
+            subscription: random.usize(..subscriptions.len()),
+            beside: random.bool(),
         },
         24 => Step::RevokeTokens,
         25 => Step::ChangeSchema {

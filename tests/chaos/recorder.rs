@@ -163,6 +163,7 @@ async fn receive(
             place: place_of(event["replayid"].as_str().unwrap_or("")),
             record: first_record(event),
             epoch: event["epoch"].as_i64().unwrap_or(-1),
+            replayed: event["replayed"] == true,
             came_us,
             at_us: 0,
             status: 0,

@@ -264,6 +264,7 @@ async fn left(site: &Site, audit: &Audit) -> anyhow::Result<Vec<String>> {
     for subscription in &site.plan.subscriptions {
         let stored = audit.stored(subscription.name()).await?;
         let (position, state) = (stored.position, stored.state.clone());
+        let commands = stored.commands;
         let case = case(site, audit, subscription, stored).await?;
         let missing = account(&case).missing();
         let last = case.pieces.last().map(|piece| piece.place);
@@ -272,9 +273,10 @@ async fn left(site: &Site, audit: &Audit) -> anyhow::Result<Vec<String>> {
             .iter()
             .filter(|hole| hole.lost && hole.to.is_none())
             .count();
-        if missing > 0 || position < last || open > 0 {
+        if missing > 0 || position < last || open > 0 || commands > 0 {
             left.push(format!(
-                "{}: {missing} missing, position {position:?} of {last:?}, {open} open hole(s), {state}",
+                "{}: {missing} missing, position {position:?} of {last:?}, {open} open hole(s), {commands} command(s), \
+                 {state}",
                 subscription.name()
             ));
         }
@@ -308,6 +310,9 @@ async fn case(
     subscription: &Subscription,
     stored: Stored,
 ) -> anyhow::Result<Case> {
+    let of_plan = site.plan.subscriptions.iter();
+    let index = of_plan.take_while(|s| s.feed != subscription.feed).count();
+    let replays = site.plan.replays(index);
     let mut handlers = Vec::new();
     for handler in &subscription.handlers {
         let table = format!("{}_{}", subscription.name(), handler.name);
@@ -317,7 +322,7 @@ async fn case(
             answers: site.recorder.answers(subscription.name(), handler.name),
             rows: match handler.kind {
                 HandlerKind::Webhook => None,
-                HandlerKind::Append => Some(audit.appended(&table).await?),
+                HandlerKind::Append => Some(audit.appended(&table, !replays).await?),
             },
         });
     }
@@ -336,6 +341,7 @@ async fn case(
         grouped: subscription.grouped,
         interruptions: site.interruptions(),
         pauses: site.pauses(),
+        replays,
         tidied: site.plan.tidy,
     })
 }

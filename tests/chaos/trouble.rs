@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinSet;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, signal};
 use super::emulator::Emulator;
 use super::ledger::Ledger;
 use super::plan::{Mode, Plan, Step, Trouble};
@@ -163,13 +163,30 @@ impl Site {
                 self.tell(restarted);
             }
             Step::Retry => {
-                // Whatever comes of it, in the state that everything is in.
-                let words = ["dead-letters", "retry", "--all", "--no-wait"];
-                let said = self
-                    .command(&words)
+                self.ask(&["dead-letters", "retry", "--all", "--no-wait"])
                     .await
-                    .map_or_else(|e| e.to_string(), |(_, said)| said);
-                self.note(said.lines().next().unwrap_or_default());
+            }
+            Step::Pause {
+                subscription,
+                length,
+            } => {
+                let name = self.plan.subscriptions[subscription].name();
+                let (pause, resume) = (["pause", name], ["resume", name]);
+                tokio::join!(self.ask(&pause), async {
+                    tokio::time::sleep(length).await;
+                    self.ask(&resume).await;
+                });
+            }
+            Step::Replay {
+                subscription,
+                beside,
+            } => {
+                let name = self.plan.subscriptions[subscription].name();
+                let mut words = vec!["replay", name, "--from", "earliest", "--yes", "--no-wait"];
+                if beside {
+                    words.extend(["--handler", "a"]);
+                }
+                self.ask(&words).await;
             }
             Step::ReadOnly(length) => {
                 let done = self.read_only(length).await;
@@ -214,6 +231,17 @@ impl Site {
         Ok(())
     }
 
+    /// Runs a command of ours, whatever comes of it in the state that everything is in.
+    pub(crate) async fn ask(&self, words: &[&str]) {
+        match self.command(words).await {
+            Ok((_, said)) => {
+                let last = said.lines().last().unwrap_or_default();
+                self.note(format!("{}: {last}", words.join(" ")));
+            }
+            Err(error) => self.broke(format!("{}: {error:#}", words.join(" "))),
+        }
+    }
+
     /// Runs a command of ours to its end, as a person would; gives whether it succeeded, and what it said.
     pub(crate) async fn command(&self, words: &[&str]) -> anyhow::Result<(bool, String)> {
         let url = self.cluster.lock().await.url(&self.database);
@@ -226,7 +254,8 @@ impl Site {
             .env("ORGSTREAM_LOG", "warn")
             .current_dir(&self.setting.logs)
             .stdin(std::process::Stdio::null());
-        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        // One that waits for what cannot be is ended, as a person would.
+        let output = tokio::task::spawn_blocking(move || patiently(command)).await??;
         let text = [output.stdout, output.stderr].concat();
         Ok((
             output.status.success(),
@@ -326,6 +355,15 @@ impl Site {
         self.org.clear_faults().await;
         self.org.settings(json!({"delivery_limit": null})).await;
         self.recorder.behave_all();
+        let paused = self.plan.steps.iter().filter_map(|(_, step)| match step {
+            Step::Pause { subscription, .. } => Some(*subscription),
+            _ => None,
+        });
+        for subscription in paused {
+            // The one of the plan may have come to nothing.
+            let name = self.plan.subscriptions[subscription].name();
+            self.ask(&["resume", name]).await;
+        }
         for worker in &self.workers {
             let mut worker = worker.lock().await;
             worker.signal("CONT");
@@ -333,6 +371,25 @@ impl Site {
             self.tell(worker.start(&self.setting));
         }
     }
+}
+
+/// Waits for a command for as long as a person might, then interrupts it.
+fn patiently(mut command: std::process::Command) -> std::io::Result<std::process::Output> {
+    let child = command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    let id = child.id();
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if ended.recv_timeout(Duration::from_secs(20)).is_err() {
+            signal("INT", &[id]);
+        }
+    });
+    let output = child.wait_with_output();
+    let _ = done.send(());
+    let _ = watch.join();
+    output
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
