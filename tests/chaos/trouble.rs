@@ -164,7 +164,7 @@ impl Site {
             }
             Step::Retry => {
                 self.ask(&["dead-letters", "retry", "--all", "--no-wait"])
-                    .await
+                    .await;
             }
             Step::Pause {
                 subscription,
