@@ -496,10 +496,14 @@ fn letters_have_reasons(case: &Case, broken: &mut Vec<String>) {
                 let failed = answers_of(case, letter).filter(|answer| answer.status != 200);
                 failed.count() >= attempts as usize
             }
-            "parked_behind" => case.letters.iter().any(|other| {
-                let together = other.handler.is_none() || other.handler == letter.handler;
-                other.place < letter.place && together
-            }),
+            // What could not be decoded, and can be now, is exchanged for a letter of each handler.
+            "parked_behind" => {
+                pieces.any(|piece| matches!(piece.poison, Poison::Bytes | Poison::Schema))
+                    || case.letters.iter().any(|other| {
+                        let together = other.handler.is_none() || other.handler == letter.handler;
+                        other.place < letter.place && together
+                    })
+            }
             _ => false,
         };
         if !explained {
