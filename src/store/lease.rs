@@ -45,6 +45,9 @@ pub struct TakenOver {
     pub finished_ahead: Vec<FinishedAhead>,
     /// When the position was last written.
     pub position_at: Option<SystemTime>,
+    /// Where rewinds have left from of which nobody knows yet whether they skipped anything: a stream that
+    /// brings such a place has skipped nothing ([`super::Holes::nothing_skipped`]).
+    pub rewound_from: Vec<ReplayId>,
 }
 
 /// A process that runs subscriptions.

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
+use super::hole::rewound_from;
 use super::{PostgresStore, bounded, sql};
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
@@ -191,6 +192,7 @@ pub(super) async fn taken(conn: &mut PgConnection, lease: &Lease) -> Result<Take
         transaction: row.try_get("position_transaction")?,
         finished_ahead: finished_ahead(conn, &lease.key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
+        rewound_from: rewound_from(conn, &lease.key).await?,
     })
 }
 

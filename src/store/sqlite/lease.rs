@@ -7,6 +7,7 @@ use serde_json::json;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
+use super::hole::rewound_from;
 use super::{READ, SqliteStore, WRITE, bounded};
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
@@ -182,6 +183,7 @@ pub(super) async fn taken(
         transaction: row.try_get("position_transaction")?,
         finished_ahead: finished_ahead(conn, &lease.key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
+        rewound_from: rewound_from(conn, &lease.key).await?,
     })
 }
 

@@ -235,7 +235,7 @@ impl Delivery {
                     News::Loaded(loaded) => self.letters_loaded(loaded),
                 },
                 recorded = self.gaps.recorded() => match recorded {
-                    Some(seq) => self.tracker.unpin(seq),
+                    Some(stored) => stored.into_iter().for_each(|seq| self.tracker.unpin(seq)),
                     None => return self.fenced(),
                 },
                 Some(given_up) = self.given_up.recv() => self.give_up_position(given_up),

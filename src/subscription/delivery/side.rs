@@ -305,6 +305,7 @@ impl Delivery {
             // Nobody listens: a side replay gives no position up.
             given_up: mpsc::unbounded_channel().0,
             expected: None,
+            rewound_from: Vec::new(),
             in_flight: in_flight.clone(),
             observer: self.observer.of_replay(),
             replay: Some(gone_tell),
