@@ -48,10 +48,6 @@ comment on column orgstream.hole.from_time is 'When the last place known before 
 comment on column orgstream.hole.to_time is 'When what ended it was committed or received; of a gap, when the change was committed.';
 comment on column orgstream.hole.reason is 'expired_replay_id, latest_before_first_response, skipped_by_rewind, perhaps_skipped_by_rewind; of a gap gap_event, overflow, wildcard.';
 comment on column orgstream.hole.acknowledged_at is 'When a person acknowledged it, or a rewind proved to have skipped nothing; shown as open until then.';
-create index hole_from on orgstream.hole (org_id, subscription, from_replay_id);
-comment on index orgstream.hole_from is 'Whether a hole is recorded already.';
-create index hole_acknowledged on orgstream.hole (acknowledged_at) where acknowledged_at is not null;
-create index dead_letter_resolved on orgstream.dead_letter (resolved_at) where resolved_at is not null;
 
 alter table orgstream.position_mark add column received bigint;
 comment on column orgstream.position_mark.received is 'Events received, in all, by then: two marks tell how many come in how long.';

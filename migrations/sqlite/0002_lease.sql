@@ -23,9 +23,6 @@ alter table dead_letter add column retry_asked_at integer;
 
 alter table hole add column from_time integer;
 alter table hole add column to_time integer;
-create index hole_from on hole (org_id, subscription, from_replay_id);
-create index hole_acknowledged on hole (acknowledged_at) where acknowledged_at is not null;
-create index dead_letter_resolved on dead_letter (resolved_at) where resolved_at is not null;
 
 alter table position_mark add column received integer;
 

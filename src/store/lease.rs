@@ -41,6 +41,8 @@ pub struct TakenOver {
     pub begun_at: Option<SystemTime>,
     /// When the event at the position was committed, or the keepalive received.
     pub position_time: Option<SystemTime>,
+    /// The newest event at or below the position ([`super::Progress::position_event`]), where it is known.
+    pub position_event: Option<ReplayId>,
     /// What each handler has finished above the position (design 3.1, rule 3).
     pub finished_ahead: Vec<FinishedAhead>,
     /// When the position was last written.

@@ -279,6 +279,7 @@ impl Stint<'_> {
             assignment,
             streams,
             resumed_after: resume_after,
+            resumed_event: taken.position_event,
             given_up: given_up_out,
             age: PositionAge::new(
                 (

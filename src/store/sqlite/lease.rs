@@ -163,7 +163,8 @@ pub(super) async fn taken(
     hold(conn, lease).await?;
     let row = sqlx::query(
         "select position, position_at, \
-                position_time, begun_at, begun_with, begin_from, position_transaction \
+                position_time, begun_at, begun_with, begin_from, \
+                position_transaction, position_event \
          from subscription where org_id = $1 and name = $2",
     )
     .bind(lease.key.org_id.as_str())
@@ -180,6 +181,7 @@ pub(super) async fn taken(
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
         position,
+        position_event: replay_id(row.try_get("position_event")?),
         transaction: row.try_get("position_transaction")?,
         finished_ahead: finished_ahead(conn, &lease.key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),

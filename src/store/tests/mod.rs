@@ -7,6 +7,7 @@
 mod bed;
 mod commands;
 mod credentials;
+mod held_up;
 mod holes;
 mod leases;
 mod letter_moves;

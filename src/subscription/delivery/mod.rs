@@ -84,6 +84,8 @@ pub(super) struct Setup {
     pub(super) streams: Streams,
     /// Where the live stream began.
     pub(super) resumed_after: Option<ReplayId>,
+    /// The newest event at or before that place, where it is known.
+    pub(super) resumed_event: Option<ReplayId>,
     pub(super) given_up: mpsc::UnboundedReceiver<GivenUp>,
     pub(super) age: PositionAge,
     pub(super) in_flight: Arc<InFlight>,
@@ -172,7 +174,7 @@ impl Delivery {
                 setup.streams,
                 setup.store.clone(),
                 asked,
-                setup.resumed_after,
+                (setup.resumed_after, setup.resumed_event),
             ),
             store: setup.store.clone(),
             ordering: setup.ordering,
