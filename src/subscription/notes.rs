@@ -122,3 +122,57 @@ async fn write_all(
         ),
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod tests {
+    use super::super::lost::lost;
+    use super::*;
+    use crate::config::StoreConfig;
+    use crate::event::OrgId;
+    use crate::store::{self, HoleFilter, SubscriptionKey};
+
+    fn id(text: &str) -> ReplayId {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_noted_before_the_end_is_written_in_order_after_the_stop_too() {
+        let store = store::open(&StoreConfig::new("sqlite::memory:"))
+            .await
+            .unwrap();
+        store.migrate().await.unwrap();
+        let key = SubscriptionKey {
+            org_id: OrgId::parse("00D5g000004emu1EAA").unwrap(),
+            name: "accounts".to_owned(),
+            topic: "/data/AccountChangeEvent".parse().unwrap(),
+        };
+        let hour = Duration::from_secs(3600);
+        let taken = store.take_over(&key, "me", hour, &[], false).await.unwrap();
+        let stop = CancellationToken::new();
+        let (notes, writer) = Notes::begin(store.clone(), taken.lease, stop.clone());
+        for (from, to) in [("0a", Some("0b")), ("0c", Some("0d")), ("0e", None)] {
+            let hole = Hole {
+                from: Some(id(from)),
+                ..lost("expired_replay_id", "Gone.")
+            };
+            notes.add(Note::Lost(hole));
+            if let Some(to) = to {
+                notes.add(Note::Came(id(to), SystemTime::now()));
+            }
+        }
+        stop.cancel();
+        drop(notes);
+        writer.await.unwrap();
+        let holes = store.holes(&HoleFilter::default()).await.unwrap();
+        let ends: Vec<_> = holes
+            .into_iter()
+            .map(|h| (h.hole.from, h.hole.to))
+            .collect();
+        let expected = [("0e", None), ("0c", Some("0d")), ("0a", Some("0b"))];
+        assert_eq!(
+            ends,
+            expected.map(|(from, to)| (Some(id(from)), to.map(id)))
+        );
+    }
+}

@@ -273,3 +273,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_newest_event_at_or_below_the_position_is_known_although_a_keepalive_moved_it_on() {
+    for channel in [false, true] {
+        let mut tracker = Tracker::new(channel, 1);
+        tracker.push_keepalive(id(1), NOON);
+        tracker.advance();
+        assert_eq!(
+            (tracker.position(), tracker.position_event()),
+            (Some(&id(1)), None)
+        );
+        let a = tracker.push_event(event("a"), Some(id(2)), 0);
+        tracker.push_keepalive(id(5), NOON);
+        let b = tracker.push_event(event("b"), Some(id(6)), 0);
+        tracker.finish(b, 1);
+        tracker.advance();
+        assert_eq!(tracker.position_event(), None, "it is not finished");
+        tracker.finish(a, 1);
+        tracker.advance();
+        tracker.push_keepalive(id(9), NOON);
+        tracker.advance();
+        assert_eq!(tracker.position(), Some(&id(9)));
+        assert_eq!(tracker.position_event(), Some(&id(6)));
+        tracker.forget_places();
+        assert_eq!(tracker.position_event(), None);
+    }
+}

@@ -97,6 +97,9 @@ async fn a_side_replay_of_what_came_before_the_subscription_began_ends_with_a_ke
     org.settings(json!({"keepalive_ms": 300})).await;
     let config = accounts(&org, &store, "", "start = \"latest\"");
     publish(&org, "a").await;
+    // The bus is beyond it when the subscription begins.
+    org.publish("/event/Order__e", &[json!({"OrderNumber__c": "1"})])
+        .await;
     let mut daemon = Daemon::run(&config);
     let there = |s: &orgstream::store::SubscriptionStatus| s.position.is_some();
     store.until("accounts", "a position", there).await;
