@@ -372,6 +372,8 @@ async fn run_subscriptions(
             holder: uuid::Uuid::new_v4().to_string(),
             name: worker::name(ProcessEnv.var("DYNO")),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            subscriptions: Vec::new(),
+            refused: Vec::new(),
         },
         lease: config.store.lease,
         entries: entries

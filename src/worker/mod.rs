@@ -20,11 +20,13 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::SubscriptionConfig;
 use crate::handler::Handler;
-use crate::store::{Heartbeat, StoreError, Survey, Surveyed, TakenOver, Worker as Identity};
+use crate::store::{
+    Heartbeat, Refused, StoreError, Survey, Surveyed, TakenOver, Worker as Identity,
+};
 use crate::subscription::{self, Assignment, Ended, Shared, State, lease_clock};
 use crate::telemetry::metrics;
 
-use pulse::{Pulse, Told};
+use pulse::{Pulse, Tidings, Told};
 use share::Standing;
 use slot::{Phase, Running, Slot};
 
@@ -163,11 +165,8 @@ impl Worker {
                 break;
             }
             let slots = &self.slots;
-            let running = || {
-                let running = slots.iter().filter(|slot| slot.running().is_some());
-                running.map(|slot| slot.key.clone()).collect()
-            };
-            self.pulse.begin(Instant::now(), running, stopping);
+            self.pulse
+                .begin(Instant::now(), || tidings(slots), stopping);
             let wake = self.pulse.wake_at(stopping);
             tokio::select! {
                 told = self.pulse.told() => match told {
@@ -276,6 +275,10 @@ impl Worker {
 
     fn surveyed(&mut self, survey: &Survey) {
         self.succeeded();
+        if self.stop.is_cancelled() {
+            // What would be taken now would be let go at once.
+            return;
+        }
         let now = Instant::now();
         let rows: HashMap<&str, &Surveyed> = survey
             .subscriptions
@@ -293,9 +296,13 @@ impl Worker {
             .collect();
         let take_lapsed = self.pulse.may_take_lapsed(now);
         let plan = share::plan(&self.identity.holder, &standings, survey, take_lapsed);
-        if survey.workers != std::mem::replace(&mut self.workers, survey.workers) {
+        // It counts itself, whatever a survey saw of it.
+        let others = survey.workers.iter();
+        let others = others.filter(|peer| peer.holder != self.identity.holder);
+        let workers = others.count() + 1;
+        if workers != std::mem::replace(&mut self.workers, workers) {
             info!(
-                workers = survey.workers,
+                workers,
                 share = plan.share,
                 "living workers that share the subscriptions"
             );
@@ -365,7 +372,10 @@ impl Worker {
                     "not taken over"
                 );
                 let blocked_retry = self.shared.salesforce.blocked_retry;
-                self.slots[place].refused(&error, blocked_retry);
+                if self.slots[place].refused(&error, blocked_retry) {
+                    // So that others count on this worker no more.
+                    self.pulse.hurry(Instant::now());
+                }
             }
         }
     }
@@ -430,6 +440,25 @@ impl Worker {
             });
         }
     }
+}
+
+/// What the others hear of this worker.
+fn tidings(slots: &[Slot]) -> Tidings {
+    let mut tidings = Tidings::default();
+    for slot in slots {
+        if slot.running().is_some() {
+            tidings.running.push(slot.key.clone());
+        }
+        match slot.refused_because() {
+            None => tidings.able.push(slot.key.name.clone()),
+            Some(why) => tidings.refused.push(Refused {
+                name: slot.key.name.clone(),
+                topic: slot.key.topic.to_string(),
+                why: why.to_owned(),
+            }),
+        }
+    }
+    tidings
 }
 
 /// Never ends where there is no time.

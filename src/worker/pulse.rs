@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 
 use crate::event::OrgId;
 use crate::store::{
-    Heartbeat, Store, StoreError, SubscriptionKey, Survey, Tenure, Worker as Identity,
+    Heartbeat, Refused, Store, StoreError, SubscriptionKey, Survey, Tenure, Worker as Identity,
 };
 use crate::telemetry::metrics;
 
@@ -24,6 +24,17 @@ const SURVEY_OFTEN: Duration = Duration::from_millis(200);
 
 /// The least time from one survey to the next, and how long after its end a lease is looked at again.
 const SURVEY_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a heartbeat says of this worker.
+#[derive(Default)]
+pub(super) struct Tidings {
+    /// Leases to be renewed.
+    pub(super) running: Vec<SubscriptionKey>,
+    /// Names of what it can run.
+    pub(super) able: Vec<String>,
+    /// What it cannot begin.
+    pub(super) refused: Vec<Refused>,
+}
 
 /// What the store said.
 pub(super) enum Told {
@@ -72,19 +83,24 @@ impl Pulse {
         }
     }
 
-    /// Begins the next call if one is due and none is under way. `running` is what is to be renewed.
-    pub(super) fn begin(
-        &mut self,
-        now: Instant,
-        running: impl FnOnce() -> Vec<SubscriptionKey>,
-        stopping: bool,
-    ) {
+    /// Begins the next call if one is due and none is under way. `tell` gives what a heartbeat says.
+    pub(super) fn begin(&mut self, now: Instant, tell: impl FnOnce() -> Tidings, stopping: bool) {
         if self.call.is_some() {
             return;
         }
         let store = self.store.clone();
         if now >= self.next_beat {
-            let (identity, ttl, running) = (self.identity.clone(), self.ttl, running());
+            let ttl = self.ttl;
+            let Tidings {
+                running,
+                able,
+                refused,
+            } = tell();
+            let identity = Identity {
+                subscriptions: able,
+                refused,
+                ..self.identity.clone()
+            };
             self.call = Some(Box::pin(async move {
                 let sent_at = Instant::now();
                 let beat = store.heartbeat(&identity, ttl, &running, stopping).await;
@@ -180,7 +196,7 @@ impl Pulse {
 mod tests {
     use super::*;
     use crate::config::StoreConfig;
-    use crate::store::{self, Surveyed};
+    use crate::store::{self, Footing, Surveyed};
 
     const TTL: Duration = Duration::from_secs(15);
 
@@ -190,6 +206,8 @@ mod tests {
             holder: "me".to_owned(),
             name: "me.1".to_owned(),
             version: "0".to_owned(),
+            subscriptions: Vec::new(),
+            refused: Vec::new(),
         };
         let org_id = OrgId::parse("00D5g000004emu1EAA").unwrap();
         let store = store::open(&config).await.unwrap();
@@ -198,7 +216,7 @@ mod tests {
 
     fn survey(holder: &str, rest: Duration) -> Survey {
         Survey {
-            workers: 2,
+            workers: Vec::new(),
             stopping: 0,
             subscriptions: vec![Surveyed {
                 name: "orders".to_owned(),
@@ -208,6 +226,7 @@ mod tests {
                 },
                 paused: false,
                 asked: 0,
+                footing: Footing::Placed,
             }],
         }
     }
@@ -215,15 +234,15 @@ mod tests {
     #[tokio::test]
     async fn a_worker_is_counted_before_it_looks_around() {
         let mut pulse = pulse(Instant::now()).await;
-        pulse.begin(Instant::now(), Vec::new, false);
+        pulse.begin(Instant::now(), Tidings::default, false);
         // The tables are not there yet.
         assert!(matches!(pulse.told().await, Told::Beat(_, Err(_))));
-        pulse.begin(Instant::now(), Vec::new, false);
+        pulse.begin(Instant::now(), Tidings::default, false);
         assert!(pulse.call.is_none(), "a survey is due, and has to wait");
         pulse.store.migrate().await.unwrap();
-        pulse.begin(pulse.next_beat, Vec::new, false);
+        pulse.begin(pulse.next_beat, Tidings::default, false);
         assert!(matches!(pulse.told().await, Told::Beat(_, Ok(_))));
-        pulse.begin(Instant::now(), Vec::new, false);
+        pulse.begin(Instant::now(), Tidings::default, false);
         assert!(matches!(pulse.told().await, Told::Survey(Ok(_))));
     }
 
