@@ -21,9 +21,9 @@ use tracing::{debug, error, info, warn};
 use crate::config::SubscriptionConfig;
 use crate::handler::Handler;
 use crate::store::{
-    Heartbeat, Refused, StoreError, Survey, Surveyed, TakenOver, Worker as Identity,
+    Heartbeat, Lease, Refused, StoreError, Survey, Surveyed, TakenOver, Worker as Identity,
 };
-use crate::subscription::{self, Assignment, Ended, Shared, State, lease_clock};
+use crate::subscription::{self, Assignment, Ended, Moment, Shared, State, lease_clock};
 use crate::telemetry::metrics;
 
 use pulse::{Pulse, Tidings, Told};
@@ -91,7 +91,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Bug> {
 /// What the store answered to a request to take a subscription over.
 struct Claimed {
     place: usize,
-    sent_at: Instant,
+    sent_at: Moment,
     result: Result<TakenOver, StoreError>,
 }
 
@@ -114,6 +114,8 @@ struct Worker {
     /// Nothing may be handed out, and people were told.
     ran_out: bool,
     stop: CancellationToken,
+    /// Leases of subscriptions that a bug ended: given back at the end.
+    left: Vec<Lease>,
     /// When a stop gives up waiting for claims.
     claims_until: Option<Instant>,
     result: Result<(), Bug>,
@@ -147,6 +149,7 @@ impl Worker {
             failures: 0,
             ran_out: false,
             stop,
+            left: Vec::new(),
             claims_until: None,
             result: Ok(()),
         }
@@ -179,9 +182,12 @@ impl Worker {
                     Err(reason) if reason.is_cancelled() => {}
                     Err(reason) => self.bug(None, reason),
                 },
-                Some(finished) = self.running.join_next() => match finished {
-                    Ok((place, ended)) => self.finished(place, ended),
-                    Err(reason) => self.bug(None, reason),
+                Some(finished) = self.running.join_next_with_id() => match finished {
+                    Ok((_, (place, ended))) => self.finished(place, ended),
+                    Err(reason) => match self.slots.iter().position(|slot| slot.is_run_by(reason.id())) {
+                        Some(place) => self.finished(place, Err(reason)),
+                        None => self.bug(None, reason),
+                    },
                 },
                 () = sleep_until(wake) => {}
                 () = sleep_until(self.claims_until), if !self.claims.is_empty() => {
@@ -195,6 +201,9 @@ impl Worker {
                 }
             }
         }
+        for lease in &self.left {
+            subscription::release(&self.shared.store, lease).await;
+        }
         let retire = self.shared.store.retire(&self.identity.holder);
         match tokio::time::timeout(RETIRE_LIMIT, retire).await {
             Ok(Ok(())) => {}
@@ -207,12 +216,12 @@ impl Worker {
 
     /// The lease holds that long by our clock, if the store was asked at `sent_at`: less by a margin, in
     /// which what was handed out just before may end.
-    fn until(&self, sent_at: Instant) -> Option<Instant> {
+    fn until(&self, sent_at: Moment) -> Option<Moment> {
         let holds = self.shared.store.leases_run_out();
         holds.then(|| sent_at + self.lease - self.lease / 5)
     }
 
-    fn beaten(&mut self, sent_at: Instant, beat: &Heartbeat) {
+    fn beaten(&mut self, sent_at: Moment, beat: &Heartbeat) {
         self.succeeded();
         let until = self.until(sent_at);
         for slot in &self.slots {
@@ -262,9 +271,8 @@ impl Worker {
 
     /// Tells people when nothing is handed out any more, and when it goes on.
     fn look_at_the_clock(&mut self) {
-        let now = Instant::now();
         let mut running = self.slots.iter().filter_map(Slot::running);
-        let ran_out = running.any(|one| !one.keeper.holds(now));
+        let ran_out = running.any(|one| !one.keeper.holds());
         if ran_out && !self.ran_out {
             warn!("leases ran out before they could be renewed: nothing is handed out under them");
         } else if self.ran_out && !ran_out {
@@ -345,10 +353,10 @@ impl Worker {
         let (key, explicit) = (slot.key.clone(), slot.config.start_is_explicit);
         let configured = self.configured.clone();
         self.claims.spawn(async move {
-            let sent_at = Instant::now();
+            let (sent_at, began) = (Moment::now(), Instant::now());
             let result = store.take_over(&key, &holder, lease, &configured, explicit);
             let result = result.await;
-            metrics::store_called("take_over", sent_at.elapsed());
+            metrics::store_called("take_over", began.elapsed());
             Claimed {
                 place,
                 sent_at,
@@ -381,7 +389,7 @@ impl Worker {
     }
 
     /// Runs what was taken over; gives it back at once where the worker stops meanwhile.
-    fn begin(&mut self, place: usize, sent_at: Instant, taken: TakenOver) {
+    fn begin(&mut self, place: usize, sent_at: Moment, taken: TakenOver) {
         let (keeper, clock) = lease_clock(self.until(sent_at));
         let slot = &mut self.slots[place];
         info!(
@@ -394,13 +402,7 @@ impl Worker {
         let (ask, asked) = watch::channel(slot.asked);
         let stop = self.stop.child_token();
         self.taken += 1;
-        slot.begun(Running {
-            keeper,
-            ask,
-            stop: stop.clone(),
-            taken_at: Instant::now(),
-            since: self.taken,
-        });
+        let lease = taken.lease.clone();
         let run = subscription::run(
             self.shared.clone(),
             slot.config.clone(),
@@ -408,15 +410,24 @@ impl Worker {
             taken,
             Assignment { clock, asked },
             slot.shown.clone(),
-            stop,
+            stop.clone(),
         );
-        self.running.spawn(async move { (place, run.await) });
+        let task = self.running.spawn(async move { (place, run.await) });
+        slot.begun(Running {
+            keeper,
+            ask,
+            stop,
+            taken_at: Moment::now(),
+            since: self.taken,
+            lease,
+            task: task.id(),
+        });
     }
 
     fn finished(&mut self, place: usize, ended: Result<Ended, JoinError>) {
         let stopping = self.stop.is_cancelled();
         let slot = &mut self.slots[place];
-        slot.ended(stopping);
+        let lease = slot.ended(stopping);
         match ended {
             Ok(Ended::Stopped) => {}
             Ok(Ended::TakenOver) => warn!(
@@ -425,6 +436,8 @@ impl Worker {
             ),
             Err(reason) => {
                 let subscription = slot.key.name.clone();
+                // Not at once: something of it may still be with a handler.
+                self.left.extend(lease);
                 self.bug(Some(subscription), reason);
             }
         }

@@ -11,6 +11,7 @@ use crate::event::OrgId;
 use crate::store::{
     Heartbeat, Refused, Store, StoreError, SubscriptionKey, Survey, Tenure, Worker as Identity,
 };
+use crate::subscription::Moment;
 use crate::telemetry::metrics;
 
 /// How often the worker looks around.
@@ -39,7 +40,7 @@ pub(super) struct Tidings {
 /// What the store said.
 pub(super) enum Told {
     /// To a heartbeat that was sent at this moment.
-    Beat(Instant, Result<Heartbeat, StoreError>),
+    Beat(Moment, Result<Heartbeat, StoreError>),
     /// To a survey.
     Survey(Result<Survey, StoreError>),
 }
@@ -52,6 +53,8 @@ pub(super) struct Pulse {
     ttl: Duration,
     call: Option<BoxFuture<'static, Told>>,
     next_beat: Instant,
+    /// When the last heartbeat was sent.
+    beat_at: Instant,
     next_survey: Instant,
     /// The first heartbeat went through: this worker counts among the living.
     counted: bool,
@@ -76,6 +79,7 @@ impl Pulse {
             ttl,
             call: None,
             next_beat: now,
+            beat_at: now,
             next_survey: now,
             counted: false,
             surveyed_at: None,
@@ -90,6 +94,7 @@ impl Pulse {
         }
         let store = self.store.clone();
         if now >= self.next_beat {
+            self.beat_at = now;
             let ttl = self.ttl;
             let Tidings {
                 running,
@@ -102,9 +107,9 @@ impl Pulse {
                 ..self.identity.clone()
             };
             self.call = Some(Box::pin(async move {
-                let sent_at = Instant::now();
+                let (sent_at, began) = (Moment::now(), Instant::now());
                 let beat = store.heartbeat(&identity, ttl, &running, stopping).await;
-                metrics::store_called("heartbeat", sent_at.elapsed());
+                metrics::store_called("heartbeat", began.elapsed());
                 Told::Beat(sent_at, beat)
             }));
         } else if self.counted && !stopping && now >= self.next_survey {
@@ -127,13 +132,13 @@ impl Pulse {
         self.call = None;
         let now = Instant::now();
         match &told {
-            Told::Beat(sent_at, Ok(beat)) => {
+            Told::Beat(_, Ok(beat)) => {
                 self.counted = true;
                 self.next_beat = if beat.renewed.len() < beat.held.len() {
                     // A row was locked by a write, which takes a moment.
                     now + (self.ttl / 20).min(LOCKED_PAUSE)
                 } else {
-                    *sent_at + self.ttl / 5
+                    self.beat_at + self.ttl / 5
                 };
             }
             Told::Beat(_, Err(_)) => self.next_beat = now + (self.ttl / 10).min(SURVEY_EVERY),

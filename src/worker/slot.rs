@@ -11,8 +11,8 @@ use super::share::Standing;
 use crate::config::{BackoffConfig, SubscriptionConfig};
 use crate::event::OrgId;
 use crate::handler::Handler;
-use crate::store::{StoreError, SubscriptionKey, Surveyed, Tenure};
-use crate::subscription::{self, LeaseKeeper, State};
+use crate::store::{Lease, StoreError, SubscriptionKey, Surveyed, Tenure};
+use crate::subscription::{self, LeaseKeeper, Moment, State};
 
 /// Pauses while the store fails.
 const STORE_RETRY: BackoffConfig = BackoffConfig {
@@ -27,9 +27,12 @@ pub(super) struct Running {
     pub(super) ask: watch::Sender<i64>,
     pub(super) stop: CancellationToken,
     /// When the store gave it to us.
-    pub(super) taken_at: Instant,
+    pub(super) taken_at: Moment,
     /// Grows with each that this worker took.
     pub(super) since: u64,
+    /// As it was taken; a rewind raises its epoch.
+    pub(super) lease: Lease,
+    pub(super) task: tokio::task::Id,
 }
 
 pub(super) enum Phase {
@@ -214,14 +217,23 @@ impl Slot {
         self.refused = None;
     }
 
-    /// It does not run here any more.
-    pub(super) fn ended(&mut self, stopping: bool) {
-        self.phase = Phase::Idle;
+    /// True where this task runs it.
+    pub(super) fn is_run_by(&self, task: tokio::task::Id) -> bool {
+        self.running().is_some_and(|running| running.task == task)
+    }
+
+    /// It does not run here any more. Gives the lease that it ran under.
+    pub(super) fn ended(&mut self, stopping: bool) -> Option<Lease> {
+        let phase = std::mem::replace(&mut self.phase, Phase::Idle);
         self.show(if stopping || self.paused {
             State::Stopped
         } else {
             State::Elsewhere
         });
+        match phase {
+            Phase::Running(running) => Some(running.lease),
+            Phase::Idle | Phase::Claiming => None,
+        }
     }
 
     fn show(&self, state: State) {
