@@ -33,6 +33,11 @@ fn worker(config: &str, name: &'static str) -> Daemon {
     Daemon::run_with(config, &[("DYNO", name), METRICS])
 }
 
+/// One without: a dyno is refused SQLite.
+fn lone(config: &str) -> Daemon {
+    Daemon::run_with(config, &[METRICS])
+}
+
 async fn publish(org: &Emulator, name: &str) {
     org.publish(ACCOUNTS, &[account_update(&record(1), name)])
         .await;
@@ -111,7 +116,7 @@ async fn what_began_at_latest_is_handed_over_once_it_has_a_position_and_nothing_
 async fn a_renamed_subscription_is_not_begun_anew(store: Store) {
     let org = Emulator::start().await;
     let old = config(&org, &store, &["accounts"], "earliest");
-    let daemon = worker(&old, "worker.1");
+    let daemon = lone(&old);
     publish(&org, "one").await;
     store
         .until("accounts", "one finished", |one| one.finished == 1)
@@ -139,10 +144,13 @@ async fn a_renamed_subscription_is_not_begun_anew(store: Store) {
     })
     .await;
     assert_eq!(status[0]["name"], "customers");
-    assert_eq!(status[1]["refused"][0]["worker"], "worker.1");
+    let worker = status[1]["refused"][0]["worker"].as_str().unwrap();
     let (_, out, err) = said(&["status"], &old).await;
     assert!(out.contains("refused"), "{out}");
-    assert!(err.contains("accounts is refused to worker.1"), "{err}");
+    assert!(
+        err.contains(&format!("accounts is refused to {worker}")),
+        "{err}"
+    );
     assert_eq!(names(&daemon.stop().await.0), ["one"]);
     assert_eq!(store.subscriptions().await.len(), 1);
 }
@@ -168,7 +176,7 @@ async fn a_paused_position_that_comes_near_to_leaving_the_bus_is_told_and_its_la
     let short = "retention = \"6s\"\nretention_warning = \"5s\"\n";
     let subscription = ("accounts", ACCOUNTS, "start = \"earliest\"");
     let config = configured(&org, &store, short, subscription, LOG);
-    let mut daemon = worker(&config, "worker.1");
+    let mut daemon = lone(&config);
     publish(&org, "one").await;
     daemon.handled(1).await;
     assert_eq!(said(&["pause", "accounts"], &config).await.0, 0);
@@ -178,7 +186,7 @@ async fn a_paused_position_that_comes_near_to_leaving_the_bus_is_told_and_its_la
         err.contains("lost already").then_some(())
     })
     .await;
-    let daemon = worker(&config, "worker.1");
+    let daemon = lone(&config);
     daemon.logged(&["paused by a person"]).await;
     daemon.logged(&["may be lost already", "accounts"]).await;
     let metrics = Metrics::of(&daemon).await;
@@ -199,7 +207,7 @@ async fn a_fleet_that_is_dead_is_told_by_status_and_programs_get_json_where_noth
     let org = Emulator::start().await;
     let store = Store::sqlite();
     let config = config(&org, &store, &["accounts"], "earliest");
-    let daemon = worker(&config, "worker.1");
+    let daemon = lone(&config);
     loads(&store, 1).await;
     let (code, _, err) = said(&["status"], &config).await;
     assert_eq!(code, 0, "{err}");
