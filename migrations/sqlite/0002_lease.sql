@@ -18,6 +18,7 @@ create table worker (
 
 alter table dead_letter add column place integer;
 alter table dead_letter add column unit text;
+alter table dead_letter add column replayed integer not null default 0 check (replayed in (0, 1));
 alter table dead_letter add column retry_asked_at integer;
 
 alter table hole add column from_time integer;
