@@ -111,6 +111,36 @@ async fn a_transaction_whose_schema_is_gone_is_refused_whole_and_rests() {
     assert_eq!(daemon.stop().await.1, 0);
 }
 
+#[tokio::test]
+async fn what_comes_again_and_cannot_be_decoded_is_parked_for_those_that_have_not_had_it() {
+    let Some(store) = Store::postgres().await else {
+        return;
+    };
+    let org = Emulator::start().await;
+    let hook = Hook::closed().await;
+    let config = two(&org, &store, &hook, "");
+    let mut daemon = Daemon::run(&config);
+    publish(&org, 1, "a").await;
+    daemon.handled(1).await;
+    assert_eq!(daemon.stop().await.1, 0);
+    store.execute("delete from orgstream.schema").await;
+    org.fault(json!({"rpc": "GetSchema", "kind": "error", "status": 5}))
+        .await;
+    let daemon = Daemon::run(&config);
+    let letter = store.parks(1).await.swap_remove(0).letter;
+    assert_eq!(
+        (letter.reason.as_str(), letter.handler.as_deref()),
+        ("schema_refused", Some("hook"))
+    );
+    org.clear_faults().await;
+    hook.open();
+    let (code, out, err) = letters(&config, &["retry", "--all"]).await;
+    assert_eq!(code, 0, "{out}{err}");
+    assert_eq!(names(&hook.accepts(1).await), ["a"]);
+    let (events, code) = daemon.stop().await;
+    assert_eq!((events.len(), code), (0, 0), "one handler had it before");
+}
+
 async fn a_side_replay_parks_what_it_cannot_decode_for_its_own_handlers(store: Store) {
     let org = Emulator::start().await;
     let hook = Hook::start(|_, _| Reply::from(200)).await;

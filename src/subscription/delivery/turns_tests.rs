@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use secrecy::SecretString;
+use tempfile::TempDir;
 
 use super::*;
 use crate::app::Org;
@@ -14,11 +15,11 @@ use crate::store::SubscriptionKey;
 use crate::subscription::letter_loader::LetterLoader;
 use crate::subscription::{LeaseKeeper, Shared, lease_clock};
 
-/// A delivery of `accounts` without handlers, whose stream brings nothing, and the store it writes to.
+/// A delivery without handlers, whose stream brings nothing, and what has to outlive it.
 async fn delivery(
     lease_until: Option<Instant>,
     stop: &CancellationToken,
-) -> (Delivery, LeaseKeeper) {
+) -> (Delivery, (LeaseKeeper, TempDir)) {
     let env: BTreeMap<String, String> = [
         ("ORGSTREAM_TOPICS", "/data/AccountChangeEvent"),
         ("SALESFORCE_ACCESS_TOKEN", "00D!token"),
@@ -27,15 +28,11 @@ async fn delivery(
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
-    let checks = Checks {
-        private_key: &|_| Ok(()),
-        handler: &|_, _| Vec::new(),
-    };
-    let loaded = crate::config::load(None, Subscriptions::Required, &env, &checks).unwrap();
+    let loaded = crate::config::load(None, Subscriptions::Required, &env, &Checks::NONE).unwrap();
     let mut config = loaded.config;
-    let folder = tempfile::tempdir().unwrap().keep();
+    let folder = tempfile::tempdir().unwrap();
     config.store = StoreConfig {
-        url: SecretString::from(format!("sqlite://{}/store.db", folder.display())),
+        url: SecretString::from(format!("sqlite://{}/store.db", folder.path().display())),
         ..config.store
     };
     let store = crate::store::open(&config.store).await.unwrap();
@@ -101,7 +98,7 @@ async fn delivery(
         stop: stop.clone(),
         lease,
     });
-    (delivery, keeper)
+    (delivery, (keeper, folder))
 }
 
 /// Turns of the loop within a second and a half, letters being due to be looked at all the while.
@@ -128,7 +125,7 @@ async fn while_no_letter_may_be_tried_the_delivery_does_not_turn_for_those_that_
     ] {
         let lapsed = until.is_some();
         let stops = stop.is_cancelled();
-        let (delivery, _keeper) = delivery(until, &stop).await;
+        let (delivery, _kept) = delivery(until, &stop).await;
         let turns = turns(delivery).await;
         assert!(
             turns < 50,
