@@ -46,7 +46,12 @@ pub(crate) async fn transaction(org: &Emulator, key: &str, events: usize) -> Vec
 }
 
 /// The same, of records from this number on.
-async fn transaction_from(org: &Emulator, key: &str, events: usize, first: usize) -> Vec<String> {
+pub(crate) async fn transaction_from(
+    org: &Emulator,
+    key: &str,
+    events: usize,
+    first: usize,
+) -> Vec<String> {
     let events: Vec<Value> = (0..events)
         .map(|n| {
             let (name, number) = (format!("{key}.{n}"), first + n);

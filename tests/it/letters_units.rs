@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::grouping::{self, ALL, accepted, told, transaction, whole};
+use crate::grouping::{self, ALL, accepted, told, transaction, transaction_from, whole};
 use crate::letters::{Refusing, config, letters, on_both, open, publish};
 use crate::letters_kept::{UNKNOWN, account_schema};
 use crate::replay::{marked, replayed, two};
@@ -38,7 +38,8 @@ async fn a_transaction_of_which_one_event_cannot_be_decoded_is_refused_and_given
     )
     .await;
     transaction(&org, "a", 3).await;
-    transaction(&org, "b", 1).await;
+    // Of another record, or it would be behind the first.
+    transaction_from(&org, "b", 1, 10).await;
     let hook = Hook::start(|_, _| Reply::from(200)).await;
     let config = grouping::config(&org, &store, ALL, "", &webhook(&hook.url(), ""));
     let daemon = Daemon::run(&config);
