@@ -51,7 +51,7 @@ struct Parts {
 }
 
 pub(super) async fn run(path: Option<&Path>, args: CheckArgs) -> Result<ExitCode, Failure> {
-    let registry = Registry::builtin();
+    let registry = super::registry();
     let mut report = Report::new(args.output.json);
     let parts = configuration(path, &registry, &mut report)?;
     let configured = !report.has_failed();

@@ -73,8 +73,8 @@ fn wanted(
     if !given.is_empty() {
         return Ok((connect::salesforce(path)?, given));
     }
-    let registry = Registry::builtin();
-    let loaded = app::load_config(path, Subscriptions::Optional, &ProcessEnv, &registry)?;
+    let registry = super::registry();
+    let loaded = app::load_config(path, Subscriptions::Optional, &ProcessEnv, registry)?;
     let mut topics: Vec<Topic> = Vec::new();
     for subscription in loaded.config.subscriptions {
         if !topics.contains(&subscription.topic) {

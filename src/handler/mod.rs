@@ -15,10 +15,10 @@ mod webhook;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-
 use crate::event::Event;
 
+/// What an `impl Handler` is written with.
+pub use async_trait::async_trait;
 pub use exec::ExecHandler;
 pub use log::{LineSink, LogHandler};
 pub use options::{OptionProblem, Options, masked};

@@ -278,8 +278,8 @@ fn unknown_handler(
     args: &ReplayArgs,
     one: &SubscriptionStatus,
 ) -> Option<String> {
-    let registry = Registry::builtin();
-    let loaded = app::load_config(path, Subscriptions::Optional, &ProcessEnv, &registry).ok()?;
+    let registry = crate::cli::registry();
+    let loaded = app::load_config(path, Subscriptions::Optional, &ProcessEnv, registry).ok()?;
     let mut configured = loaded.config.subscriptions.into_iter();
     let configured = configured.find(|s| s.name == one.key.name)?;
     let known: Vec<&str> = configured

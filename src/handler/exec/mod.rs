@@ -49,15 +49,15 @@ pub struct ExecHandler {
 }
 
 /// What the options say.
-pub(super) struct Settings {
-    pub(super) program: Program,
-    pub(super) timeout: Duration,
-    pub(super) in_flight: usize,
-    pub(super) workers: usize,
-    pub(super) grace: Duration,
-    pub(super) idle: Duration,
+struct Settings {
+    program: Program,
+    timeout: Duration,
+    in_flight: usize,
+    workers: usize,
+    grace: Duration,
+    idle: Duration,
     /// Pauses after processes that answered nothing.
-    pub(super) restart: BackoffConfig,
+    restart: BackoffConfig,
 }
 
 impl ExecHandler {
