@@ -11,7 +11,6 @@ use super::connect::JsonFlag;
 use super::output::{note, print, print_json};
 use crate::app;
 use crate::config::{ProcessEnv, Subscriptions, show};
-use crate::handler::Registry;
 
 /// Print the effective configuration, secrets masked.
 ///

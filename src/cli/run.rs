@@ -11,7 +11,6 @@ use tracing::{info, warn};
 use super::Failure;
 use crate::app;
 use crate::config::{ProcessEnv, Subscriptions};
-use crate::handler::Registry;
 
 pub(super) async fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
     let registry = super::registry();

@@ -12,7 +12,6 @@ use super::output::{NONE, Table, note, print, print_json};
 use crate::app::{self, Org};
 use crate::config::{ProcessEnv, SalesforceConfig, Subscriptions};
 use crate::event::Topic;
-use crate::handler::Registry;
 
 /// Show what the org says about topics.
 ///

@@ -13,7 +13,6 @@ use crate::cli::connect::read;
 use crate::cli::output::length;
 use crate::config::{ProcessEnv, Subscriptions};
 use crate::event::{Topic, TopicKind, rfc3339};
-use crate::handler::Registry;
 use crate::store::{CommandKind, Recent, ReplayArguments, Store, SubscriptionStatus};
 
 /// How long the bus keeps events (facts: 72 hours for high-volume platform events and change events).

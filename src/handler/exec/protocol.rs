@@ -83,30 +83,36 @@ pub(super) fn plain(text: &str) -> String {
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     buffer: Vec<u8>,
+    /// How much of it has been given out.
+    given: usize,
 }
 
 impl Lines {
     /// Takes what was read.
     pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.given);
+        self.given = 0;
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The next whole line, without its end.
     pub(super) fn next(&mut self) -> Option<Vec<u8>> {
-        let end = self.buffer.iter().position(|byte| *byte == b'\n')?;
-        let mut line: Vec<u8> = self.buffer.drain(..=end).collect();
-        line.pop();
+        let left = &self.buffer[self.given..];
+        let end = left.iter().position(|byte| *byte == b'\n')?;
+        let line = left[..end].to_vec();
+        self.given += end + 1;
         Some(line)
     }
 
     /// Bytes of the line that has no end yet.
     pub(super) fn begun(&self) -> usize {
-        self.buffer.len()
+        self.buffer.len() - self.given
     }
 
     /// The beginning of a line that will have no end, or is too long to wait for it.
     pub(super) fn rest(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.buffer)
+        let given = std::mem::take(&mut self.given);
+        std::mem::take(&mut self.buffer).split_off(given)
     }
 }
 

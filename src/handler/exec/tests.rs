@@ -228,6 +228,12 @@ async fn one_that_hangs_is_ended_with_what_it_has_started() {
 }
 
 #[tokio::test]
+async fn one_that_writes_without_end_has_its_time_too() {
+    let it = Fixture::new("read -r line; while :; do echo; done", "timeout = '300ms'");
+    assert!(it.retry(0).await.contains("no answer within 300ms"));
+}
+
+#[tokio::test]
 async fn garbage_ends_the_process_and_is_not_shown() {
     for (write, why) in [
         ("echo hidden", "a line of 6 bytes"),

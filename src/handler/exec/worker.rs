@@ -176,6 +176,10 @@ impl Worker {
         while !self.told || !self.pending.is_empty() {
             let overdue = self.pending.values().map(|pending| pending.since).min();
             let overdue = overdue.map(|since| since + self.settings().timeout);
+            // Looked at here too, for a program that never stops to write keeps the rest from its turn.
+            if overdue.is_some_and(|at| at <= Instant::now()) {
+                return self.is_overdue();
+            }
             let idle = self
                 .pending
                 .is_empty()
@@ -196,10 +200,7 @@ impl Worker {
                     Ok(status) => return End::Exited(status),
                     Err(error) => return End::Untrusted(format!("is lost: {error}")),
                 },
-                () = until(overdue) => {
-                    let timeout = self.settings().timeout;
-                    return End::Untrusted(format!("gave no answer within {timeout:?}"));
-                }
+                () = until(overdue) => return self.is_overdue(),
                 wrote = write(&mut self.stdin, &self.unwritten[self.written..]) => match wrote {
                     Ok(count) => self.wrote(count),
                     Err(_) => return self.closed("standard input").await,
@@ -215,6 +216,11 @@ impl Worker {
             }
         }
         End::Told
+    }
+
+    fn is_overdue(&self) -> End {
+        let timeout = self.settings().timeout;
+        End::Untrusted(format!("gave no answer within {timeout:?}"))
     }
 
     fn take(&mut self, order: Order) {
