@@ -43,7 +43,11 @@ impl Far {
         let cwd = toml::Value::from(folder.path().to_str().unwrap());
         Self {
             folder,
-            options: format!("type = \"exec\"\ncommand = {command}\ncwd = {cwd}\n{options}\n"),
+            options: format!(
+                "type = \"exec\"\ncommand = {}\ncwd = {cwd}\n{options}\n",
+                // The shell's own variables.
+                command.to_string().replace('$', "$$")
+            ),
         }
     }
 
