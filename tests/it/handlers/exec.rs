@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -29,6 +30,8 @@ echo done >>ends
 struct Far {
     folder: TempDir,
     options: String,
+    /// How much of `events` was read, and what came of it.
+    read: Mutex<(usize, Vec<Received>)>,
 }
 
 impl Far {
@@ -43,6 +46,7 @@ impl Far {
         let cwd = toml::Value::from(folder.path().to_str().unwrap());
         Self {
             folder,
+            read: Mutex::default(),
             options: format!(
                 "type = \"exec\"\ncommand = {}\ncwd = {cwd}\n{options}\n",
                 // The shell's own variables.
@@ -423,12 +427,21 @@ impl FarSide for Far {
         }
     }
 
+    /// Reads on from where it was before: it is asked often, and the file grows.
     async fn received(&self) -> Vec<Received> {
-        self.events().iter().map(Received::of).collect()
+        let mut read = self.read.lock().unwrap();
+        let text = std::fs::read_to_string(self.path("events")).unwrap_or_default();
+        let (from, end) = (read.0, text.rfind('\n').map_or(0, |end| end + 1));
+        for line in text[from..end].lines() {
+            let event: Value = serde_json::from_str(line).unwrap();
+            read.1.push(Received::of(&event));
+        }
+        read.0 = end;
+        read.1.clone()
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_events_with_daemon_and_programs_killed() {
     endure(Far::shell(APPEND)).await;
 }
