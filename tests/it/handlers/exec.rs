@@ -204,13 +204,12 @@ async fn the_node_example_handles_several_events_at_a_time_in_one_process() {
 #[tokio::test]
 async fn the_shell_example_needs_nothing_but_a_shell() {
     let count = |far: &Far| {
-        let files = std::fs::read_dir(far.path("spool")).map_or(0, |folder| {
+        std::fs::read_dir(far.path("spool")).map_or(0, |folder| {
             let names = folder.map(|file| file.unwrap().file_name());
             names
                 .filter(|name| name.to_str().unwrap().ends_with(".json"))
                 .count()
-        });
-        files
+        })
     };
     let far = run_example(&["sh", &example("spool.sh"), "spool"], "", count).await;
     let kept: BTreeSet<String> = std::fs::read_dir(far.path("spool"))
