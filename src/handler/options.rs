@@ -133,6 +133,23 @@ impl<'a> Options<'a> {
         self.text(key)
     }
 
+    /// A list of texts that the handler cannot do without; `expected` says what the key takes.
+    pub fn required_texts(
+        &mut self,
+        key: &'static str,
+        expected: &'static str,
+    ) -> Option<Vec<String>> {
+        let Some(value) = self.value(key) else {
+            self.problems.push(OptionProblem::Missing { key, expected });
+            return None;
+        };
+        let texts = value.as_array().and_then(|items| {
+            let texts = items.iter().map(|item| item.as_str().map(str::to_owned));
+            texts.collect::<Option<Vec<_>>>()
+        });
+        self.typed(key, expected, value, texts)
+    }
+
     /// A duration above zero such as `"30s"`.
     pub fn duration(&mut self, key: &'static str, default: Duration) -> Duration {
         const EXPECTED: &str = "a text with a duration, such as \"500ms\", \"30s\" or \"15m\"";
@@ -263,7 +280,7 @@ impl<'a> Options<'a> {
 const MASK: &str = "***";
 
 /// The options with whatever may be a secret masked, for showing the configuration: all texts under
-/// `headers`, those under a key that sounds secret, and user information and query of an address.
+/// `headers` and `env`, those under a key that sounds secret, and user information and query of an address.
 pub fn masked(options: &BTreeMap<String, toml::Value>) -> BTreeMap<String, toml::Value> {
     options
         .iter()
@@ -284,7 +301,8 @@ fn masked_value(key: &str, value: &toml::Value, within_secret: bool) -> toml::Va
         "private_key",
     ];
     let lowercase = key.to_ascii_lowercase();
-    let secret = within_secret || SECRET.iter().any(|word| lowercase.contains(word));
+    let secret =
+        within_secret || lowercase == "env" || SECRET.iter().any(|word| lowercase.contains(word));
     match value {
         toml::Value::Table(table) => toml::Value::Table(
             table
@@ -411,6 +429,7 @@ mod tests {
             timeout = "30s"
             size = 5
             headers = { Authorization = "hidden", nested = ["hidden"] }
+            env = { COLOUR = "hidden" }
             "#,
         );
         let shown = format!("{:?}", masked(&config.options));
