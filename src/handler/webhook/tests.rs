@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -126,13 +126,14 @@ async fn an_event_is_one_structured_cloud_event() {
             "content-type",
             "application/cloudevents+json; charset=utf-8",
         ),
-        ("idempotency-key", identity.as_str()),
+        ("idempotency-key", &format!("orders:{identity}")),
         ("user-agent", &agent),
         ("authorization", "Bearer x"),
         ("x-tenant", "acme"),
     ] {
         assert_eq!(request.headers()[name], value);
     }
+    assert!(!request.headers().contains_key("webhook-id"));
     let body: serde_json::Value = serde_json::from_slice(request.body()).unwrap();
     assert_eq!(body["id"], identity.as_str());
     assert_eq!(body["type"], "com.salesforce.event.Order__e.v1");
@@ -321,7 +322,7 @@ async fn a_server_with_a_certificate_that_nobody_vouches_for_gets_no_event() {
         received
     });
     let retry = retry(answer(&*handler(&url, "")).await);
-    assert!(retry.reason.contains("certificate"), "{}", retry.reason);
+    assert!(retry.reason.contains("`ca_file`"), "{}", retry.reason);
     assert_eq!(server.join().unwrap(), b"");
 }
 
@@ -426,6 +427,53 @@ fn options_that_cannot_be_used_are_refused_without_showing_them() {
             "`timeout` must be above zero",
         ),
         ("url = 'http://h'\nurll = 'hidden'", "did you mean `url`?"),
+        (
+            "url = 'http://h'\nheaders = { Ce-Id = 'hidden' }",
+            "set by orgstream",
+        ),
+        (
+            "url = 'http://h'\nheaders = { Webhook-Signature = 'hidden' }",
+            "set by orgstream",
+        ),
+        ("url = 'http://h'\nmode = 'hidden'", "`mode` must be"),
+        (
+            "url = 'http://h'\nbatch_events = 5",
+            "`batch_events` means something with mode = \"batched\" only",
+        ),
+        (
+            "url = 'http://h'\nmode = 'batched'\nbatch_events = 0",
+            "`batch_events` must be from 1 to 1000",
+        ),
+        (
+            "url = 'http://h'\nmode = 'batched'\nbatch_bytes = '1GiB'",
+            "`batch_bytes` must be from 1024 to",
+        ),
+        (
+            "url = 'http://h'\nsigning_secrets = ['hidden']",
+            "`signing_secrets` must hold secrets that begin with whsec_",
+        ),
+        (
+            "url = 'http://h'\nsigning_secrets = ''",
+            "`signing_secrets` is blank",
+        ),
+        (
+            "url = 'http://10.1.2.3/hidden'",
+            "`url` cannot be used: 10.1.2.3 is a private address",
+        ),
+        (
+            "url = 'http://[fd00::1]/hidden'",
+            "list it in `allow_private",
+        ),
+        (
+            "url = 'http://2852039166/hidden'",
+            "169.254.169.254 is a link-local",
+        ),
+        ("url = 'http://0x7f.1/'\nmode = 'x'", "`mode` must be"), // 127.0.0.1 by itself is fine
+        (
+            "url = 'http://h'\nallow_private_addresses = ['hidden']",
+            "`allow_private_addresses` must be true, false",
+        ),
+        ("url = 'http://h'\nca = 'hidden'", "use `ca_file`"),
     ] {
         let error = WebhookHandler::from_config(&config("webhook", options)).unwrap_err();
         let text = error.to_string();
@@ -442,4 +490,127 @@ fn nothing_secret_is_in_the_debug_form() {
     );
     let handler = WebhookHandler::from_config(&config).unwrap();
     assert!(!format!("{handler:?}").contains("hidden"));
+}
+
+#[tokio::test]
+async fn binary_mode_sends_the_data_with_attributes_as_headers() {
+    let receiver = Receiver::answering(204, &[]).await;
+    let events = batch(&[r#"{"Amount__c":12.5}"#]);
+    let handler = receiver.handler("mode = 'binary'");
+    assert_eq!(handler.handle(&events).await, BatchAnswer::HANDLED);
+    let seen = receiver.seen.lock().unwrap();
+    assert_eq!(seen[0].body(), r#"{"Amount__c":12.5}"#);
+    let identity = events.events[0].identity();
+    for (name, value) in [
+        ("content-type", "application/json"),
+        ("idempotency-key", &format!("orders:{identity}")),
+        ("ce-specversion", "1.0"),
+        ("ce-id", identity.as_str()),
+        ("ce-type", "com.salesforce.event.Order__e.v1"),
+        ("ce-epoch", "1"),
+    ] {
+        assert_eq!(seen[0].headers()[name], value, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_as_large_as_configured_and_an_array_even_of_one() {
+    let receiver = Receiver::answering(204, &[]).await;
+    let handler = receiver.handler("mode = 'batched'\nbatch_events = '25'\nbatch_bytes = '64KiB'");
+    let limits = handler.batch_limits();
+    assert_eq!((limits.events, limits.bytes), (25, 64 << 10));
+    handler.handle(&batch(&["1"])).await;
+    let seen = receiver.seen.lock().unwrap();
+    let body: Vec<serde_json::Value> = serde_json::from_slice(seen[0].body()).unwrap();
+    assert_eq!(body[0]["data"], 1);
+    for mode in ["structured", "binary"] {
+        let handler = receiver.handler(&format!("mode = '{mode}'"));
+        assert_eq!(handler.batch_limits().events, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_signature_covers_the_body_that_was_sent() {
+    const SECRETS: [&str; 2] = [
+        "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+    ];
+    let receiver = Receiver::answering(204, &[]).await;
+    for mode in ["structured", "binary", "batched"] {
+        let options = format!(
+            "mode = '{mode}'\nsigning_secrets = 'whsec_{} whsec_{}'",
+            SECRETS[0], SECRETS[1]
+        );
+        let handler = receiver.handler(&options);
+        handler.handle(&batch(&["{}"])).await;
+        let seen = receiver.seen.lock().unwrap();
+        let request = seen.last().unwrap();
+        let text = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
+        let mut signed = format!("{}.{}.", text("webhook-id"), text("webhook-timestamp"));
+        signed.push_str(std::str::from_utf8(request.body()).unwrap());
+        let wanted = SECRETS.map(|secret| {
+            use base64::prelude::*;
+            let key = BASE64_STANDARD.decode(secret).unwrap();
+            let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &key);
+            let tag = aws_lc_rs::hmac::sign(&key, signed.as_bytes());
+            format!("v1,{}", BASE64_STANDARD.encode(tag))
+        });
+        assert_eq!(text("webhook-signature"), wanted.join(" "));
+    }
+}
+
+/// A handler for `hook.example`, which leads to where `look_up` says.
+fn named(port: u16, options: &str, look_up: LookUp) -> WebhookHandler {
+    let options = format!("url = 'http://hook.example:{port}/?code=hidden'\n{options}");
+    WebhookHandler::with_look_up(&config("webhook", &options), look_up).unwrap()
+}
+
+fn port(receiver: &Receiver) -> u16 {
+    receiver.origin.rsplit_once(':').unwrap().1.parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_name_that_leads_into_the_private_network_gets_no_event_unless_allowed() {
+    let receiver = Receiver::answering(204, &[]).await;
+    let here: LookUp = |_| Box::pin(async { Ok(vec![([127, 0, 0, 1], 0).into()]) });
+    let refused = named(port(&receiver), "", here);
+    let reason = retry(answer(&refused).await).reason;
+    assert!(
+        reason.contains("hook.example leads to 127.0.0.1, a loopback address")
+            && reason.contains("`allow_private_addresses`"),
+        "{reason}"
+    );
+    assert!(refused.check().await.unwrap_err().contains("a loopback"));
+    assert_eq!(receiver.connections.load(Ordering::Relaxed), 0);
+
+    for allowed in ["true", "'true'", "['127.0.0.0/8', '10.0.0.1']"] {
+        let options = format!("allow_private_addresses = {allowed}");
+        let handler = named(port(&receiver), &options, here);
+        assert_eq!(answer(&handler).await, Answer::Handled, "{allowed}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_changes_where_it_leads_is_looked_at_for_every_connection() {
+    static LOOK_UPS: AtomicUsize = AtomicUsize::new(0);
+    // 127.0.0.1 stands for a public address here, 127.0.0.2 for one within.
+    let rebound: LookUp = |_| {
+        let first = LOOK_UPS.fetch_add(1, Ordering::Relaxed) == 0;
+        let last = if first { 1 } else { 2 };
+        Box::pin(async move { Ok(vec![([127, 0, 0, last], 0).into()]) })
+    };
+    let receiver = Receiver::answering(204, &[("connection", "close")]).await;
+    let options = "allow_private_addresses = ['127.0.0.1']";
+    let handler = named(port(&receiver), options, rebound);
+    assert_eq!(answer(&handler).await, Answer::Handled);
+    let reason = retry(answer(&handler).await).reason;
+    assert!(reason.contains("leads to 127.0.0.2"), "{reason}");
+    assert_eq!(receiver.requests(), 1);
+}
+
+#[tokio::test]
+async fn localhost_needs_no_permission() {
+    let receiver = Receiver::answering(204, &[]).await;
+    let url = format!("http://localhost:{}/", port(&receiver));
+    assert_eq!(answer(&*handler(&url, "")).await, Answer::Handled);
 }
