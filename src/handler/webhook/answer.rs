@@ -51,7 +51,15 @@ pub(super) fn why_none(host: &str, timeouts: Timeouts, error: &reqwest::Error) -
     } else if error.is_timeout() {
         format!("no answer from {host} within {:?}", timeouts.whole)
     } else {
-        let hint = tls_error(error).map_or("", tls_hint);
+        let hint = match tls_error(error) {
+            Some(error) => tls_hint(error),
+            // With TLS 1.3 the client is done with its handshake before the server has looked at its
+            // certificate, and what the server says of it may be lost with the connection.
+            None if host.starts_with("https:") && !error.is_connect() => {
+                " (one that wants another client certificate may hang up so: look at `client_cert`)"
+            }
+            None => "",
+        };
         format!("no answer from {host}: {}{hint}", chain(error))
     }
 }

@@ -2,3 +2,4 @@
 
 mod endurance;
 mod postgres;
+mod webhook;
