@@ -614,3 +614,73 @@ async fn localhost_needs_no_permission() {
     let url = format!("http://localhost:{}/", port(&receiver));
     assert_eq!(answer(&*handler(&url, "")).await, Answer::Handled);
 }
+
+/// The rows of the webhook's table in the documentation: keys and default.
+fn documented() -> Vec<(Vec<String>, String)> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIGURATION.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, section) = text.split_once("\n`webhook` posts events").unwrap();
+    let (_, table) = section.split_once("| --- | --- | --- |\n").unwrap();
+    let rows = table.lines().take_while(|line| line.starts_with('|'));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let keys = cells[1].split(", ").map(|key| key.replace('`', ""));
+        (keys.collect(), cells[2].to_owned())
+    })
+    .collect()
+}
+
+#[test]
+fn the_documentation_names_every_key() {
+    let config = config("webhook", "zzz = 1");
+    let Err(HandlerConfigError::Options { problems, .. }) = WebhookHandler::from_config(&config)
+    else {
+        panic!("zzz is known");
+    };
+    let mut known = problems
+        .into_iter()
+        .find_map(|problem| match problem {
+            super::super::OptionProblem::Unknown { known, .. } => Some(known),
+            _ => None,
+        })
+        .unwrap();
+    let mut named: Vec<String> = documented()
+        .into_iter()
+        .flat_map(|(keys, _)| keys)
+        .collect();
+    known.sort_unstable();
+    named.sort_unstable();
+    assert_eq!(named, known);
+}
+
+#[test]
+fn the_documentation_gives_the_defaults() {
+    let defaults: Vec<String> = documented()
+        .iter()
+        .filter_map(|(keys, default)| {
+            let value = default.strip_prefix('`')?.strip_suffix('`')?;
+            Some(format!("{} = '{value}'", keys[0]))
+        })
+        .collect();
+    assert_eq!(defaults.len(), 6, "{defaults:?}");
+    let read = |options: &str| {
+        let settings = Settings::read(&config("webhook", options)).unwrap();
+        let (limits, timeouts) = (settings.limits, settings.timeouts);
+        format!(
+            "{:?} {limits:?} {timeouts:?} {:?}",
+            settings.mode, settings.guard
+        )
+    };
+    // Sizes of batches mean something in one mode only.
+    let (batch, others): (Vec<_>, Vec<_>) = defaults
+        .iter()
+        .cloned()
+        .partition(|line| line.starts_with("batch_"));
+    let url = "url = 'http://h'\n";
+    assert_eq!(read(url), read(&format!("{url}{}", others.join("\n"))));
+    let batched = format!("{url}mode = 'batched'\n");
+    assert_eq!(
+        read(&batched),
+        read(&format!("{batched}{}", batch.join("\n")))
+    );
+}

@@ -245,3 +245,21 @@ async fn several_events_share_a_request_where_several_wait() {
     );
     assert!(sizes.len() < 100, "hardly any batches: {sizes:?}");
 }
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_used_and_looks_the_name_up() {
+    // The receiver stands in for the proxy, which gets requests with whole addresses.
+    let Some(endpoint) = Endpoint::start(json!({"path": "http://hook.example/salesforce"})) else {
+        return;
+    };
+    let (org, store) = (Emulator::start().await, Store::sqlite());
+    publish(&org, 5).await;
+    let handler = webhook("http://hook.example/salesforce", "");
+    let proxy = format!("http://localhost:{}", endpoint.port);
+    let daemon = Daemon::run_with(
+        &accounts(&org, &store, "", &handler),
+        &[("http_proxy", &proxy)],
+    );
+    endpoint.accepts(5).await;
+    assert_eq!(daemon.stop().await.1, 0);
+}
