@@ -3,6 +3,8 @@
 //
 //     node webhook.mjs SETTINGS     one JSON object; prints {"port":…} when it listens
 //
+// It ends when its standard input does.
+//
 // Settings, all but `journal` optional:
 //
 //     journal   file that gets a line of JSON for each request that was accepted
@@ -23,6 +25,8 @@ import http2 from 'node:http2';
 import https from 'node:https';
 import { createRequire } from 'node:module';
 import path from 'node:path';
+
+process.stdin.resume().on('end', () => process.exit(0));
 
 const settings = JSON.parse(process.argv[2]);
 const library = settings.library

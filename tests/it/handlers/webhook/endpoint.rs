@@ -86,7 +86,8 @@ impl Endpoint {
         let mut child = Command::new("node")
             .arg(project().join("tests/receivers/webhook.mjs"))
             .arg(settings.to_string())
-            .stdin(Stdio::null())
+            // Closed with the test's process, whatever its end: then the receiver ends, too.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
