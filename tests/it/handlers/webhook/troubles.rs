@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::endpoint::{Certificates, Endpoint};
 use super::{accounts, publish, url};
-use crate::support::{Daemon, Emulator, Store, account_update, eventually, names, record, webhook};
+use crate::support::{Daemon, Emulator, Store, account_update, names, record, webhook};
 
 const EVENTS: usize = 20;
 
