@@ -4,3 +4,4 @@ mod custom;
 mod endurance;
 mod exec;
 mod postgres;
+mod webhook;
