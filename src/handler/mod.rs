@@ -6,6 +6,7 @@ mod postgres;
 mod registry;
 mod retry_after;
 pub mod sql;
+mod template;
 #[cfg(test)]
 mod testing;
 mod transactional;
@@ -22,6 +23,7 @@ pub use log::{LineSink, LogHandler};
 pub use options::{OptionProblem, Options, masked};
 pub use postgres::PostgresHandler;
 pub use registry::{HandlerConfigError, Registry};
+pub use template::Template;
 pub use transactional::{TransactionalHandler, answer_to, reason_of};
 pub use webhook::WebhookHandler;
 
