@@ -272,8 +272,9 @@ pub fn masked(options: &BTreeMap<String, toml::Value>) -> BTreeMap<String, toml:
 }
 
 fn masked_value(key: &str, value: &toml::Value, within_secret: bool) -> toml::Value {
-    const SECRET: [&str; 9] = [
+    const SECRET: [&str; 10] = [
         "header",
+        "nkey",
         "secret",
         "token",
         "password",

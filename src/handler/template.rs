@@ -113,6 +113,15 @@ impl Template {
         name
     }
 
+    /// The name with the same text in the place of every placeholder: for looking at a far side before there is an event.
+    pub fn filled(&self, text: &str) -> String {
+        let part = |part: &Part| match part {
+            Part::Text(own) => own.clone(),
+            Part::Of(_) => text.to_owned(),
+        };
+        self.parts.iter().map(part).collect()
+    }
+
     /// The name, where it is the same for every event: known before there is one.
     pub fn fixed(&self) -> Option<&str> {
         let fixed = self.parts.iter().all(|part| matches!(part, Part::Text(_)));
@@ -203,6 +212,7 @@ mod tests {
         let template = Template::parse("a.{topic}.b").unwrap();
         assert_eq!(template.literals().collect::<Vec<_>>(), ["a.", ".b"]);
         assert_eq!(template.to_string(), "a.{topic}.b");
+        assert_eq!(template.filled("*"), "a.*.b");
     }
 
     #[test]
