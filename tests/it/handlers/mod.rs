@@ -1,4 +1,10 @@
 //! Handlers against what they write to: the daemon, the emulator and the far side, each a process.
 
 mod endurance;
+#[cfg(feature = "nats")]
+mod nats;
 mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(any(feature = "nats", feature = "redis"))]
+mod trouble;
