@@ -5,10 +5,13 @@ mod connection;
 use std::time::Duration;
 
 use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
-use async_nats::jetstream::context::{GetStreamByNameErrorKind, PublishError, PublishErrorKind};
+use async_nats::jetstream::context::{
+    GetStreamByNameErrorKind, PublishError, PublishErrorKind, RequestErrorKind,
+};
 use async_nats::jetstream::stream::StorageType;
 use async_nats::jetstream::{Context, ErrorCode};
 use async_trait::async_trait;
+use serde_json::Value;
 use tracing::warn;
 
 use super::registry::HandlerConfigError;
@@ -137,12 +140,27 @@ impl NatsHandler {
     async fn look(&self) -> Result<(), String> {
         let server = self.connection.name();
         let context = self.connection.jetstream().await?;
-        context.query_account().await.map_err(|error| {
-            format!(
-                "NATS at {server} has no JetStream for this user ({}): start it with -js, or enable it for the account",
-                error.kind()
-            )
-        })?;
+        // The library's own type for this answer wants fields that servers before 2.10 do not send.
+        let asked: Result<Value, _> = context.request("INFO", &serde_json::json!({})).await;
+        let why = match asked {
+            Ok(account) => account.get("error").map(|error| {
+                let said = error.get("description").and_then(Value::as_str);
+                connection::plain(said.unwrap_or("an error"))
+            }),
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                Some(error.kind().to_string())
+            }
+            Err(error) => {
+                warn!(server, error = %error.kind(), "could not ask for the account's JetStream");
+                None
+            }
+        };
+        if let Some(why) = why {
+            return Err(format!(
+                "NATS at {server} has no JetStream for this user ({why}): start it with -js, or enable it for the \
+                 account"
+            ));
+        }
         let subject = any_subject(&self.subject);
         let name = match context.stream_by_subject(subject.as_str()).await {
             Ok(name) => name,

@@ -74,7 +74,12 @@ impl Nats {
     /// Once it has recovered what it had.
     async fn context(&self) -> Context {
         let context = jetstream::new(self.client().await);
-        eventually("JetStream", async || context.query_account().await.ok()).await;
+        // The library's own type for this answer wants fields that servers before 2.10 do not send.
+        eventually("JetStream", async || {
+            let answer: Value = context.request("INFO", &serde_json::json!({})).await.ok()?;
+            answer.get("error").is_none().then_some(())
+        })
+        .await;
         context
     }
 
@@ -168,7 +173,6 @@ async fn a_missing_stream_and_a_full_one_keep_events_waiting_until_they_are_mend
         .await;
     nats.up().await;
     let missing = ["takes the subject orgstream.", "nats stream add"];
-    bench.says_down(&missing).await;
     let (code, text) = bench.check().await;
     assert!(
         code == 1 && missing.iter().all(|part| text.contains(part)),
@@ -178,8 +182,17 @@ async fn a_missing_stream_and_a_full_one_keep_events_waiting_until_they_are_mend
     nats.has(6).await;
     let (code, text) = bench.check().await;
     assert_eq!(code, 0, "{text}");
+    let elsewhere = Config {
+        subjects: vec!["elsewhere.>".into()],
+        ..events()
+    };
+    nats.stream(elsewhere).await;
+    bench.publish(7).await;
+    bench.says_down(&missing).await;
+    nats.stream(events()).await;
+    nats.has(13).await;
     let full = Config {
-        max_messages: 6,
+        max_messages: 13,
         discard: DiscardPolicy::New,
         ..events()
     };
@@ -188,9 +201,9 @@ async fn a_missing_stream_and_a_full_one_keep_events_waiting_until_they_are_mend
     bench
         .says_down(&["maximum messages exceeded", "raise its limits"])
         .await;
-    assert_eq!(nats.received().await.len(), 6);
+    assert_eq!(nats.received().await.len(), 13);
     nats.stream(events()).await;
-    nats.has(13).await;
+    nats.has(20).await;
     bench.nothing_parked().await;
 }
 

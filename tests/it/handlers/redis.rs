@@ -22,7 +22,13 @@ struct Redis {
 impl Redis {
     /// `None` where there is no Redis to test with. `more` are further arguments of the server.
     async fn start(more: &[&str]) -> Option<Self> {
+        Self::start_with("", more).await
+    }
+
+    /// As [`Redis::start`], for a server that wants a login.
+    async fn start_with(login: &'static str, more: &[&str]) -> Option<Self> {
         let mut redis = Self::prepare()?;
+        redis.login = login;
         redis.more = more.iter().map(|arg| (*arg).to_owned()).collect();
         redis.up().await;
         Some(redis)
@@ -265,10 +271,9 @@ async fn the_server_in_trouble_keeps_events_waiting_until_it_is_mended() {
 
 #[tokio::test]
 async fn a_wrong_password_keeps_events_waiting_until_it_is_the_right_one() {
-    let Some(mut redis) = Redis::start(&["--requirepass", "other"]).await else {
+    let Some(mut redis) = Redis::start_with(":other@", &["--requirepass", "other"]).await else {
         return;
     };
-    redis.login = ":other@";
     let url = format!("url = \"redis://:right@127.0.0.1:{}\"", redis.server.port);
     let mut bench = Bench::start(&format!("type = \"redis\"\n{url}")).await;
     bench.publish(6).await;
@@ -289,7 +294,7 @@ async fn a_wrong_password_keeps_events_waiting_until_it_is_the_right_one() {
 
 #[tokio::test]
 async fn a_server_that_wants_a_password_says_so() {
-    let Some(redis) = Redis::start(&["--requirepass", "other"]).await else {
+    let Some(redis) = Redis::start_with(":other@", &["--requirepass", "other"]).await else {
         return;
     };
     let mut bench = Bench::start(&redis.handler()).await;
