@@ -8,7 +8,9 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use async_nats::{
+    Client, ClientError, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr,
+};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::handler::Options;
@@ -240,10 +242,22 @@ fn note(last_error: &Mutex<Option<String>>, event: &Event) {
             Some(REFUSED.to_owned())
         }
         Event::ServerError(error) => Some(plain(&error.to_string())),
+        Event::ClientError(ClientError::Other(kind)) if is_refusal(kind) => {
+            Some(REFUSED.to_owned())
+        }
         Event::ClientError(error) => Some(plain(&error.to_string())),
         _ => return,
     };
     *last_error.lock().unwrap_or_else(PoisonError::into_inner) = said;
+}
+
+/// Of an attempt to connect again the client tells the kind of its error only, as a text.
+fn is_refusal(kind: &str) -> bool {
+    let refusals = [
+        ConnectErrorKind::Authentication,
+        ConnectErrorKind::AuthorizationViolation,
+    ];
+    refusals.iter().any(|refusal| refusal.to_string() == kind)
 }
 
 /// The cure, where what is said points to one.
@@ -274,5 +288,36 @@ impl fmt::Debug for Connection {
         f.debug_struct("Connection")
             .field("servers", &self.name)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_last_is_kept_until_the_connection_is_up() {
+        let last = Mutex::new(None);
+        let said = |event: Event| {
+            note(&last, &event);
+            last.lock().unwrap().clone()
+        };
+        let violation = ConnectErrorKind::AuthorizationViolation.to_string();
+        let refused = said(Event::ClientError(ClientError::Other(violation)));
+        assert_eq!(refused.as_deref(), Some(REFUSED));
+        assert_eq!(said(Event::Disconnected).as_deref(), Some(REFUSED));
+        let other = said(Event::ServerError(async_nats::ServerError::Other(
+            "a\nb".into(),
+        )));
+        assert_eq!(other.as_deref(), Some("nats: a b"));
+        assert_eq!(said(Event::Connected), None);
+    }
+
+    #[test]
+    fn what_points_to_a_cure_has_it() {
+        assert!(cure(REFUSED).contains("`credentials`"));
+        assert!(cure("TLS error: invalid peer certificate: UnknownIssuer").contains("`ca_file`"));
+        assert!(cure("IO error: Connection refused (os error 111)").contains("`url`"));
+        assert_eq!(cure("it is not there"), "");
     }
 }

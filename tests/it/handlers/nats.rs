@@ -295,11 +295,14 @@ async fn a_refused_login_keeps_events_waiting_until_it_is_right() {
     nats.has(6).await;
     // Of a connection that was up, too.
     nats.restart_with(&USERS.replace("right", "other")).await;
+    bench
+        .daemon
+        .logged(&["client error", "authorization violation"])
+        .await;
     bench.publish(6).await;
     eventually("the login to be refused again", async || {
-        let refused =
-            |line: &&String| line.contains("fails for all") && line.contains("refuses the login");
-        (bench.daemon.log().iter().filter(refused).count() >= 2).then_some(())
+        let down = |line: &&String| line.contains("fails for all") && line.contains(refused[0]);
+        (bench.daemon.log().iter().filter(down).count() >= 2).then_some(())
     })
     .await;
     nats.restart_with(USERS).await;

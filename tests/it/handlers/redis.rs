@@ -1,6 +1,6 @@
 //! The `redis` handler against `redis-server`.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use redis::{Connection, Value};
 
@@ -11,12 +11,17 @@ use crate::support::{account_update, eventually, record};
 
 const STREAM: &str = "orgstream:AccountChangeEvent";
 
+/// Names and values of an entry.
+type Fields = Vec<(String, String)>;
+
 /// A server that keeps what it has in an append-only file, as one does that shall keep it.
 struct Redis {
     server: Server,
     more: Vec<String>,
     /// What goes between `redis://` and the host in a test's own connection.
     login: &'static str,
+    /// What was read in a run of endurance, up to the entry of this ID.
+    read: Mutex<(String, Vec<Received>)>,
 }
 
 impl Redis {
@@ -41,6 +46,7 @@ impl Redis {
             server: Server::new(program.clone()?),
             more: Vec::new(),
             login: "",
+            read: Mutex::default(),
         })
     }
 
@@ -95,23 +101,23 @@ impl Redis {
     }
 
     /// The fields of each entry of a stream, in order.
-    fn entries(&self, stream: &str) -> Vec<Vec<(String, String)>> {
-        let mut connection = self.try_connect().unwrap();
-        let entries: Vec<(String, Vec<(String, String)>)> = redis::cmd("XRANGE")
-            .arg(stream)
-            .arg("-")
-            .arg("+")
-            .query(&mut connection)
-            .unwrap_or_default();
+    fn entries(&self, stream: &str) -> Vec<Fields> {
+        let entries = self.range(stream, "-");
         entries.into_iter().map(|(_, fields)| fields).collect()
     }
 
+    /// The entries of a stream, with their IDs, from a place on.
+    fn range(&self, stream: &str, from: &str) -> Vec<(String, Fields)> {
+        let mut connection = self.try_connect().unwrap();
+        redis::cmd("XRANGE")
+            .arg(stream)
+            .arg(from)
+            .arg("+")
+            .query(&mut connection)
+            .unwrap_or_default()
+    }
+
     fn received(&self) -> Vec<Received> {
-        let event = |fields: &Vec<(String, String)>| {
-            let (name, event) = fields.last().unwrap();
-            assert_eq!(name, "event");
-            Received::of(&serde_json::from_str(event).unwrap())
-        };
         self.entries(STREAM).iter().map(event).collect()
     }
 
@@ -131,6 +137,13 @@ impl Redis {
     }
 }
 
+/// The event of an entry.
+fn event(fields: &Fields) -> Received {
+    let (name, event) = fields.last().unwrap();
+    assert_eq!(name, "event");
+    Received::of(&serde_json::from_str(event).unwrap())
+}
+
 impl FarSide for Redis {
     fn handler(&self) -> String {
         Redis::handler(self)
@@ -141,8 +154,20 @@ impl FarSide for Redis {
         self.up().await;
     }
 
+    /// Reads on where it left off.
     async fn received(&self) -> Vec<Received> {
-        Redis::received(self)
+        let mut read = self.read.lock().unwrap();
+        let (last, all) = &mut *read;
+        let from = if last.is_empty() {
+            "-".to_owned()
+        } else {
+            format!("({last}")
+        };
+        for (id, fields) in self.range(STREAM, &from) {
+            all.push(event(&fields));
+            *last = id;
+        }
+        all.clone()
     }
 }
 
