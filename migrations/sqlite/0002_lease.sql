@@ -5,6 +5,7 @@ alter table subscription add column paused_at integer;
 alter table subscription add column begin_from text check (begin_from in ('earliest', 'latest'));
 alter table subscription add column position_time integer;
 alter table subscription add column position_transaction text;
+alter table subscription add column position_event blob;
 alter table subscription add column asked integer not null default 0;
 
 create table worker (
@@ -13,7 +14,19 @@ create table worker (
     version text not null,
     started_at integer not null,
     seen_at integer not null,
-    lives_until integer not null
+    lives_until integer not null,
+    subscriptions text not null default '[]',
+    refused text not null default '[]'
+) strict;
+
+create table former_name (
+    org_id text not null,
+    name text not null,
+    subscription text not null,
+    renamed_at integer not null,
+    primary key (org_id, name),
+    foreign key (org_id, subscription) references subscription (org_id, name)
+        on update cascade on delete cascade
 ) strict;
 
 alter table dead_letter add column place integer;
@@ -22,8 +35,6 @@ alter table dead_letter add column retry_asked_at integer;
 
 alter table hole add column from_time integer;
 alter table hole add column to_time integer;
-create index hole_acknowledged on hole (acknowledged_at) where acknowledged_at is not null;
-create index dead_letter_resolved on dead_letter (resolved_at) where resolved_at is not null;
 
 alter table position_mark add column received integer;
 

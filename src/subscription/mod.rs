@@ -27,6 +27,7 @@ mod letter_loader;
 mod lost;
 #[cfg(test)]
 mod marks_model;
+mod notes;
 mod observe;
 mod parking;
 mod position;
@@ -34,6 +35,7 @@ mod reader;
 mod replay_end;
 mod resume;
 mod rewind;
+mod sleepless;
 mod state;
 mod streams;
 mod tracker;
@@ -55,6 +57,7 @@ use crate::store::{Lease, LetterSummary, Store, StoreError, TakenOver};
 use crate::telemetry::metrics;
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
+pub use sleepless::Moment;
 pub use state::State;
 
 pub(crate) use age::{Kept, PositionAge};
@@ -176,6 +179,11 @@ pub async fn run(
     Ok(ended)
 }
 
+/// What the gauges say of a subscription that another worker runs.
+pub(crate) fn shown_elsewhere(name: &str) {
+    Observer::new(name).ended();
+}
+
 /// A subscription under one epoch.
 struct Stint<'a> {
     shared: &'a Shared,
@@ -255,6 +263,7 @@ impl Stint<'_> {
             ),
             given_up,
             expected,
+            rewound_from: taken.rewound_from,
             in_flight: in_flight.clone(),
             observer: self.observer.clone(),
             replay: None,
@@ -277,6 +286,7 @@ impl Stint<'_> {
             assignment,
             streams,
             resumed_after: resume_after,
+            resumed_event: taken.position_event,
             given_up: given_up_out,
             age: PositionAge::new(
                 (
@@ -309,7 +319,7 @@ type Letters = (Vec<LetterSummary>, Vec<(Option<String>, EventIdentity)>);
 
 /// Gives the lease back, so that another worker need not wait for its end. Politeness: one that cannot be
 /// given back now runs out.
-async fn release(store: &Arc<dyn Store>, lease: &Lease) {
+pub(crate) async fn release(store: &Arc<dyn Store>, lease: &Lease) {
     let began = Instant::now();
     let released = tokio::time::timeout(RELEASE_LIMIT, store.release(lease)).await;
     metrics::store_called("release", began.elapsed());

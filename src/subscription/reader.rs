@@ -16,6 +16,7 @@ use super::credits::Credits;
 use super::in_flight::InFlight;
 use super::lease_clock::LeaseClock;
 use super::lost::GivenUp;
+use super::notes::Notes;
 use super::observe::Observer;
 use super::resume::Resume;
 use super::state::State;
@@ -79,6 +80,10 @@ pub(super) struct Reader {
     pub(super) given_up: mpsc::UnboundedSender<GivenUp>,
     /// What an earlier run from EARLIEST began with, of which nothing was finished.
     pub(super) expected: Option<ReplayId>,
+    /// Where rewinds left from that perhaps skipped something.
+    pub(super) rewound_from: Vec<ReplayId>,
+    /// What is known about holes, on its way to the store.
+    pub(super) notes: Notes,
     /// Says what a run from EARLIEST may cost.
     pub(super) cost: EarliestCost,
 }
@@ -126,7 +131,7 @@ impl Reader {
     /// Opens a stream, once the lease holds and there is room for an event.
     async fn connect(&mut self) -> Result<Step, Break> {
         self.in_flight.owe(0);
-        if !self.clock.holds(Instant::now()) {
+        if !self.clock.holds() {
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(Step::Stopped),
                 () = self.clock.changed() => return Ok(Step::Disconnected),
@@ -154,14 +159,14 @@ impl Reader {
             self.probe().await?;
             self.begun = true;
             // That may have taken long.
-            if !self.clock.holds(Instant::now()) {
+            if !self.clock.holds() {
                 return Ok(Step::Disconnected);
             }
         }
         let from = self.resume.from();
         if from == ReplayFrom::Earliest {
             self.cost.tell().await;
-            if !self.clock.holds(Instant::now()) {
+            if !self.clock.holds() {
                 return Ok(Step::Disconnected);
             }
         }
@@ -260,7 +265,7 @@ impl Reader {
         }
         let starved = streaming.credits.outstanding() == 0;
         // Somebody else may have begun where our time is up; what was asked for before still comes.
-        if self.clock.holds(now)
+        if self.clock.holds()
             && let Some(more) = streaming.credits.ask(self.in_flight.room(), now)
         {
             // An error means that the call is over: the next response, or its absence, tells why.
@@ -278,6 +283,7 @@ impl Reader {
         if self.resume.first_answer() && self.replay.is_none() {
             self.first_came(&batch, received_at);
         }
+        self.comes_by(&batch);
         let last_at = batch
             .events
             .last()

@@ -7,6 +7,7 @@
 mod bed;
 mod commands;
 mod credentials;
+mod held_up;
 mod holes;
 mod leases;
 mod letter_moves;
@@ -75,6 +76,9 @@ suite! {
     leases::what_a_person_paused_is_taken_by_nobody_until_it_is_resumed,
     leases::a_rename_takes_everything_along_and_fences_the_old_owner,
     leases::a_rename_is_refused_while_a_worker_runs_it_or_the_name_is_taken,
+    leases::a_name_that_was_given_up_is_not_begun_anew_until_it_is_given_back,
+    leases::a_worker_tells_the_others_what_it_can_run_and_people_what_it_was_refused,
+    leases::a_survey_tells_what_has_a_position_and_what_began_without_one,
     leases::the_owner_is_shown_by_its_name_while_it_holds_the_lease,
     letters::a_parked_event_is_kept_as_received,
     letters::parking_the_same_event_again_changes_nothing,
@@ -95,6 +99,7 @@ suite! {
     holes::a_start_at_latest_that_dies_again_adds_to_the_hole_it_began_in,
     holes::a_gap_is_recorded_once_for_each_event_and_never_closed,
     holes::a_gap_of_very_many_records_keeps_the_first_and_the_count,
+    holes::gaps_are_recorded_together_each_once,
     commands::a_command_is_asked_begun_saved_and_ended,
     commands::a_withdrawn_command_is_stopped_and_one_that_is_over_stays_as_it_is,
     commands::commands_are_carried_out_by_the_holder_only,
@@ -102,6 +107,10 @@ suite! {
     commands::a_rewind_raises_the_epoch_and_sets_the_position,
     commands::a_rewind_to_earliest_or_latest_is_found_again_until_there_is_a_position,
     commands::a_rewind_to_latest_records_what_it_skips,
+    commands::a_rewind_leaves_a_hole_until_the_stream_shows_that_it_went_back,
+    commands::a_rewind_to_where_it_stands_or_back_again_skips_nothing,
+    commands::a_rewind_before_the_first_position_leaves_a_hole_too,
+    commands::a_rewind_forward_and_one_more_are_two_holes,
     commands::a_withdrawn_rewind_changes_nothing,
     commands::a_time_is_found_among_the_marks,
     holes::holes_are_acknowledged_by_number_by_subscription_or_all,
