@@ -267,7 +267,10 @@ fn cure(why: &str) -> &'static str {
         " (look at `token`, `user` and `password`, `nkey` or `credentials`)"
     } else if why.contains("certificate") {
         " (name the CA in `ca_file`)"
-    } else if why.contains("refused") || why.contains("dns") || why.contains("lookup") {
+    } else if ["refused", "dns", "lookup", "io error"]
+        .iter()
+        .any(|word| why.contains(word))
+    {
         " (look at host and port of `url`)"
     } else {
         ""

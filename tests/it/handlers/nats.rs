@@ -312,7 +312,17 @@ async fn a_refused_login_keeps_events_waiting_until_it_is_right() {
         "password: right",
         "password: right, permissions: { publish: { deny: \"orgstream.>\" } }",
     );
+    let connections = || {
+        let log = bench.daemon.log();
+        let connected = log.iter().filter(|line| line.contains("event: connected"));
+        connected.count()
+    };
+    let before = connections();
     nats.restart_with(&denied).await;
+    eventually("the daemon to connect again", async || {
+        (connections() > before).then_some(())
+    })
+    .await;
     bench.publish(6).await;
     bench
         .says_down(&["Permissions Violation", "must be allowed to publish"])
