@@ -2,13 +2,20 @@
 
 mod exec;
 mod log;
+#[cfg(feature = "nats")]
+mod nats;
 mod options;
 mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 mod registry;
 mod retry_after;
 pub mod sql;
+mod template;
 #[cfg(test)]
 mod testing;
+#[cfg(any(feature = "nats", feature = "redis"))]
+mod tls_options;
 mod transactional;
 mod webhook;
 
@@ -21,9 +28,14 @@ use crate::event::Event;
 pub use async_trait::async_trait;
 pub use exec::ExecHandler;
 pub use log::{LineSink, LogHandler};
+#[cfg(feature = "nats")]
+pub use nats::NatsHandler;
 pub use options::{OptionProblem, Options, masked};
 pub use postgres::PostgresHandler;
+#[cfg(feature = "redis")]
+pub use redis::RedisHandler;
 pub use registry::{HandlerConfigError, Registry};
+pub use template::Template;
 pub use transactional::{TransactionalHandler, answer_to, reason_of};
 pub use webhook::WebhookHandler;
 

@@ -3,5 +3,11 @@
 mod custom;
 mod endurance;
 mod exec;
+#[cfg(feature = "nats")]
+mod nats;
 mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(any(feature = "nats", feature = "redis"))]
+mod trouble;
 mod webhook;

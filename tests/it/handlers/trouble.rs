@@ -1,0 +1,85 @@
+//! A daemon whose handler's far side is in trouble and is mended: nothing is lost or out of order.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::support::{Daemon, Emulator, Store, account_update, record};
+
+const ACCOUNTS: &str = "/data/AccountChangeEvent";
+
+/// The emulator, a daemon with one handler `far`, and how many events there were.
+pub(super) struct Bench {
+    org: Emulator,
+    store: Store,
+    config: String,
+    pub(super) daemon: Daemon,
+    published: usize,
+}
+
+impl Bench {
+    /// Runs a daemon with a handler of these lines.
+    pub(super) async fn start(handler: &str) -> Self {
+        let org = Emulator::start().await;
+        let store = Store::sqlite();
+        let config = config(&org, &store, handler);
+        Self {
+            daemon: Daemon::run(&config),
+            org,
+            store,
+            config,
+            published: 0,
+        }
+    }
+
+    /// Publishes so many events of three records, whose field `Name` is their number from 0.
+    pub(super) async fn publish(&mut self, count: usize) {
+        let numbers = self.published..self.published + count;
+        let event = |n: usize| account_update(&record(n % 3), &n.to_string());
+        let events: Vec<Value> = numbers.map(event).collect();
+        self.org.publish(ACCOUNTS, &events).await;
+        self.published += count;
+    }
+
+    /// As [`Bench::publish`], for one event of this name.
+    pub(super) async fn publish_named(&mut self, name: &str) {
+        let event = account_update(&record(9), name);
+        self.org.publish(ACCOUNTS, &[event]).await;
+    }
+
+    /// Waits for a line of the daemon that the handler fails for all, with these texts.
+    pub(super) async fn says_down(&self, texts: &[&str]) {
+        let texts: Vec<&str> = [&["handler=far", "fails for all"], texts].concat();
+        self.daemon.logged(&texts).await;
+    }
+
+    /// What `orgstream check` says of it all, and whether it is content.
+    pub(super) async fn check(&self) -> (i32, String) {
+        let (code, out, err) = Daemon::output(&["check"], &self.config, &BTreeMap::new()).await;
+        (code, format!("{out}\n{err}"))
+    }
+
+    /// Nothing is parked.
+    pub(super) async fn nothing_parked(&self) {
+        assert_eq!(self.store.parked().await, []);
+    }
+
+    /// Waits until so many events are parked, and gives the errors.
+    pub(super) async fn parks(&self, count: usize) -> Vec<String> {
+        let parked = self.store.parks(count).await;
+        parked
+            .into_iter()
+            .map(|letter| letter.letter.error)
+            .collect()
+    }
+}
+
+fn config(org: &Emulator, store: &Store, handler: &str) -> String {
+    format!(
+        "{}\n[store]\nurl = \"{}\"\n[[subscription]]\nname = \"accounts\"\ntopic = \"{ACCOUNTS}\"\n\
+         start = \"earliest\"\n[[subscription.handler]]\nname = \"far\"\n\
+         retry = {{ attempts = 3, initial = \"50ms\", max = \"200ms\" }}\n{handler}\n",
+        org.salesforce(),
+        store.url
+    )
+}
