@@ -245,7 +245,7 @@ impl Site {
     /// Runs a command of ours to its end, as a person would; gives whether it succeeded, and what it said.
     pub(crate) async fn command(&self, words: &[&str]) -> anyhow::Result<(bool, String)> {
         let url = self.cluster.lock().await.url(&self.database);
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_orgstream"));
+        let mut command = std::process::Command::new(super::emulator::program());
         command
             .args(words)
             .env_clear()

@@ -130,7 +130,7 @@ lease = "{}"
     }
 
     fn command(&self, setting: &Setting, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orgstream"));
+        let mut command = Command::new(super::emulator::program());
         command
             .args(args)
             .env_clear()
