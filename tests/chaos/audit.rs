@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
-use super::account::{Hole, Letter, Row, Write};
+use super::account::{Appended, Hole, Letter, Parking, Row, Write};
 
 /// Made before anything runs, so that nothing escapes it. The writer is the process, by the name that it
 /// gives its connections.
@@ -35,6 +35,31 @@ when ((old.epoch, old.holder, old.write_number, old.position)
       is distinct from (new.epoch, new.holder, new.write_number, new.position))
 execute function chaos.note();
 
+-- What became of letters, by when.
+create table chaos.parking (
+    id bigint generated always as identity primary key,
+    at_us bigint not null default (extract(epoch from clock_timestamp()) * 1000000)::bigint,
+    subscription text not null,
+    letter bigint not null,
+    handler text,
+    replay_id bytea,
+    records text[] not null,
+    open boolean not null
+);
+create function chaos.note_letter() returns trigger language plpgsql as $$
+declare
+    row orgstream.dead_letter := case when tg_op = 'DELETE' then old else new end;
+begin
+    insert into chaos.parking (subscription, letter, handler, replay_id, records, open)
+    values (row.subscription, row.id, row.handler, row.replay_id, row.record_ids,
+            tg_op <> 'DELETE' and row.state = 'open');
+    return null;
+end $$;
+create trigger chaos_letter after insert or delete on orgstream.dead_letter for each row
+execute function chaos.note_letter();
+create trigger chaos_letter_state after update on orgstream.dead_letter for each row
+when (old.state is distinct from new.state) execute function chaos.note_letter();
+
 -- What an append handler committed, attempts that its table's key hides included. Its table is made on first
 -- use, and watched from then on.
 create table chaos.appended (
@@ -42,6 +67,7 @@ create table chaos.appended (
     table_name text not null,
     replay_id text not null,
     record text not null,
+    at_us bigint not null default (extract(epoch from clock_timestamp()) * 1000000)::bigint,
     first boolean not null
 );
 create function chaos.note_row() returns trigger language plpgsql as $$
@@ -85,6 +111,7 @@ pub(crate) struct Stored {
     pub(crate) state: String,
     pub(crate) writes: Vec<Write>,
     pub(crate) letters: Vec<Letter>,
+    pub(crate) parkings: Vec<Parking>,
     pub(crate) holes: Vec<Hole>,
     /// Commands that are not carried out yet.
     pub(crate) commands: i64,
@@ -121,14 +148,14 @@ impl Audit {
         Ok(found == Some(true))
     }
 
-    /// Everything stored about a subscription.
-    pub(crate) async fn stored(&self, name: &str) -> anyhow::Result<Stored> {
+    /// Everything stored about a subscription, by the names that it may have.
+    pub(crate) async fn stored(&self, names: &[String]) -> anyhow::Result<Stored> {
         let mut connection = self.connect().await?;
         let row = sqlx::query(
             "select position, concat_ws(': ', state, state_detail) as state \
-             from orgstream.subscription where name = $1",
+             from orgstream.subscription where name = any($1)",
         )
-        .bind(name)
+        .bind(names)
         .fetch_optional(&mut connection)
         .await?;
         let mut stored = Stored::default();
@@ -137,14 +164,15 @@ impl Audit {
             stored.position = position.as_deref().map(place);
             stored.state = row.try_get("state")?;
         }
-        stored.writes = writes(&mut connection, name).await?;
-        stored.letters = letters(&mut connection, name).await?;
-        stored.holes = holes(&mut connection, name).await?;
+        stored.writes = writes(&mut connection, names).await?;
+        stored.letters = letters(&mut connection, names).await?;
+        stored.parkings = parkings(&mut connection, names).await?;
+        stored.holes = holes(&mut connection, names).await?;
         stored.commands = sqlx::query_scalar(
             "select count(*) from orgstream.command \
-             where subscription = $1 and state in ('asked', 'running')",
+             where subscription = any($1) and state in ('asked', 'running')",
         )
-        .bind(name)
+        .bind(names)
         .fetch_one(&mut connection)
         .await?;
         connection.close().await?;
@@ -171,10 +199,10 @@ impl Audit {
         &self,
         table: &str,
         attempts: bool,
-    ) -> anyhow::Result<Vec<(u64, String)>> {
+    ) -> anyhow::Result<Vec<Appended>> {
         let mut connection = self.connect().await?;
-        let rows: Vec<(String, String)> = sqlx::query_as(
-            "select replay_id, record from chaos.appended \
+        let rows: Vec<(String, String, i64)> = sqlx::query_as(
+            "select replay_id, record, at_us from chaos.appended \
              where table_name = $1 and ($2 or first) order by id",
         )
         .bind(table)
@@ -184,14 +212,18 @@ impl Audit {
         connection.close().await?;
         let rows = rows.into_iter();
         Ok(rows
-            .map(|(replay_id, record)| (super::place_of(&replay_id), record))
+            .map(|(replay_id, record, at_us)| Appended {
+                place: super::place_of(&replay_id),
+                record,
+                at_us,
+            })
             .collect())
     }
 }
 
-async fn writes(connection: &mut PgConnection, name: &str) -> anyhow::Result<Vec<Write>> {
-    let rows = sqlx::query("select * from chaos.change where name = $1 order by id")
-        .bind(name)
+async fn writes(connection: &mut PgConnection, names: &[String]) -> anyhow::Result<Vec<Write>> {
+    let rows = sqlx::query("select * from chaos.change where name = any($1) order by id")
+        .bind(names)
         .fetch_all(connection)
         .await?;
     rows.iter()
@@ -215,12 +247,12 @@ async fn writes(connection: &mut PgConnection, name: &str) -> anyhow::Result<Vec
         .collect()
 }
 
-async fn letters(connection: &mut PgConnection, name: &str) -> anyhow::Result<Vec<Letter>> {
+async fn letters(connection: &mut PgConnection, names: &[String]) -> anyhow::Result<Vec<Letter>> {
     let rows = sqlx::query(
         "select handler, replay_id, topic, coalesce(record_ids[1], '') as record, reason, state \
-         from orgstream.dead_letter where subscription = $1 order by id",
+         from orgstream.dead_letter where subscription = any($1) order by id",
     )
-    .bind(name)
+    .bind(names)
     .fetch_all(connection)
     .await?;
     rows.iter()
@@ -244,12 +276,35 @@ async fn letters(connection: &mut PgConnection, name: &str) -> anyhow::Result<Ve
         .collect()
 }
 
-async fn holes(connection: &mut PgConnection, name: &str) -> anyhow::Result<Vec<Hole>> {
+async fn parkings(connection: &mut PgConnection, names: &[String]) -> anyhow::Result<Vec<Parking>> {
+    let rows = sqlx::query(
+        "select at_us, letter, handler, replay_id, records, open from chaos.parking \
+         where subscription = any($1) order by id",
+    )
+    .bind(names)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let replay_id: Option<Vec<u8>> = row.try_get("replay_id")?;
+            Ok(Parking {
+                at_us: row.try_get("at_us")?,
+                letter: row.try_get("letter")?,
+                handler: row.try_get("handler")?,
+                place: replay_id.as_deref().map_or(0, place),
+                records: row.try_get("records")?,
+                open: row.try_get("open")?,
+            })
+        })
+        .collect()
+}
+
+async fn holes(connection: &mut PgConnection, names: &[String]) -> anyhow::Result<Vec<Hole>> {
     let rows = sqlx::query(
         "select kind, reason, from_replay_id, to_replay_id from orgstream.hole \
-         where subscription = $1 order by id",
+         where subscription = any($1) order by id",
     )
-    .bind(name)
+    .bind(names)
     .fetch_all(connection)
     .await?;
     rows.iter()

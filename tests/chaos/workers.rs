@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -24,10 +25,28 @@ pub(crate) struct Setting {
     pub(crate) client_id: String,
     pub(crate) client_secret: String,
     /// Without the name that a process gives its connections.
-    pub(crate) subscriptions: String,
+    pub(crate) subscriptions: Mutex<String>,
     /// `[store] lease`.
     pub(crate) lease: &'static str,
     pub(crate) logs: PathBuf,
+}
+
+impl Setting {
+    /// The subscriptions as configuration text.
+    pub(crate) fn subscriptions(&self) -> String {
+        let text = self.subscriptions.lock();
+        text.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A subscription is called so from the next start on; its handlers keep their far ends.
+    pub(crate) fn rename(&self, old: &str, new: &str) {
+        let text = self.subscriptions.lock();
+        let mut text = text.unwrap_or_else(PoisonError::into_inner);
+        *text = text.replace(
+            &format!("[[subscription]]\nname = \"{old}\"\n"),
+            &format!("[[subscription]]\nname = \"{new}\"\n"),
+        );
+    }
 }
 
 /// The subscriptions of a plan as configuration text.
@@ -125,7 +144,7 @@ lease = "{}"
             self.index,
             self.starts,
             setting.lease,
-            setting.subscriptions
+            setting.subscriptions()
         )
     }
 
