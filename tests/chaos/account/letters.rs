@@ -106,14 +106,16 @@ pub(super) fn held(
         let own = handlings
             .get(&(letter.place, own))
             .or(handlings.get(&(letter.place, "")));
-        // What follows goes as soon as it is answered; the row is marked afterwards.
+        // What follows goes as soon as it is answered, or comes with it; the row is marked afterwards.
         let until = own.map_or(i64::MAX, |(_, at)| *at).min(stretch.until);
+        let together = own.map(|(came_us, _)| *came_us);
         let passed = letter
             .records
             .iter()
             .flat_map(|record| by_lane.get(record.as_str()).into_iter().flatten());
         for (place, came_us) in passed {
-            if *place > letter.place && (letter.at_us..until).contains(came_us) {
+            let meanwhile = (letter.at_us..until).contains(came_us) && Some(*came_us) != together;
+            if *place > letter.place && meanwhile {
                 broken.push(format!(
                     "{}/{}: {place} was handed over past {letter:?}",
                     case.name, handler.name
