@@ -217,6 +217,8 @@ pub(crate) struct Account {
     pub(crate) lines: Vec<Line>,
     /// Broken promises; none is what we want.
     pub(crate) broken: Vec<String>,
+    /// What the trouble led to, once for each time.
+    pub(crate) met: Vec<String>,
 }
 
 impl Account {
@@ -272,6 +274,7 @@ pub(crate) fn account(case: &Case) -> Account {
     holes::have_reasons(case, &mut account.broken);
     position::passes_nothing_unfinished(case, &mut account.broken);
     super::fencing::fenced(case, &mut account.broken);
+    account.met = super::census::met(case, &account);
     account
 }
 

@@ -204,12 +204,22 @@ fn more_steps(
     if random.u8(..5) == 0 && !forgetful && !replays {
         steps.push(Step::Rename { subscription });
     }
-    if replays && random.bool() {
-        let handlers = subscriptions[subscription].handlers.len();
-        steps.push(Step::ReplayTo {
-            subscription,
-            handler: random.usize(..handlers),
-        });
+    if replays {
+        for beside in [false, true] {
+            if random.bool() {
+                steps.push(Step::Replay {
+                    subscription,
+                    beside,
+                });
+            }
+        }
+        if random.bool() {
+            let handlers = subscriptions[subscription].handlers.len();
+            steps.push(Step::ReplayTo {
+                subscription,
+                handler: random.usize(..handlers),
+            });
+        }
     }
     steps
 }
