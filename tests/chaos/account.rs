@@ -117,6 +117,16 @@ pub(crate) struct Write {
     pub(crate) writer: String,
     pub(crate) before: Row,
     pub(crate) after: Row,
+    /// What is stored as finished above the position then.
+    pub(crate) ahead: Vec<Ahead>,
+}
+
+/// What one handler has finished above the position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ahead {
+    pub(crate) handler: String,
+    pub(crate) place: u64,
+    pub(crate) record: String,
 }
 
 /// The part of a subscription's row that fencing is about.
@@ -273,6 +283,7 @@ pub(crate) fn account(case: &Case) -> Account {
     letters::seen_to(case, &mut account.broken);
     holes::have_reasons(case, &mut account.broken);
     position::passes_nothing_unfinished(case, &mut account.broken);
+    position::keeps_what_is_ahead(case, &mut account.broken);
     super::fencing::fenced(case, &mut account.broken);
     account.met = super::census::met(case, &account);
     account

@@ -2,8 +2,8 @@
 //! without one has to pass.
 
 use super::account::{
-    Account, Answered, Appended, Case, HandlerCase, Hole, Lanes, Letter, Parking, Piece, Poison,
-    Row, Write, account,
+    Account, Ahead, Answered, Appended, Case, HandlerCase, Hole, Lanes, Letter, Parking, Piece,
+    Poison, Row, Write, account,
 };
 
 mod letters;
@@ -66,6 +66,7 @@ fn take_over(epoch: i64, at_us: i64) -> Write {
         writer: format!("worker-{epoch}"),
         before: row(epoch - 1, number, position),
         after: row(epoch, 0, position),
+        ahead: Vec::new(),
     }
 }
 
@@ -75,6 +76,7 @@ fn progress(epoch: i64, at_us: i64, number: i64, position: u64) -> Write {
         writer: format!("worker-{epoch}"),
         before: row(epoch, number - 1, position.saturating_sub(1)),
         after: row(epoch, number, position),
+        ahead: Vec::new(),
     }
 }
 
@@ -204,6 +206,40 @@ fn a_position_beyond_what_was_finished_by_then_is_found() {
     );
     parking(&mut case, 9, None, 86, true);
     parking(&mut case, 9, None, 87, false);
+    passes(&case);
+}
+
+#[test]
+fn what_is_finished_ahead_and_not_marked_is_found() {
+    let mut case = sound();
+    for (write, at) in case
+        .writes
+        .iter_mut()
+        .skip(2)
+        .zip((1..).map(|n| n * 1_000_000))
+    {
+        write.at_us = at;
+    }
+    // The second write after number 9 was handled stays behind it.
+    case.writes[3].before.position = Some(8);
+    case.writes[3].after.position = Some(8);
+    case.writes[4].before.position = Some(8);
+    case.writes[4].after.position = Some(8);
+    for answer in answers(&mut case).iter_mut().skip(10) {
+        answer.came_us += 3_000_000;
+        answer.at_us += 3_000_000;
+    }
+    finds(
+        &case,
+        "(9, \"record 1\") was finished long before a write under epoch 1",
+    );
+    for place in [9, 10] {
+        case.writes[3].ahead.push(Ahead {
+            handler: "a".to_owned(),
+            place,
+            record: format!("record {}", place % 2),
+        });
+    }
     passes(&case);
 }
 

@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
-use super::account::{Appended, Hole, Letter, Parking, Row, Write};
+use super::account::{Ahead, Appended, Hole, Letter, Parking, Row, Write};
 
 /// Made before anything runs, so that nothing escapes it. The writer is the process, by the name that it
 /// gives its connections.
@@ -19,19 +19,23 @@ create table chaos.change (
     old_epoch bigint not null, new_epoch bigint not null,
     old_holder text, new_holder text,
     old_number bigint not null, new_number bigint not null,
-    old_position bytea, new_position bytea
+    old_position bytea, new_position bytea,
+    ahead text[] not null
 );
 create function chaos.note() returns trigger language plpgsql as $$
 begin
     insert into chaos.change (at_us, writer, name, old_epoch, new_epoch, old_holder, new_holder,
-                              old_number, new_number, old_position, new_position)
+                              old_number, new_number, old_position, new_position, ahead)
     values ((extract(epoch from clock_timestamp()) * 1000000)::bigint,
             current_setting('application_name'), new.name, old.epoch, new.epoch, old.holder, new.holder,
-            old.write_number, new.write_number, old.position, new.position);
+            old.write_number, new.write_number, old.position, new.position,
+            array(select handler || ' ' || identity from orgstream.finished_ahead f
+                  where f.org_id = new.org_id and f.subscription = new.name));
     return null;
 end $$;
-create trigger chaos_note after update on orgstream.subscription for each row
-when ((old.epoch, old.holder, old.write_number, old.position)
+-- At the commit: what is finished ahead is written after the position.
+create constraint trigger chaos_note after update on orgstream.subscription deferrable initially deferred
+for each row when ((old.epoch, old.holder, old.write_number, old.position)
       is distinct from (new.epoch, new.holder, new.write_number, new.position))
 execute function chaos.note();
 
@@ -242,9 +246,25 @@ async fn writes(connection: &mut PgConnection, names: &[String]) -> anyhow::Resu
                 writer: row.try_get("writer")?,
                 before: side("old_epoch", "old_holder", "old_number", "old_position")?,
                 after: side("new_epoch", "new_holder", "new_number", "new_position")?,
+                ahead: row
+                    .try_get::<Vec<String>, _>("ahead")?
+                    .iter()
+                    .filter_map(|mark| ahead(mark))
+                    .collect(),
             })
         })
         .collect()
+}
+
+/// A mark of `finished_ahead`: the handler, and the identity with its place and, of a change event, its record.
+fn ahead(mark: &str) -> Option<Ahead> {
+    let (handler, identity) = mark.split_once(' ')?;
+    let mut parts = identity.splitn(3, ':').skip(1);
+    Some(Ahead {
+        handler: handler.to_owned(),
+        place: super::place_of(parts.next()?),
+        record: parts.next().unwrap_or("").to_owned(),
+    })
 }
 
 async fn letters(connection: &mut PgConnection, names: &[String]) -> anyhow::Result<Vec<Letter>> {

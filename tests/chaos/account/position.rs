@@ -1,8 +1,10 @@
-//! The position: everything up to it is finished whenever it is written, not only at the end.
+//! The position: everything up to it is finished whenever it is written, not only at the end, and what is
+//! finished above it is stored beside it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::{Case, Key, Parking, covers, first_handlings};
+use super::repeats::AN_ANSWER_TAKES_US;
+use super::{Case, HandlerCase, Key, Parking, covers, first_handlings};
 
 /// No write of the position passes an event that is neither handled, nor parked, nor in a hole by then.
 pub(super) fn passes_nothing_unfinished(case: &Case, broken: &mut Vec<String>) {
@@ -55,4 +57,56 @@ fn first_parkings<'a>(case: &'a Case, handler: &str) -> HashMap<Key<'a>, i64> {
         }
     }
     first
+}
+
+/// What a handler had finished when the last write but one was done is in the store after the last: passed by
+/// the position, or marked as finished ahead of it. Else it would come again after a crash.
+pub(super) fn keeps_what_is_ahead(case: &Case, broken: &mut Vec<String>) {
+    for handler in &case.handlers {
+        let parked: HashSet<u64> = case.parkings.iter().map(|parking| parking.place).collect();
+        let mut known_since = 0;
+        let mut epoch = 0;
+        for write in &case.writes {
+            let (before, after) = (&write.before, &write.after);
+            if after.epoch != epoch {
+                (epoch, known_since) = (after.epoch, 0);
+            }
+            if after.write_number <= before.write_number {
+                continue;
+            }
+            let until = known_since - AN_ANSWER_TAKES_US;
+            known_since = write.at_us;
+            let Some(position) = after.position else {
+                continue;
+            };
+            let of_handler = write
+                .ahead
+                .iter()
+                .filter(|mark| mark.handler == handler.name);
+            let marks: HashSet<(u64, &str)> = of_handler
+                .map(|mark| (mark.place, mark.record.as_str()))
+                .collect();
+            let places: HashSet<u64> = marks.iter().map(|(place, _)| *place).collect();
+            let finished = finished_under(handler, epoch).filter(|(key, at)| {
+                let marked =
+                    marks.contains(key) || case.pieces_at(key.0) == 1 && places.contains(&key.0);
+                key.0 > position && *at < until && !marked && !parked.contains(&key.0)
+            });
+            for (key, _) in finished {
+                broken.push(format!(
+                    "{}/{}: {key:?} was finished long before a write under epoch {epoch}, which neither passed \
+                     it nor marked it as finished",
+                    case.name, handler.name
+                ));
+            }
+        }
+    }
+}
+
+/// What a handler of a far end answered under an epoch, and when. Append handlers leave their marks with
+/// their rows.
+fn finished_under(handler: &HandlerCase, epoch: i64) -> impl Iterator<Item = (Key<'_>, i64)> {
+    super::successes(handler)
+        .filter(move |answer| answer.epoch == epoch && !answer.replayed)
+        .map(|answer| ((answer.place, answer.record.as_str()), answer.at_us))
 }

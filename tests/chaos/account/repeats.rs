@@ -21,7 +21,7 @@ pub(super) fn once_each(
 }
 
 /// How long an answer may be on its way to a busy daemon.
-const AN_ANSWER_TAKES_US: i64 = 300_000;
+pub(super) const AN_ANSWER_TAKES_US: i64 = 300_000;
 
 /// When each epoch began.
 fn beginnings(case: &Case) -> BTreeMap<i64, i64> {
