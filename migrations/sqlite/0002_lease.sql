@@ -7,6 +7,7 @@ alter table subscription add column lost_position blob;
 alter table subscription add column begin_from text check (begin_from in ('earliest', 'latest'));
 alter table subscription add column position_time integer;
 alter table subscription add column position_transaction text;
+alter table subscription add column position_event blob;
 alter table subscription add column asked integer not null default 0;
 
 create table worker (
@@ -24,8 +25,6 @@ alter table dead_letter add column retry_asked_at integer;
 
 alter table hole add column from_time integer;
 alter table hole add column to_time integer;
-create index hole_acknowledged on hole (acknowledged_at) where acknowledged_at is not null;
-create index dead_letter_resolved on dead_letter (resolved_at) where resolved_at is not null;
 
 alter table position_mark add column received integer;
 

@@ -322,7 +322,8 @@ async fn parkings(connection: &mut PgConnection, names: &[String]) -> anyhow::Re
 async fn holes(connection: &mut PgConnection, names: &[String]) -> anyhow::Result<Vec<Hole>> {
     let rows = sqlx::query(
         "select kind, reason, from_replay_id, to_replay_id from orgstream.hole \
-         where subscription = any($1) order by id",
+         where subscription = any($1) \
+         and (reason <> 'perhaps_skipped_by_rewind' or acknowledged_at is null) order by id",
     )
     .bind(names)
     .fetch_all(connection)

@@ -25,6 +25,7 @@ mod flow_control;
 mod gaps;
 mod grouping;
 mod grouping_killed;
+mod handlers;
 mod kill;
 mod lanes;
 mod letters;

@@ -95,7 +95,7 @@ pub(super) async fn save_progress(
     let written = sql::query(
         "update orgstream.subscription set \
              lost_position = case when $5 is not null then null \
-                                  when $12 then coalesce(lost_position, position, begun_with) \
+                                  when $13 then coalesce(lost_position, position, begun_with) \
                                   else lost_position end, \
              position = case when $5 is null and $11::text is not null then null \
                              else coalesce($5, position) end, \
@@ -104,6 +104,8 @@ pub(super) async fn save_progress(
              position_at = case when $5 is null then position_at else now() end, \
              position_time = case when $5 is not null then to_timestamp($10::bigint / 1000.0) \
                                   when $11 is null then position_time end, \
+             position_event = case when $5 is not null then coalesce($12, position_event) \
+                                   when $11 is null then position_event end, \
              begin_from = case when $5 is null then coalesce($11, begin_from) end, \
              begun_at = case when $5 is not null or $11 is null then begun_at \
                              when $11 = 'latest' then now() end, \
@@ -123,6 +125,7 @@ pub(super) async fn save_progress(
     .bind(progress.transaction.as_deref().map(plain))
     .bind(progress.position_time.and_then(mark_ms))
     .bind(progress.begin_from.as_ref().and_then(begin_text))
+    .bind(progress.position_event.as_ref().map(ReplayId::as_bytes))
     .bind(progress.begin_from.is_some() && progress.unfinished)
     .execute(&mut *conn)
     .await?
