@@ -187,6 +187,14 @@ fn an_event_handed_over_out_of_order_is_found() {
 }
 
 #[test]
+fn a_replay_beside_the_live_stream_may_bring_what_that_has_lost() {
+    let mut case = sound();
+    answers(&mut case).swap(3, 5);
+    answers(&mut case)[5].replayed = true;
+    passes(&case);
+}
+
+#[test]
 fn an_event_that_was_refused_once_and_then_passed_is_found() {
     let mut case = sound();
     answers(&mut case).swap(3, 5);
@@ -347,6 +355,7 @@ fn an_event_that_is_twice_in_an_append_table_is_found() {
             place: answer.place,
             record: answer.record,
             at_us: answer.at_us,
+            replayed: false,
         })
         .collect();
     case.handlers[0].rows = Some(rows.clone());

@@ -72,16 +72,18 @@ create table chaos.appended (
     replay_id text not null,
     record text not null,
     at_us bigint not null default (extract(epoch from clock_timestamp()) * 1000000)::bigint,
-    first boolean not null
+    first boolean not null,
+    replayed boolean not null
 );
 create function chaos.note_row() returns trigger language plpgsql as $$
 declare there boolean;
 begin
     execute format('select exists (select from %I where subscription = $1 and id = $2)', tg_table_name)
         into there using new.subscription, new.id;
-    insert into chaos.appended (table_name, replay_id, record, first)
+    insert into chaos.appended (table_name, replay_id, record, first, replayed)
     values (tg_table_name, coalesce(new.replay_id, ''),
-            coalesce(new.data->'ChangeEventHeader'->'recordIds'->>0, ''), not there);
+            coalesce(new.data->'ChangeEventHeader'->'recordIds'->>0, ''), not there,
+            new.replayed);
     return new;
 end $$;
 create function chaos.watch() returns event_trigger language plpgsql as $$
@@ -205,8 +207,8 @@ impl Audit {
         attempts: bool,
     ) -> anyhow::Result<Vec<Appended>> {
         let mut connection = self.connect().await?;
-        let rows: Vec<(String, String, i64)> = sqlx::query_as(
-            "select replay_id, record, at_us from chaos.appended \
+        let rows: Vec<(String, String, i64, bool)> = sqlx::query_as(
+            "select replay_id, record, at_us, replayed from chaos.appended \
              where table_name = $1 and ($2 or first) order by id",
         )
         .bind(table)
@@ -216,10 +218,11 @@ impl Audit {
         connection.close().await?;
         let rows = rows.into_iter();
         Ok(rows
-            .map(|(replay_id, record, at_us)| Appended {
+            .map(|(replay_id, record, at_us, replayed)| Appended {
                 place: super::place_of(&replay_id),
                 record,
                 at_us,
+                replayed,
             })
             .collect())
     }

@@ -9,7 +9,6 @@ use super::{Answered, Case, HandlerCase, Key, Lanes, NO_RECORD, Piece, Poison};
 pub(super) fn in_order(
     case: &Case,
     handler: &HandlerCase,
-    handled: &[Key<'_>],
     known: &HashMap<Key<'_>, &Piece>,
     broken: &mut Vec<String>,
 ) {
@@ -18,7 +17,10 @@ pub(super) fn in_order(
     let mut newest: HashMap<&str, u64> = HashMap::new();
     // The newest of all, and the newest that everything stays in order with.
     let (mut any, mut all) = (0, 0);
-    for key in handled.iter().filter(|key| seen.insert(**key)) {
+    for key in super::handled_live(handler)
+        .iter()
+        .filter(|key| seen.insert(**key))
+    {
         let Some(piece) = known.get(key) else {
             continue;
         };
