@@ -26,12 +26,28 @@ create table orgstream.worker (
     version text not null,
     started_at timestamptz not null default now(),
     seen_at timestamptz not null default now(),
-    lives_until timestamptz not null
+    lives_until timestamptz not null,
+    subscriptions text[] not null default '{}',
+    refused jsonb not null default '[]'
 );
-comment on table orgstream.worker is 'Processes that run subscriptions. They share them out by the number of those that live.';
+comment on table orgstream.worker is 'Processes that run subscriptions. Those that live share them out, each within what it can run.';
 comment on column orgstream.worker.holder is 'Random for each start of a process.';
 comment on column orgstream.worker.name is 'The dyno, or host and process ID.';
 comment on column orgstream.worker.lives_until is 'Counted as alive until then, by this server''s clock.';
+comment on column orgstream.worker.subscriptions is 'Names of the subscriptions it can run: those of its configuration that it was not refused.';
+comment on column orgstream.worker.refused is 'Those of its configuration that it cannot begin: name, topic, why.';
+
+create table orgstream.former_name (
+    org_id text not null,
+    name text not null,
+    subscription text not null,
+    renamed_at timestamptz not null default now(),
+    primary key (org_id, name),
+    foreign key (org_id, subscription) references orgstream.subscription (org_id, name)
+        on update cascade on delete cascade
+);
+comment on table orgstream.former_name is 'Names that a person gave up by `orgstream rename`: a configuration that still has one must not begin it anew.';
+comment on column orgstream.former_name.subscription is 'What it is called now.';
 
 alter table orgstream.dead_letter
     add column place bigint,

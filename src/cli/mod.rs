@@ -9,6 +9,7 @@ mod dead_letters;
 mod demo;
 mod emulator;
 mod holes;
+mod interrupt;
 mod migrate;
 mod output;
 mod publish;

@@ -32,7 +32,7 @@ pub(super) async fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
 }
 
 /// A terminal or a supervisor may send one request twice, to the process and to its group.
-const SAME_REQUEST: Duration = Duration::from_millis(200);
+pub(super) const SAME_REQUEST: Duration = Duration::from_millis(200);
 
 /// The first SIGTERM or SIGINT asks to stop; the second stops at once.
 pub(super) fn on_signal(stop: CancellationToken) -> Result<(), Failure> {

@@ -21,6 +21,7 @@ mod correctness;
 mod database;
 mod database_away;
 mod delivery;
+mod fleet;
 mod flow_control;
 mod gaps;
 mod grouping;

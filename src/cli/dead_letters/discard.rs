@@ -42,6 +42,9 @@ pub(super) async fn run(
     let chosen = args.choice.open(store).await?;
     if chosen.is_empty() {
         note("no parked events are open that you name");
+        if args.output.json {
+            print_json(&json!({"discarded": [], "released": 0}))?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let ids: HashSet<i64> = chosen.iter().map(|letter| letter.placed.id).collect();

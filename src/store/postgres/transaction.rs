@@ -13,9 +13,14 @@ use super::lease::hold;
 use super::{PostgresStore, sql};
 use crate::store::{HandOver, Mark, StoreError, TransactionError, Transactions, Work};
 
-/// The longest pause between two statements. Less than a lease, so that a worker that is frozen within a
-/// transaction does not keep the next one from taking over.
+/// The longest pause between two statements, whatever the lease.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// The longest pause between two statements under such leases. A lease is renewed every fifth of it, so what
+/// a worker had open when it froze is rolled back by the time another one may take over.
+pub(super) fn longest_pause(lease: Duration) -> Duration {
+    LONGEST_PAUSE.min(lease - lease / 5)
+}
 
 #[async_trait]
 impl Transactions for PostgresStore {
@@ -27,13 +32,14 @@ impl Transactions for PostgresStore {
     ) -> Result<(), TransactionError> {
         // Waited for without a limit: whoever has one is bounded, and to be many is no failure.
         let seat = self.handler_connections.seat().await?;
-        in_time(limit, converse(seat, Some(hand_over), limit, work)).await
+        let limits = (limit, self.longest_pause);
+        in_time(limit, converse(seat, Some(hand_over), limits, work)).await
     }
 
     async fn try_out(&self, limit: Duration, work: &mut dyn Work) -> Result<(), TransactionError> {
         in_time(limit, async {
             let seat = self.handler_connections.seat().await?;
-            converse(seat, None, limit, work).await
+            converse(seat, None, (limit, self.longest_pause), work).await
         })
         .await
     }
@@ -54,7 +60,7 @@ async fn in_time(
 async fn converse(
     seat: Seat<'_>,
     hand_over: Option<HandOver<'_>>,
-    limit: Duration,
+    (limit, pause): (Duration, Duration),
     work: &mut dyn Work,
 ) -> Result<(), TransactionError> {
     let mut lent = seat.connect().await?;
@@ -62,7 +68,7 @@ async fn converse(
     let limits = Limits {
         statement,
         lock: statement / 2,
-        pause: limit.min(LONGEST_PAUSE),
+        pause: limit.min(pause),
     };
     // Numbers of ours only.
     let begin = AssertSqlSafe(lent.begin_statement(limits));
@@ -227,5 +233,23 @@ fn letter(mark: &Mark) -> Option<i64> {
     match mark {
         Mark::Letter(id) => Some(*id),
         Mark::Ahead(_) | Mark::Nothing => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_of_a_frozen_worker_is_gone_before_its_lease() {
+        for seconds in [2, 3, 10, 15, 300] {
+            let lease = Duration::from_secs(seconds);
+            let pause = longest_pause(lease);
+            assert!(
+                pause <= lease * 4 / 5 && pause <= LONGEST_PAUSE,
+                "{lease:?}"
+            );
+        }
+        assert_eq!(longest_pause(Duration::from_secs(15)), LONGEST_PAUSE);
     }
 }

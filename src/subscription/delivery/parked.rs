@@ -1,7 +1,5 @@
 //! What becomes of events that are parked, or have to be, and of letters that are tried again.
 
-use std::time::Instant;
-
 use tracing::{debug, info, warn};
 
 use super::Delivery;
@@ -27,7 +25,7 @@ impl Delivery {
             Origin::Live(seq) => held.place_of(ticket, seq),
             Origin::Letter { .. } | Origin::Replay(_) => Place::Last,
         });
-        if !self.stop.is_cancelled() && self.assignment.clock.holds(Instant::now()) {
+        if !self.stop.is_cancelled() && self.assignment.clock.holds() {
             letters.draw();
         }
     }
