@@ -397,6 +397,12 @@ fn a_hole_where_nothing_was_lost_is_found() {
     let mut case = sound();
     case.holes.push(hole(6, Some(7)));
     finds(&case, "nothing was lost");
+    // A rewind from a keepalive's place, before all events.
+    case.holes[0] = Hole {
+        reason: "perhaps_skipped_by_rewind".to_owned(),
+        ..hole(0, Some(1))
+    };
+    passes(&case);
 }
 
 #[test]
