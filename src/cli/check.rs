@@ -177,6 +177,8 @@ async fn within_transaction(
         Ok(()) => trial.found,
         Err(TransactionError::Store(error)) => Err(error.to_string()),
         Err(TransactionError::Work(error)) => Err(reason_of(&error)),
+        // It commits nothing.
+        Err(error @ TransactionError::Unheard(_)) => Err(error.to_string()),
     }
 }
 

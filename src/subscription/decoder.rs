@@ -44,6 +44,8 @@ pub(super) struct Undecodable {
     pub(super) reason: &'static str,
     /// For a person.
     pub(super) error: String,
+    /// Off the stream of a side replay.
+    pub(super) replayed: bool,
 }
 
 impl Undecodable {
@@ -76,6 +78,7 @@ impl Undecodable {
             unit: None,
             place: None,
             received_at: self.received_at,
+            replayed: self.replayed,
         }
     }
 }
@@ -291,6 +294,7 @@ impl Decoder {
             header,
             reason,
             error,
+            replayed: self.maker.replayed,
         }))
     }
 }

@@ -41,8 +41,8 @@ pub(super) enum Move {
     Resolve(Vec<Named>),
     /// They were refused once more.
     ParkAgain(Vec<Named>, Refusal),
-    /// It can be decoded now: each handler gets a letter of its own.
-    PassOn(Named, Vec<DeadLetter>),
+    /// One, or all of a unit, can be decoded now: each handler gets letters of its own.
+    PassOn(Vec<Named>, Vec<DeadLetter>),
     /// A person changed something: all open letters are read.
     Look,
 }
@@ -54,10 +54,10 @@ pub(super) enum Done {
     Parked(Vec<Parked>, Vec<Placed>),
     /// These are handled, or were given up by a person just now.
     Resolved(Vec<Named>),
-    /// These are open, for another reason.
-    ParkedAgain(Vec<Named>),
-    /// It counts as handled; the handlers' own letters with their places, unless it was not open any more.
-    PassedOn(Named, Option<Vec<(DeadLetter, Placed)>>),
+    /// Of these, those with these numbers are open, for another reason.
+    ParkedAgain(Vec<Named>, Vec<i64>),
+    /// They count as handled; the handlers' own letters with their places, unless not all were open any more.
+    PassedOn(Vec<Named>, Option<Vec<(DeadLetter, Placed)>>),
     /// All open letters.
     Looked(Vec<LetterSummary>),
 }
@@ -209,16 +209,14 @@ impl Parking {
                     let (ids, refusal) = (ids.clone(), refusal.clone());
                     async move { store.park_again(&lease, &ids, &refusal).await }
                 });
-                self.writing.spawn(async move {
-                    written.await?;
-                    Some(Done::ParkedAgain(named))
-                });
+                self.writing
+                    .spawn(async move { Some(Done::ParkedAgain(named, written.await?)) });
             }
             Move::PassOn(named, letters) => {
-                let given: Arc<[DeadLetter]> = letters.clone().into();
+                let (ids, given) = (ids(&named), Arc::<[DeadLetter]>::from(letters.clone()));
                 let written = self.keep_writing("pass_on", move |store, lease| {
-                    let letters = given.clone();
-                    async move { store.pass_on(&lease, named.1, &letters).await }
+                    let (ids, letters) = (ids.clone(), given.clone());
+                    async move { store.pass_on(&lease, &ids, &letters).await }
                 });
                 self.writing.spawn(async move {
                     let placed = written.await?;
@@ -306,5 +304,6 @@ pub(super) fn dead_letter(
         unit: None,
         place: None,
         received_at: event.received_at,
+        replayed: event.replayed,
     }
 }

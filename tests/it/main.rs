@@ -31,6 +31,7 @@ mod kill;
 mod lanes;
 mod letters;
 mod letters_kept;
+mod letters_units;
 mod lost_ground;
 mod metrics;
 mod node_client;

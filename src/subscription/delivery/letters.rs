@@ -12,7 +12,7 @@ use crate::event::{EventIdentity, RawEvent, ReplayId};
 use crate::store::{DeadLetter, Lease, LetterSummary, Store};
 use crate::subscription::backoff::Backoff;
 use crate::subscription::held::{Drawing, Held, Known, Since, Slot, Ticket};
-use crate::subscription::lanes::{Origin, RecordHash, Waiting, held_records};
+use crate::subscription::lanes::{Holding, Origin, Waiting};
 use crate::subscription::letter_loader::{LetterLoader, Loaded};
 use crate::subscription::parking::{Done, Move, Parking};
 use crate::subscription::tracker::HandlerSet;
@@ -27,6 +27,7 @@ const LOAD_RETRY: BackoffConfig = BackoffConfig {
 /// The dead letters of a subscription.
 pub(super) struct Letters {
     pub(super) held: Held,
+    pub(super) holding: Holding,
     pub(super) parking: Parking,
     max_parked: usize,
     loader: LetterLoader,
@@ -70,15 +71,17 @@ impl Letters {
         ordering: Ordering,
         handlers: Vec<String>,
     ) -> Self {
+        let holding = Holding::new(ordering, &lease.key.topic);
         let mut held = Held::new(handlers, Drawing::default());
         for summary in setup.open {
-            let records = records_of(&summary, ordering);
+            let records = holding.records(&summary.record_ids);
             let here = summary.replay_id.is_some() && summary.replay_id == setup.resume_after;
             let to_come = summary.to_come && !here && !setup.nothing_again;
             held.load(summary, records, to_come);
         }
         Self {
             held,
+            holding,
             parking: Parking::new(lease.clone(), store.clone()),
             max_parked: setup.max_parked,
             loader: setup.loader,
@@ -166,7 +169,7 @@ impl Letters {
         })
     }
 
-    /// When there is something to look at again.
+    /// When there is something to look at again, where it may be drawn.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.not_before
     }
@@ -222,13 +225,5 @@ impl Letters {
             }
             None => "waits behind an event of the same transaction".to_owned(),
         }
-    }
-}
-
-/// The records that a letter of the store holds.
-pub(super) fn records_of(summary: &LetterSummary, ordering: Ordering) -> Vec<RecordHash> {
-    match ordering {
-        Ordering::Record => held_records(&summary.record_ids),
-        Ordering::Strict | Ordering::None => Vec::new(),
     }
 }

@@ -3,16 +3,34 @@
 use tracing::{debug, info, warn};
 
 use super::Delivery;
-use super::letters::records_of;
-use crate::config::Ordering;
+use super::letters::Letters;
 use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal};
 use crate::subscription::handler_run::Verdict;
 use crate::subscription::held::{Known, NewLetter, PARKED_BEHIND, Place, Since, Slot, Ticket};
-use crate::subscription::lanes::{Origin, Waiting, held_records};
+use crate::subscription::lanes::{Origin, Waiting};
 use crate::subscription::letter_loader::{Loaded, LoadedLetter, NotLoaded};
 use crate::subscription::observe::Outcome;
-use crate::subscription::parking::{Done, Move, dead_letter, dead_letters};
+use crate::subscription::parking::{Done, Move, Named, dead_letter, dead_letters};
 use crate::subscription::tracker::HandlerSet;
+
+/// When it is decided that a unit is parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// It comes off the stream, and nobody can be given it. Older ones may still be on their way to the
+    /// handlers: these are not behind it.
+    OnArrival,
+    /// It is its turn: what is older of its records is finished.
+    InTurn,
+}
+
+impl Moment {
+    fn since(self, origin: Origin) -> Since {
+        match (self, origin) {
+            (Self::OnArrival, Origin::Live(seq)) => Since::After(seq),
+            _ => Since::Always,
+        }
+    }
+}
 
 impl Delivery {
     /// Writes what is to be written, and begins with what may be tried again.
@@ -25,9 +43,14 @@ impl Delivery {
             Origin::Live(seq) => held.place_of(ticket, seq),
             Origin::Letter { .. } | Origin::Replay(_) => Place::Last,
         });
-        if !self.stop.is_cancelled() && self.assignment.clock.holds() {
-            letters.draw();
+        if self.may_draw() {
+            self.letters.draw();
         }
+    }
+
+    /// True where letters may be tried: nobody else can be at them, and there is time for it.
+    pub(super) fn may_draw(&self) -> bool {
+        !self.stop.is_cancelled() && self.assignment.clock.holds()
     }
 
     /// Takes units whose turn it was, but that are held.
@@ -36,9 +59,11 @@ impl Delivery {
             match waiting.origin {
                 Origin::Letter { .. } => {
                     let tickets = self.letters.in_lanes.remove(&(handler, waiting.origin));
-                    for ticket in tickets.unwrap_or_default() {
-                        self.letters.held.put_back(ticket);
-                    }
+                    let tickets = tickets.unwrap_or_default();
+                    let held = &mut self.letters.held;
+                    tickets.iter().for_each(|ticket| held.put_back(*ticket));
+                    // What kept them may be gone by now.
+                    tickets.iter().for_each(|ticket| held.consider(*ticket));
                 }
                 Origin::Live(_) | Origin::Replay(_) => self.park_behind(handler, &waiting),
             }
@@ -55,7 +80,7 @@ impl Delivery {
             .holder(slot, &waiting.records, waiting.origin);
         let error = self.letters.error_behind(holder);
         let letters = dead_letters(waiting, &name, PARKED_BEHIND, &error);
-        self.park_new(waiting.origin, Some((slot, bit)), letters);
+        self.park_new(waiting.origin, Some((slot, bit)), letters, Moment::InTurn);
     }
 
     /// Parks the events of a unit, less those that are parked already: the stream has brought them once more.
@@ -64,6 +89,7 @@ impl Delivery {
         origin: Origin,
         handler: Option<(Slot, HandlerSet)>,
         letters: Vec<DeadLetter>,
+        moment: Moment,
     ) {
         let (slot, bit) = handler.map_or((Slot::Everyone, None), |(slot, bit)| (slot, Some(bit)));
         let open: Vec<Option<Ticket>> = letters
@@ -71,21 +97,17 @@ impl Delivery {
             .map(|letter| self.letters.open(slot, letter))
             .collect();
         if open.iter().all(Option::is_none) {
-            self.park(origin, handler, letters);
+            self.park(origin, handler, letters, moment);
             return;
         }
         for (number, (letter, open)) in letters.into_iter().zip(open).enumerate() {
             let origin = origin.plus(number);
-            let since = match (handler, origin) {
-                (None, Origin::Live(seq)) => Since::After(seq),
-                _ => Since::Always,
-            };
             match open {
                 Some(ticket) => {
-                    self.letters.held.came_by(ticket, since);
+                    self.letters.held.came_by(ticket, moment.since(origin));
                     self.parked(origin, bit);
                 }
-                None => self.park(origin, handler, vec![letter]),
+                None => self.park(origin, handler, vec![letter], moment),
             }
         }
     }
@@ -97,29 +119,21 @@ impl Delivery {
         origin: Origin,
         handler: Option<(Slot, HandlerSet)>,
         letters: Vec<DeadLetter>,
+        moment: Moment,
     ) {
         let mut tickets = Vec::with_capacity(letters.len());
         for (number, letter) in letters.iter().enumerate() {
             self.observer
                 .parked(letter.handler.as_deref(), &letter.reason);
             tell_parked(&self.lease, letter);
-            let since = match (handler, origin.plus(number)) {
-                // Older ones may still be with handlers: these are not behind it.
-                (None, Origin::Live(seq)) => Since::After(seq),
-                _ => Since::Always,
-            };
-            let records = match self.ordering {
-                Ordering::Record => held_records(&letter.record_ids),
-                Ordering::Strict | Ordering::None => Vec::new(),
-            };
             tickets.push(self.letters.held.insert(NewLetter {
                 slot: handler.map_or(Slot::Everyone, |(slot, _)| slot),
                 identity: letter.identity.clone(),
-                records,
+                records: self.letters.holding.records(&letter.record_ids),
                 unit: letter.unit.clone(),
                 bytes: letter.payload.len(),
                 behind: letter.reason == PARKED_BEHIND,
-                since,
+                since: moment.since(origin.plus(number)),
             }));
         }
         let handlers = handler.map(|(_, bit)| bit);
@@ -215,21 +229,23 @@ impl Delivery {
                 self.runs[handler].put_letters(origin, ids, unit, self.ordering);
             }
             LoadedLetter::Decodes { unit, events } => {
+                let mut all = Vec::with_capacity(events.len());
+                let mut own = Vec::new();
                 for (named, event) in events {
                     let place = held.place(named.0);
-                    let own = self.runs.iter().map(|run| DeadLetter {
+                    own.extend(self.runs.iter().map(|run| DeadLetter {
                         unit: unit.clone(),
                         place,
                         ..dead_letter(&event, Some(&run.name), PARKED_BEHIND, PASSED_ON, 0)
-                    });
-                    let own = own.collect();
+                    }));
                     info!(
                         subscription = self.lease.key.name,
                         id = named.1,
                         "dead letter decodes now: every handler is given it"
                     );
-                    self.letters.parking.write(Move::PassOn(named, own));
+                    all.push(named);
                 }
+                self.letters.parking.write(Move::PassOn(all, own));
             }
             LoadedLetter::Gone(tickets) => {
                 // A look at the store, which is on its way, tells which.
@@ -246,21 +262,56 @@ impl Delivery {
                 self.letters.put_off(tickets);
             }
             LoadedLetter::Undecodable {
+                slot,
                 named,
                 others,
                 refusal,
-            } => {
-                others.iter().for_each(|ticket| held.put_back(*ticket));
-                held.refused(named.0);
-                self.letters
-                    .parking
-                    .write(Move::ParkAgain(vec![named], refusal));
-            }
+            } => self.unit_undecodable(slot, named, others, refusal),
         }
+    }
+
+    /// Without one of its events none of a unit is handed over: nobody's wish for an attempt is left of any
+    /// of them, or they would be loaded again and again.
+    fn unit_undecodable(&mut self, slot: Slot, one: Named, others: Vec<Named>, refusal: Refusal) {
+        let Letters { held, parking, .. } = &mut self.letters;
+        warn!(
+            subscription = self.lease.key.name,
+            id = one.1,
+            reason = refusal.reason,
+            error = refusal.error,
+            "dead letter still cannot be decoded"
+        );
+        held.refused(one.0);
+        let behind = format!("dead letter {} of the same transaction", one.1);
+        parking.write(Move::ParkAgain(vec![one], refusal.clone()));
+        if others.is_empty() {
+            return;
+        }
+        let refusal = match slot {
+            // They were given to nobody. What is next is to go once the one is given up.
+            Slot::Everyone => {
+                let waits = |(ticket, _): &Named| held.waits_again(*ticket);
+                others.iter().for_each(waits);
+                Refusal {
+                    reason: PARKED_BEHIND.to_owned(),
+                    error: format!("{behind} cannot be decoded"),
+                    ..refusal
+                }
+            }
+            Slot::Handler(_) => {
+                others.iter().for_each(|(ticket, _)| held.refused(*ticket));
+                Refusal {
+                    error: format!("{behind}: {}", refusal.error),
+                    ..refusal
+                }
+            }
+        };
+        parking.write(Move::ParkAgain(others, refusal));
     }
 
     /// Takes what the store has taken.
     pub(super) fn letters_written(&mut self, done: Done) {
+        let holding = self.letters.holding;
         let held = &mut self.letters.held;
         match done {
             Done::Parked(batch, placed) => {
@@ -284,28 +335,39 @@ impl Delivery {
                     "dead letters handled"
                 );
             }
-            Done::ParkedAgain(named) => {
-                named.iter().for_each(|(ticket, _)| held.rests(*ticket));
+            Done::ParkedAgain(named, open) => {
+                for (ticket, id) in named {
+                    if open.contains(&id) {
+                        held.rests(ticket);
+                    } else {
+                        // A person gave it up meanwhile.
+                        held.remove(ticket);
+                    }
+                }
             }
-            Done::PassedOn((ticket, _), None) => held.remove(ticket),
-            Done::PassedOn((ticket, id), Some(own)) => {
+            Done::PassedOn(named, None) => {
+                // A look at the store, which is on its way, tells which is no longer open.
+                let tickets = named.iter().map(|(ticket, _)| *ticket);
+                tickets.clone().for_each(|ticket| held.put_back(ticket));
+                self.letters.put_off(tickets);
+            }
+            Done::PassedOn(named, Some(own)) => {
                 // The handlers' letters first: what waits behind them must not slip in between.
-                let ordering = self.ordering;
                 for (letter, placed) in own {
                     let summary = asked_summary(letter, placed, &self.lease.key.name);
-                    let records = records_of(&summary, ordering);
+                    let records = holding.records(&summary.record_ids);
                     held.load(summary, records, false);
                 }
-                held.remove(ticket);
-                self.observer.letters_resolved("handled", 1);
+                named.iter().for_each(|(ticket, _)| held.remove(*ticket));
+                self.observer.letters_resolved("handled", named.len());
                 debug!(
                     subscription = self.lease.key.name,
-                    id, "dead letter passed on"
+                    letters = named.len(),
+                    "dead letters passed on"
                 );
             }
             Done::Looked(open) => {
-                let ordering = self.ordering;
-                let gone = held.sync(open, |summary| records_of(summary, ordering));
+                let gone = held.sync(open, |summary| holding.records(&summary.record_ids));
                 gone.iter().for_each(|ticket| held.remove(*ticket));
                 self.observer.letters_resolved("discarded", gone.len());
             }
