@@ -89,6 +89,8 @@ pub(crate) struct Parking {
     /// What the letter holds: records, or the value of a key.
     pub(crate) records: Vec<String>,
     pub(crate) open: bool,
+    /// A replay beside the live stream brought it, after newer ones: those need not wait for it.
+    pub(crate) replayed: bool,
 }
 
 /// A row of an `append` table.

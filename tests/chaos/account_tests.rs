@@ -130,6 +130,7 @@ fn parking(case: &mut Case, place: u64, handler: Option<&str>, at_us: i64, open:
         place,
         records: vec![format!("record {}", place % 2)],
         open,
+        replayed: false,
     });
 }
 

@@ -48,15 +48,16 @@ create table chaos.parking (
     handler text,
     replay_id bytea,
     records text[] not null,
-    open boolean not null
+    open boolean not null,
+    replayed boolean not null
 );
 create function chaos.note_letter() returns trigger language plpgsql as $$
 declare
     row orgstream.dead_letter := case when tg_op = 'DELETE' then old else new end;
 begin
-    insert into chaos.parking (subscription, letter, handler, replay_id, records, open)
+    insert into chaos.parking (subscription, letter, handler, replay_id, records, open, replayed)
     values (row.subscription, row.id, row.handler, row.replay_id, row.record_ids,
-            tg_op <> 'DELETE' and row.state = 'open');
+            tg_op <> 'DELETE' and row.state = 'open', row.replayed);
     return null;
 end $$;
 create trigger chaos_letter after insert or delete on orgstream.dead_letter for each row
@@ -301,7 +302,7 @@ async fn letters(connection: &mut PgConnection, names: &[String]) -> anyhow::Res
 
 async fn parkings(connection: &mut PgConnection, names: &[String]) -> anyhow::Result<Vec<Parking>> {
     let rows = sqlx::query(
-        "select at_us, letter, handler, replay_id, records, open from chaos.parking \
+        "select at_us, letter, handler, replay_id, records, open, replayed from chaos.parking \
          where subscription = any($1) order by id",
     )
     .bind(names)
@@ -317,6 +318,7 @@ async fn parkings(connection: &mut PgConnection, names: &[String]) -> anyhow::Re
                 place: replay_id.as_deref().map_or(0, place),
                 records: row.try_get("records")?,
                 open: row.try_get("open")?,
+                replayed: row.try_get("replayed")?,
             })
         })
         .collect()

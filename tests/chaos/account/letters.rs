@@ -100,7 +100,8 @@ pub(super) fn held(
             }
         }
     }
-    for stretch in stretches(case, handler) {
+    let stretches = stretches(case, handler);
+    for stretch in stretches.iter().filter(|s| !s.letter.replayed) {
         let letter = stretch.letter;
         let own = letter.records.first().map_or("", String::as_str);
         let own = handlings

@@ -66,7 +66,11 @@ fn an_event_handed_over_past_a_letter_of_its_record_is_found() {
     case.letters.push(letter(6, Some("a"), "rejected"));
     parking(&mut case, 6, Some("a"), 66, true);
     finds(&case, "8 was handed over past");
-    // Discarded before the next came, or of a record that nobody else has.
+    // Put down anew by a side replay, or
+    case.parkings[0].replayed = true;
+    passes(&case);
+    case.parkings[0].replayed = false;
+    // discarded before the next came, or of a record that nobody else has.
     parking(&mut case, 6, Some("a"), 79, false);
     passes(&case);
     case.parkings.pop();
