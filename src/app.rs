@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -211,6 +212,7 @@ pub async fn run(
         }
         None => None,
     };
+    let to_close: Vec<Arc<dyn Handler>> = handlers.iter().flatten().cloned().collect();
     let states = States::new(&config);
     let asked_at = asked_at(&stop);
     let waiting = Waiting {
@@ -247,15 +249,23 @@ pub async fn run(
         never = housekeeping::watch_positions(store.as_ref(), &watched, &identity.holder) => match never {},
     };
     let spent = asked_at.get().map_or(Duration::ZERO, Instant::elapsed);
-    org.close(STOP_LIMIT.saturating_sub(spent)).await;
+    let left = STOP_LIMIT.saturating_sub(spent);
+    tokio::join!(org.close(left), close_handlers(&to_close, left));
     // Politeness only, and a store that hangs must not hold the exit up.
     let _ = tokio::time::timeout(CLOSE_LIMIT, store.close()).await;
     result
 }
 
+/// Lets every handler end in order, all at the same time.
+async fn close_handlers(handlers: &[Arc<dyn Handler>], limit: Duration) {
+    let closing = handlers.iter().map(|handler| handler.close(limit));
+    // What takes longer is dropped, and ends with the process.
+    let _ = tokio::time::timeout(limit, join_all(closing)).await;
+}
+
 /// How long a stop may take: platforms kill 30 s after they ask, and the log's last lines want time too. The
-/// drain takes at most 16 s of it, the last write and giving the leases back 4.5 s more; a sign-in under way is
-/// then given all that is left, 3 s at least and the whole where nothing was in flight.
+/// drain takes at most 16 s of it, the last write and giving the leases back 4.5 s more; a sign-in under way and
+/// handlers that end are then given all that is left, 3 s at least and the whole where nothing was in flight.
 const STOP_LIMIT: Duration = Duration::from_secs(24);
 
 /// When `stop` was cancelled, once it is.
