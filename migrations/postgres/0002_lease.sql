@@ -4,6 +4,7 @@
 alter table orgstream.subscription
     add column lease_until timestamptz,
     add column paused_at timestamptz,
+    add column lost_position bytea,
     add column begin_from text check (begin_from in ('earliest', 'latest')),
     add column position_time timestamptz,
     add column position_transaction text,
@@ -13,6 +14,7 @@ comment on column orgstream.subscription.holder is 'The process that holds the l
 comment on column orgstream.subscription.lease_until is 'Until when holder alone may run it, by this server''s clock; null where nobody holds it.';
 comment on column orgstream.subscription.paused_at is 'When a person paused it; null while it may run.';
 comment on column orgstream.subscription.begin_from is 'Where a rewind told it to begin; counts while there is no position.';
+comment on column orgstream.subscription.lost_position is 'Position that the bus does not know any more; null once there is a position again. What had come after it and is not finished is lost if its process ends.';
 comment on column orgstream.subscription.position_time is 'When the event at the position was committed, or the keepalive received: how near the position is to leaving the bus.';
 comment on column orgstream.subscription.position_transaction is 'Transaction of the change event at the position; null after a keepalive or a platform event, empty where a rewind put the position there and nobody knows. More events of it, if any come, are not the whole of it.';
 comment on column orgstream.subscription.position_event is 'Replay ID of the newest event at or below the position, which may be that of a keepalive; null where that is not known.';

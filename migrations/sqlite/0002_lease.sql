@@ -2,6 +2,8 @@
 
 alter table subscription add column lease_until integer;
 alter table subscription add column paused_at integer;
+-- Position that the bus does not know any more; null once there is a position again.
+alter table subscription add column lost_position blob;
 alter table subscription add column begin_from text check (begin_from in ('earliest', 'latest'));
 alter table subscription add column position_time integer;
 alter table subscription add column position_transaction text;

@@ -38,6 +38,9 @@ pub struct TakenOver {
     /// Where it has no position, because a rewind or an expired replay ID took it away: earliest or latest,
     /// whatever the configuration says.
     pub begin_from: Option<Start>,
+    /// Where it has no position, because the bus does not know it any more: that position. What an earlier run
+    /// had received after it and not finished is lost.
+    pub lost_position: Option<ReplayId>,
     /// When its first stream was about to begin at LATEST, where that was recorded.
     pub begun_at: Option<SystemTime>,
     /// When the event at the position was committed, or the keepalive received.

@@ -39,6 +39,9 @@ pub struct Progress {
     /// The position was given up, and the stream begins here, at earliest or latest; counts where no new
     /// position is given.
     pub begin_from: Option<Start>,
+    /// With `begin_from`: events received before are still to be finished, and are lost if the process ends
+    /// ([`super::TakenOver::lost_position`]).
+    pub unfinished: bool,
     /// Transaction key of the change event at the position; goes with `position`.
     pub transaction: Option<String>,
     /// What is finished above the position.

@@ -23,6 +23,8 @@ use crate::store::{Hole, HoleKind};
 pub(super) struct GivenUp {
     /// Where the stream begins instead: earliest or latest.
     pub(super) begin: Start,
+    /// Events that came before are still to be finished.
+    pub(super) unfinished: bool,
     /// Told once it is stored.
     pub(super) done: oneshot::Sender<()>,
 }
@@ -61,7 +63,12 @@ impl Reader {
         self.record_expiry().await;
         let (done, stored) = oneshot::channel();
         // Where the delivery is gone, the stop token tells.
-        let _ = self.given_up.send(GivenUp { begin, done });
+        let unfinished = self.in_flight.held_now().0 > 0;
+        let _ = self.given_up.send(GivenUp {
+            begin,
+            unfinished,
+            done,
+        });
         tokio::select! {
             () = self.stop.cancelled() => return Duration::ZERO,
             _ = stored => {}
@@ -202,6 +209,19 @@ pub(super) fn lost(reason: &str, explanation: &str) -> Hole {
         entity: None,
         record_ids: Vec::new(),
         explanation: explanation.to_owned(),
+    }
+}
+
+/// What is lost where an earlier run gave its position up, and ended with what it had received before unfinished.
+pub(super) fn lost_unfinished(position: ReplayId) -> Hole {
+    Hole {
+        from: Some(position),
+        ..lost(
+            "expired_replay_id",
+            "the org did not know the position any more, and the run that found this ended before all that it had \
+             received until then was finished: that was perhaps not handled and is not delivered again, nor is what \
+             else had left the bus by then; compare the records with the org",
+        )
     }
 }
 

@@ -49,11 +49,11 @@ use tracing::warn;
 
 use crate::avro::SchemaCache;
 use crate::config::{BackoffConfig, SalesforceConfig, Start, SubscriptionConfig};
-use crate::event::{EventIdentity, OrgId, ReplayId};
+use crate::event::{EventIdentity, OrgId};
 use crate::handler::Handler;
 use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::PubSub;
-use crate::store::{Lease, LetterSummary, Store, StoreError, TakenOver};
+use crate::store::{Hole, Lease, LetterSummary, Store, StoreError, TakenOver};
 use crate::telemetry::metrics;
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
@@ -68,7 +68,7 @@ use delivery::{Delivery, LettersSetup, Setup};
 use handler_run::HandlerRun;
 use in_flight::InFlight;
 use letter_loader::LetterLoader;
-use lost::lost_start;
+use lost::{lost_start, lost_unfinished};
 use observe::Observer;
 use resume::Resume;
 use rewind::Rewound;
@@ -205,11 +205,15 @@ impl Stint<'_> {
         // After a rewind nobody knows what came just before.
         let known = taken.position.is_some() && taken.transaction.as_deref() != Some("");
         let mut expected = None;
+        if let Some(position) = taken.lost_position {
+            self.observer.hole("lost");
+            record_lost(shared, &taken.lease, lost_unfinished(position), &stop).await;
+        }
         match begins {
             Start::Latest if taken.begun_without_position => {
                 self.observer.hole("lost");
-                let (begun_at, first) = (taken.begun_at, taken.begun_with.as_ref());
-                record_lost_start(shared, &taken.lease, begun_at, first, &stop).await;
+                let hole = lost_start(taken.begun_at, taken.begun_with.as_ref());
+                record_lost(shared, &taken.lease, hole, &stop).await;
                 // Never LATEST again once something has come.
                 resume_after = taken.begun_with;
             }
@@ -335,15 +339,8 @@ pub(crate) async fn release(store: &Arc<dyn Store>, lease: &Lease) {
     );
 }
 
-/// Records what a start at LATEST has lost that ended before it had a position.
-async fn record_lost_start(
-    shared: &Shared,
-    lease: &Lease,
-    begun_at: Option<SystemTime>,
-    first: Option<&ReplayId>,
-    stop: &CancellationToken,
-) {
-    let hole = lost_start(begun_at, first);
+/// Records what an earlier run has lost, which ended before it had a position.
+async fn record_lost(shared: &Shared, lease: &Lease, hole: Hole, stop: &CancellationToken) {
     warn!(
         subscription = lease.key.name,
         "{}; a hole is recorded", hole.explanation

@@ -281,6 +281,10 @@ impl Position {
                 .given_up
                 .as_ref()
                 .map(|given_up| given_up.begin.clone()),
+            unfinished: self
+                .given_up
+                .as_ref()
+                .is_some_and(|given_up| given_up.unfinished),
             transaction: tracker.transaction().map(str::to_owned),
             finished_ahead,
             passed: self.passed.as_mut().map(std::mem::take),

@@ -1,8 +1,14 @@
 //! The account of a run: what became of every published event, and whether the promises held. Pure: from
 //! what was published, answered and stored to a table and a list of broken promises.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+
+mod holes;
+mod letters;
+mod order;
+mod position;
+mod repeats;
 
 /// One event as one subscription carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +77,33 @@ pub(crate) struct Letter {
     pub(crate) state: String,
 }
 
+/// A letter that was put down or opened again, or that was resolved or taken away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Parking {
+    pub(crate) at_us: i64,
+    /// Number of the letter.
+    pub(crate) letter: i64,
+    /// None: for all.
+    pub(crate) handler: Option<String>,
+    pub(crate) place: u64,
+    /// What the letter holds: records, or the value of a key.
+    pub(crate) records: Vec<String>,
+    pub(crate) open: bool,
+    /// A replay beside the live stream brought it, after newer ones: those need not wait for it.
+    pub(crate) replayed: bool,
+}
+
+/// A row of an `append` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Appended {
+    pub(crate) place: u64,
+    pub(crate) record: String,
+    /// When it was written, somewhat before its commit.
+    pub(crate) at_us: i64,
+    /// By a replay beside the live stream.
+    pub(crate) replayed: bool,
+}
+
 /// A row of `hole`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hole {
@@ -88,6 +121,16 @@ pub(crate) struct Write {
     pub(crate) writer: String,
     pub(crate) before: Row,
     pub(crate) after: Row,
+    /// What is stored as finished above the position then.
+    pub(crate) ahead: Vec<Ahead>,
+}
+
+/// What one handler has finished above the position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ahead {
+    pub(crate) handler: String,
+    pub(crate) place: u64,
+    pub(crate) record: String,
 }
 
 /// The part of a subscription's row that fencing is about.
@@ -108,7 +151,7 @@ pub(crate) struct HandlerCase {
     /// In the order of the answers.
     pub(crate) answers: Vec<Answered>,
     /// Rows of an `append` table, in the order in which they were written; none for other handlers.
-    pub(crate) rows: Option<Vec<(u64, String)>>,
+    pub(crate) rows: Option<Vec<Appended>>,
 }
 
 /// What is known of one subscription.
@@ -125,6 +168,8 @@ pub(crate) struct Case {
     pub(crate) pieces: Vec<Piece>,
     pub(crate) handlers: Vec<HandlerCase>,
     pub(crate) letters: Vec<Letter>,
+    /// In order.
+    pub(crate) parkings: Vec<Parking>,
     pub(crate) holes: Vec<Hole>,
     /// In order.
     pub(crate) writes: Vec<Write>,
@@ -139,11 +184,20 @@ pub(crate) struct Case {
     pub(crate) pauses: usize,
     /// A person had events handed over again, as often as that takes.
     pub(crate) replays: bool,
+    /// A person gave parked events up meanwhile.
+    pub(crate) discards: bool,
     /// Everything parked was seen to: what can be handled, is.
     pub(crate) tidied: bool,
 }
 
 impl Case {
+    /// How many events share a place.
+    fn pieces_at(&self, place: u64) -> usize {
+        let from = self.pieces.partition_point(|piece| piece.place < place);
+        let there = self.pieces[from..].iter();
+        there.take_while(|piece| piece.place == place).count()
+    }
+
     /// Events that may be with a handler at once.
     fn under_way(&self) -> usize {
         // A transaction of ours has four at most, and an enriching channel splits each up.
@@ -177,6 +231,8 @@ pub(crate) struct Account {
     pub(crate) lines: Vec<Line>,
     /// Broken promises; none is what we want.
     pub(crate) broken: Vec<String>,
+    /// What the trouble led to, once for each time.
+    pub(crate) met: Vec<String>,
 }
 
 impl Account {
@@ -214,18 +270,26 @@ pub(crate) fn account(case: &Case) -> Account {
                 case.name, handler.name
             ));
         }
+        let broken = &mut account.broken;
         if handler.rows.is_some() {
-            once_each(case, handler, &handled, &mut account.broken);
+            repeats::once_each(case, handler, &handled, broken);
         } else {
-            repeats(case, handler, &mut line, &mut account.broken);
-            late(case, handler, &mut line, &mut account.broken);
+            repeats::repeats(case, handler, &mut line, broken);
+            repeats::known(case, handler, broken);
+            repeats::late(case, handler, &mut line, broken);
+            order::one_at_a_time(case, handler, &known, broken);
         }
-        in_order(case, handler, &handled, &known, &mut account.broken);
+        order::in_order(case, handler, &known, broken);
+        letters::held(case, handler, &known, broken);
         account.lines.push(line);
     }
-    letters_have_reasons(case, &mut account.broken);
-    holes_have_reasons(case, &mut account.broken);
+    letters::have_reasons(case, &known, &mut account.broken);
+    letters::seen_to(case, &mut account.broken);
+    holes::have_reasons(case, &mut account.broken);
+    position::passes_nothing_unfinished(case, &mut account.broken);
+    position::keeps_what_is_ahead(case, &mut account.broken);
     super::fencing::fenced(case, &mut account.broken);
+    account.met = super::census::met(case, &account);
     account
 }
 
@@ -234,12 +298,56 @@ fn handled(handler: &HandlerCase) -> Vec<Key<'_>> {
     match &handler.rows {
         Some(rows) => rows
             .iter()
-            .map(|(place, record)| (*place, record.as_str()))
+            .map(|row| (row.place, row.record.as_str()))
             .collect(),
         None => successes(handler)
             .map(|answer| (answer.place, answer.record.as_str()))
             .collect(),
     }
+}
+
+/// What a handler has handled of the live stream, in order, repeats included. A replay beside it hands older
+/// values over after newer ones, which is what it is for: some of them the live stream may have lost.
+fn handled_live(handler: &HandlerCase) -> Vec<Key<'_>> {
+    match &handler.rows {
+        Some(rows) => {
+            let live = rows.iter().filter(|row| !row.replayed);
+            live.map(|row| (row.place, row.record.as_str())).collect()
+        }
+        None => successes(handler)
+            .filter(|answer| !answer.replayed)
+            .map(|answer| (answer.place, answer.record.as_str()))
+            .collect(),
+    }
+}
+
+/// When a handler first had handled each event: when it was handed over, and when that was done.
+fn first_handlings(handler: &HandlerCase) -> HashMap<Key<'_>, (i64, i64)> {
+    let mut first = HashMap::new();
+    let mut add = |place, record, came_us, at_us| {
+        let entry = first.entry((place, record)).or_insert((came_us, at_us));
+        if at_us < entry.1 {
+            *entry = (came_us, at_us);
+        }
+    };
+    match &handler.rows {
+        Some(rows) => {
+            for row in rows {
+                add(row.place, row.record.as_str(), row.at_us, row.at_us);
+            }
+        }
+        None => {
+            for answer in successes(handler) {
+                add(
+                    answer.place,
+                    answer.record.as_str(),
+                    answer.came_us,
+                    answer.at_us,
+                );
+            }
+        }
+    }
+    first
 }
 
 fn successes(handler: &HandlerCase) -> impl Iterator<Item = &Answered> {
@@ -310,258 +418,6 @@ fn take_unread(parked: &mut HashMap<Key<'_>, usize>, place: u64) -> bool {
 fn covers(case: &Case, hole: &Hole, place: u64) -> bool {
     let begun = |from| from < place || (case.channel && from == place);
     hole.lost && hole.from.is_none_or(begun) && hole.to.is_some_and(|to| place <= to)
-}
-
-fn once_each(case: &Case, handler: &HandlerCase, handled: &[Key<'_>], broken: &mut Vec<String>) {
-    let mut seen = HashSet::new();
-    for key in handled.iter().filter(|key| !seen.insert(**key)) {
-        broken.push(format!(
-            "{}/{}: {key:?} is in the table more than once",
-            case.name, handler.name
-        ));
-    }
-}
-
-/// First handlings follow bus order, lane by lane. An event that was given up holds its own records, and
-/// nothing else: where it has none, and in strict order, later ones pass it, and barriers pass it anywhere.
-fn in_order(
-    case: &Case,
-    handler: &HandlerCase,
-    handled: &[Key<'_>],
-    known: &HashMap<Key<'_>, &Piece>,
-    broken: &mut Vec<String>,
-) {
-    let given_up = given_up(case, handler);
-    let mut seen = HashSet::new();
-    let mut newest: HashMap<&str, u64> = HashMap::new();
-    // The newest of all, and the newest that everything stays in order with.
-    let (mut any, mut all) = (0, 0);
-    for key in handled.iter().filter(|key| seen.insert(**key)) {
-        let Some(piece) = known.get(key) else {
-            continue;
-        };
-        let given_up = given_up.contains(key) || matches!(piece.poison, Poison::Fails(_));
-        let before = match &piece.lanes {
-            Lanes::All if !given_up => any,
-            Lanes::Of(lanes) if !given_up || !lanes.iter().any(|lane| lane == NO_RECORD) => {
-                let own = lanes.iter().filter_map(|lane| newest.get(lane.as_str()));
-                let own = own.copied().max().unwrap_or(0);
-                if given_up { own } else { own.max(all) }
-            }
-            _ => continue,
-        };
-        // Siblings share a place and have records of their own, but for `strict`.
-        if before > piece.place {
-            broken.push(format!(
-                "{}/{}: {key:?} of {:?} was first handled after {before}",
-                case.name, handler.name, piece.lanes
-            ));
-        }
-        if !given_up {
-            any = any.max(piece.place);
-        }
-        match &piece.lanes {
-            Lanes::None => {}
-            Lanes::All => all = all.max(piece.place),
-            Lanes::Of(lanes) => {
-                for lane in lanes {
-                    let newest = newest.entry(lane).or_default();
-                    *newest = piece.place.max(*newest);
-                }
-            }
-        }
-    }
-}
-
-/// What a handler has refused, or was ever parked for it.
-fn given_up<'a>(case: &'a Case, handler: &'a HandlerCase) -> HashSet<Key<'a>> {
-    let refused = handler.answers.iter().filter(|answer| answer.status == 422);
-    let refused = refused.map(|answer| (answer.place, answer.record.as_str()));
-    let letters = case.letters.iter();
-    let letters = letters.map(|letter| (letter.place, letter.record.as_str()));
-    refused.chain(letters).collect()
-}
-
-/// When each epoch began.
-fn beginnings(case: &Case) -> BTreeMap<i64, i64> {
-    let takeovers = case
-        .writes
-        .iter()
-        .filter(|w| w.after.epoch != w.before.epoch);
-    takeovers.map(|w| (w.after.epoch, w.at_us)).collect()
-}
-
-/// Repeats of a new epoch are bounded by what was in flight, and what finished since the last position write.
-fn repeats(case: &Case, handler: &HandlerCase, line: &mut Line, broken: &mut Vec<String>) {
-    let mut first: HashMap<Key<'_>, i64> = HashMap::new();
-    let mut repeated: BTreeMap<i64, usize> = BTreeMap::new();
-    for answer in successes(handler).filter(|answer| !answer.replayed) {
-        match first.get(&(answer.place, answer.record.as_str())) {
-            None => {
-                first.insert((answer.place, &answer.record), answer.epoch);
-            }
-            Some(epoch) if *epoch == answer.epoch => line.again += 1,
-            Some(epoch) if *epoch < answer.epoch => {
-                *repeated.entry(answer.epoch).or_default() += 1;
-            }
-            // What a worker says that was followed is counted as late.
-            Some(_) => {}
-        }
-    }
-    for (epoch, began) in beginnings(case) {
-        let allowed = case.max_in_flight + finished_since_write(case, handler, began);
-        let count = repeated.remove(&epoch).unwrap_or(0);
-        line.repeats += count;
-        line.repeats_allowed += allowed;
-        if count > allowed && !case.replays {
-            broken.push(format!(
-                "{}/{}: {count} repeats in epoch {epoch}, where {allowed} are allowed",
-                case.name, handler.name
-            ));
-        }
-    }
-    for (epoch, count) in repeated {
-        broken.push(format!(
-            "{}/{}: {count} repeats in epoch {epoch}, whose beginning nobody saw",
-            case.name, handler.name
-        ));
-    }
-    let allowed = case.interruptions * case.under_way();
-    if line.again > allowed && !case.replays {
-        broken.push(format!(
-            "{}/{}: {} repeats within one epoch, where {allowed} are allowed",
-            case.name, handler.name, line.again
-        ));
-    }
-}
-
-/// What a handler handled before a takeover, and no write of the position can have known of: the last one
-/// began when the last but one was done, at the earliest.
-fn finished_since_write(case: &Case, handler: &HandlerCase, takeover: i64) -> usize {
-    let earlier = case.writes.iter().filter(|w| {
-        w.at_us < takeover
-            && w.after.write_number != w.before.write_number
-            && w.after.write_number > 0
-    });
-    let mut times: Vec<i64> = earlier.map(|w| w.at_us).collect();
-    times.pop();
-    let since = times.pop().unwrap_or(0);
-    successes(handler)
-        .filter(|answer| (since..=takeover).contains(&answer.at_us))
-        .count()
-}
-
-/// A worker that was followed hands nothing over any more, but for what was under way.
-fn late(case: &Case, handler: &HandlerCase, line: &mut Line, broken: &mut Vec<String>) {
-    let beginnings = beginnings(case);
-    let followed = |answer: &&Answered| {
-        let next = beginnings.range(answer.epoch + 1..).next();
-        next.is_some_and(|(_, began)| *began < answer.came_us)
-    };
-    line.late = handler.answers.iter().filter(followed).count();
-    let allowed = case.pauses * case.under_way();
-    if line.late > allowed {
-        broken.push(format!(
-            "{}/{}: {} events handed over by a worker that another had followed, where {allowed} are allowed",
-            case.name, handler.name, line.late
-        ));
-    }
-}
-
-fn letters_have_reasons(case: &Case, broken: &mut Vec<String>) {
-    for letter in &case.letters {
-        let of_place = case
-            .pieces
-            .iter()
-            .filter(|piece| piece.place == letter.place);
-        let mut pieces = of_place.peekable();
-        if pieces.peek().is_none() {
-            broken.push(format!(
-                "{}: {letter:?} is of no published event",
-                case.name
-            ));
-            continue;
-        }
-        let explained = match letter.reason.as_str() {
-            // In a transaction another event may be to blame.
-            "undecodable" => case.grouped || pieces.any(|piece| piece.poison == Poison::Bytes),
-            "schema_refused" => case.grouped || pieces.any(|piece| piece.poison == Poison::Schema),
-            "rejected" => answers_of(case, letter).any(|answer| answer.status == 422),
-            "exhausted" => {
-                let attempts = case
-                    .handlers
-                    .iter()
-                    .find(|handler| Some(&handler.name) == letter.handler.as_ref())
-                    .map_or(0, |handler| handler.attempts);
-                let failed = answers_of(case, letter).filter(|answer| answer.status != 200);
-                failed.count() >= attempts as usize
-            }
-            // What could not be decoded, and can be now, is exchanged for a letter of each handler.
-            "parked_behind" => {
-                pieces.any(|piece| matches!(piece.poison, Poison::Bytes | Poison::Schema))
-                    || case.letters.iter().any(|other| {
-                        let together = other.handler.is_none() || other.handler == letter.handler;
-                        other.place < letter.place && together
-                    })
-            }
-            _ => false,
-        };
-        if !explained {
-            broken.push(format!("{}: nothing explains {letter:?}", case.name));
-        }
-    }
-}
-
-/// What the letter's handler answered for its event.
-fn answers_of<'a>(case: &'a Case, letter: &'a Letter) -> impl Iterator<Item = &'a Answered> {
-    let of_letter = case
-        .handlers
-        .iter()
-        .filter(|handler| Some(&handler.name) == letter.handler.as_ref());
-    of_letter
-        .flat_map(|handler| &handler.answers)
-        .filter(|answer| answer.place == letter.place && answer.record == letter.record)
-}
-
-fn holes_have_reasons(case: &Case, broken: &mut Vec<String>) {
-    for hole in case.holes.iter().filter(|hole| hole.lost) {
-        if case.gone_up_to == 0 {
-            broken.push(format!(
-                "{}: nothing was lost, and there is {hole:?}",
-                case.name
-            ));
-        }
-        if hole.to.is_none() {
-            broken.push(format!(
-                "{}: the end of {hole:?} was never filled in",
-                case.name
-            ));
-        }
-    }
-    if case.tidied {
-        let left = case.letters.iter().filter(|letter| letter.state == "open");
-        broken.extend(left.map(|letter| format!("{}: {letter:?} was left", case.name)));
-        let discarded = case.letters.iter().filter(|l| l.state == "discarded");
-        for letter in discarded.filter(|l| !["undecodable", "schema_refused"].contains(&&*l.reason))
-        {
-            broken.push(format!("{}: nobody discarded {letter:?}", case.name));
-        }
-    }
-    let gaps = case.holes.iter().filter(|hole| !hole.lost).count();
-    let handed = case.pieces.iter().filter(|piece| {
-        let lost = case
-            .holes
-            .iter()
-            .any(|hole| covers(case, hole, piece.place));
-        piece.gap && !lost
-    });
-    let expected = handed.count();
-    if gaps < expected {
-        broken.push(format!(
-            "{}: {expected} gap events, and {gaps} holes of kind gap",
-            case.name
-        ));
-    }
 }
 
 impl fmt::Display for Line {

@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
-use super::account::{Hole, Letter, Row, Write};
+use super::account::{Ahead, Appended, Hole, Letter, Parking, Row, Write};
 
 /// Made before anything runs, so that nothing escapes it. The writer is the process, by the name that it
 /// gives its connections.
@@ -19,21 +19,51 @@ create table chaos.change (
     old_epoch bigint not null, new_epoch bigint not null,
     old_holder text, new_holder text,
     old_number bigint not null, new_number bigint not null,
-    old_position bytea, new_position bytea
+    old_position bytea, new_position bytea,
+    ahead text[] not null
 );
 create function chaos.note() returns trigger language plpgsql as $$
 begin
     insert into chaos.change (at_us, writer, name, old_epoch, new_epoch, old_holder, new_holder,
-                              old_number, new_number, old_position, new_position)
+                              old_number, new_number, old_position, new_position, ahead)
     values ((extract(epoch from clock_timestamp()) * 1000000)::bigint,
             current_setting('application_name'), new.name, old.epoch, new.epoch, old.holder, new.holder,
-            old.write_number, new.write_number, old.position, new.position);
+            old.write_number, new.write_number, old.position, new.position,
+            array(select handler || ' ' || identity from orgstream.finished_ahead f
+                  where f.org_id = new.org_id and f.subscription = new.name));
     return null;
 end $$;
-create trigger chaos_note after update on orgstream.subscription for each row
-when ((old.epoch, old.holder, old.write_number, old.position)
+-- At the commit: what is finished ahead is written after the position.
+create constraint trigger chaos_note after update on orgstream.subscription deferrable initially deferred
+for each row when ((old.epoch, old.holder, old.write_number, old.position)
       is distinct from (new.epoch, new.holder, new.write_number, new.position))
 execute function chaos.note();
+
+-- What became of letters, by when.
+create table chaos.parking (
+    id bigint generated always as identity primary key,
+    at_us bigint not null default (extract(epoch from clock_timestamp()) * 1000000)::bigint,
+    subscription text not null,
+    letter bigint not null,
+    handler text,
+    replay_id bytea,
+    records text[] not null,
+    open boolean not null,
+    replayed boolean not null
+);
+create function chaos.note_letter() returns trigger language plpgsql as $$
+declare
+    row orgstream.dead_letter := case when tg_op = 'DELETE' then old else new end;
+begin
+    insert into chaos.parking (subscription, letter, handler, replay_id, records, open, replayed)
+    values (row.subscription, row.id, row.handler, row.replay_id, row.record_ids,
+            tg_op <> 'DELETE' and row.state = 'open', row.replayed);
+    return null;
+end $$;
+create trigger chaos_letter after insert or delete on orgstream.dead_letter for each row
+execute function chaos.note_letter();
+create trigger chaos_letter_state after update on orgstream.dead_letter for each row
+when (old.state is distinct from new.state) execute function chaos.note_letter();
 
 -- What an append handler committed, attempts that its table's key hides included. Its table is made on first
 -- use, and watched from then on.
@@ -42,16 +72,19 @@ create table chaos.appended (
     table_name text not null,
     replay_id text not null,
     record text not null,
-    first boolean not null
+    at_us bigint not null default (extract(epoch from clock_timestamp()) * 1000000)::bigint,
+    first boolean not null,
+    replayed boolean not null
 );
 create function chaos.note_row() returns trigger language plpgsql as $$
 declare there boolean;
 begin
     execute format('select exists (select from %I where subscription = $1 and id = $2)', tg_table_name)
         into there using new.subscription, new.id;
-    insert into chaos.appended (table_name, replay_id, record, first)
+    insert into chaos.appended (table_name, replay_id, record, first, replayed)
     values (tg_table_name, coalesce(new.replay_id, ''),
-            coalesce(new.data->'ChangeEventHeader'->'recordIds'->>0, ''), not there);
+            coalesce(new.data->'ChangeEventHeader'->'recordIds'->>0, ''), not there,
+            new.replayed);
     return new;
 end $$;
 create function chaos.watch() returns event_trigger language plpgsql as $$
@@ -85,6 +118,7 @@ pub(crate) struct Stored {
     pub(crate) state: String,
     pub(crate) writes: Vec<Write>,
     pub(crate) letters: Vec<Letter>,
+    pub(crate) parkings: Vec<Parking>,
     pub(crate) holes: Vec<Hole>,
     /// Commands that are not carried out yet.
     pub(crate) commands: i64,
@@ -121,14 +155,14 @@ impl Audit {
         Ok(found == Some(true))
     }
 
-    /// Everything stored about a subscription.
-    pub(crate) async fn stored(&self, name: &str) -> anyhow::Result<Stored> {
+    /// Everything stored about a subscription, by the names that it may have.
+    pub(crate) async fn stored(&self, names: &[String]) -> anyhow::Result<Stored> {
         let mut connection = self.connect().await?;
         let row = sqlx::query(
             "select position, concat_ws(': ', state, state_detail) as state \
-             from orgstream.subscription where name = $1",
+             from orgstream.subscription where name = any($1)",
         )
-        .bind(name)
+        .bind(names)
         .fetch_optional(&mut connection)
         .await?;
         let mut stored = Stored::default();
@@ -137,14 +171,15 @@ impl Audit {
             stored.position = position.as_deref().map(place);
             stored.state = row.try_get("state")?;
         }
-        stored.writes = writes(&mut connection, name).await?;
-        stored.letters = letters(&mut connection, name).await?;
-        stored.holes = holes(&mut connection, name).await?;
+        stored.writes = writes(&mut connection, names).await?;
+        stored.letters = letters(&mut connection, names).await?;
+        stored.parkings = parkings(&mut connection, names).await?;
+        stored.holes = holes(&mut connection, names).await?;
         stored.commands = sqlx::query_scalar(
             "select count(*) from orgstream.command \
-             where subscription = $1 and state in ('asked', 'running')",
+             where subscription = any($1) and state in ('asked', 'running')",
         )
-        .bind(name)
+        .bind(names)
         .fetch_one(&mut connection)
         .await?;
         connection.close().await?;
@@ -171,10 +206,10 @@ impl Audit {
         &self,
         table: &str,
         attempts: bool,
-    ) -> anyhow::Result<Vec<(u64, String)>> {
+    ) -> anyhow::Result<Vec<Appended>> {
         let mut connection = self.connect().await?;
-        let rows: Vec<(String, String)> = sqlx::query_as(
-            "select replay_id, record from chaos.appended \
+        let rows: Vec<(String, String, i64, bool)> = sqlx::query_as(
+            "select replay_id, record, at_us, replayed from chaos.appended \
              where table_name = $1 and ($2 or first) order by id",
         )
         .bind(table)
@@ -184,14 +219,19 @@ impl Audit {
         connection.close().await?;
         let rows = rows.into_iter();
         Ok(rows
-            .map(|(replay_id, record)| (super::place_of(&replay_id), record))
+            .map(|(replay_id, record, at_us, replayed)| Appended {
+                place: super::place_of(&replay_id),
+                record,
+                at_us,
+                replayed,
+            })
             .collect())
     }
 }
 
-async fn writes(connection: &mut PgConnection, name: &str) -> anyhow::Result<Vec<Write>> {
-    let rows = sqlx::query("select * from chaos.change where name = $1 order by id")
-        .bind(name)
+async fn writes(connection: &mut PgConnection, names: &[String]) -> anyhow::Result<Vec<Write>> {
+    let rows = sqlx::query("select * from chaos.change where name = any($1) order by id")
+        .bind(names)
         .fetch_all(connection)
         .await?;
     rows.iter()
@@ -210,17 +250,33 @@ async fn writes(connection: &mut PgConnection, name: &str) -> anyhow::Result<Vec
                 writer: row.try_get("writer")?,
                 before: side("old_epoch", "old_holder", "old_number", "old_position")?,
                 after: side("new_epoch", "new_holder", "new_number", "new_position")?,
+                ahead: row
+                    .try_get::<Vec<String>, _>("ahead")?
+                    .iter()
+                    .filter_map(|mark| ahead(mark))
+                    .collect(),
             })
         })
         .collect()
 }
 
-async fn letters(connection: &mut PgConnection, name: &str) -> anyhow::Result<Vec<Letter>> {
+/// A mark of `finished_ahead`: the handler, and the identity with its place and, of a change event, its record.
+fn ahead(mark: &str) -> Option<Ahead> {
+    let (handler, identity) = mark.split_once(' ')?;
+    let mut parts = identity.splitn(3, ':').skip(1);
+    Some(Ahead {
+        handler: handler.to_owned(),
+        place: super::place_of(parts.next()?),
+        record: parts.next().unwrap_or("").to_owned(),
+    })
+}
+
+async fn letters(connection: &mut PgConnection, names: &[String]) -> anyhow::Result<Vec<Letter>> {
     let rows = sqlx::query(
         "select handler, replay_id, topic, coalesce(record_ids[1], '') as record, reason, state \
-         from orgstream.dead_letter where subscription = $1 order by id",
+         from orgstream.dead_letter where subscription = any($1) order by id",
     )
-    .bind(name)
+    .bind(names)
     .fetch_all(connection)
     .await?;
     rows.iter()
@@ -244,13 +300,37 @@ async fn letters(connection: &mut PgConnection, name: &str) -> anyhow::Result<Ve
         .collect()
 }
 
-async fn holes(connection: &mut PgConnection, name: &str) -> anyhow::Result<Vec<Hole>> {
+async fn parkings(connection: &mut PgConnection, names: &[String]) -> anyhow::Result<Vec<Parking>> {
+    let rows = sqlx::query(
+        "select at_us, letter, handler, replay_id, records, open, replayed from chaos.parking \
+         where subscription = any($1) order by id",
+    )
+    .bind(names)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let replay_id: Option<Vec<u8>> = row.try_get("replay_id")?;
+            Ok(Parking {
+                at_us: row.try_get("at_us")?,
+                letter: row.try_get("letter")?,
+                handler: row.try_get("handler")?,
+                place: replay_id.as_deref().map_or(0, place),
+                records: row.try_get("records")?,
+                open: row.try_get("open")?,
+                replayed: row.try_get("replayed")?,
+            })
+        })
+        .collect()
+}
+
+async fn holes(connection: &mut PgConnection, names: &[String]) -> anyhow::Result<Vec<Hole>> {
     let rows = sqlx::query(
         "select kind, reason, from_replay_id, to_replay_id from orgstream.hole \
-         where subscription = $1 \
+         where subscription = any($1) \
          and (reason <> 'perhaps_skipped_by_rewind' or acknowledged_at is null) order by id",
     )
-    .bind(name)
+    .bind(names)
     .fetch_all(connection)
     .await?;
     rows.iter()

@@ -53,7 +53,7 @@ impl Bed {
             login_url: org.text("login_url"),
             client_id: org.text("client_id"),
             client_secret: org.text("client_secret"),
-            subscriptions,
+            subscriptions: subscriptions.into(),
             lease,
             logs,
         };
@@ -99,7 +99,7 @@ impl Bed {
 
     /// The worker that runs the subscription, and its epoch.
     async fn owner(&self) -> (usize, i64) {
-        let stored = self.audit.stored("accounts").await.unwrap();
+        let stored = self.audit.stored(&["accounts".to_owned()]).await.unwrap();
         let last = stored.writes.last().unwrap();
         let index = last.writer.split('-').nth(1).unwrap();
         (index.parse().unwrap(), last.after.epoch)

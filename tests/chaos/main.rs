@@ -15,6 +15,7 @@ mod account;
 mod account_tests;
 mod audit;
 mod bench;
+mod census;
 mod cluster;
 #[path = "../it/support/emulator.rs"]
 #[allow(dead_code, reason = "shared with other tests, which need more of it")]
@@ -36,13 +37,14 @@ mod trouble;
 mod workers;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex as AsyncMutex;
 
+use census::Census;
 use cluster::Cluster;
-use run::Outcome;
 
 /// Seeds of the short form, each of which has shown something once; a random one joins them.
 const FIXED: [u64; 4] = [1, 2, 3, 4];
@@ -60,6 +62,7 @@ struct Asked {
     until: Option<Instant>,
     jobs: usize,
     keep: bool,
+    until_failure: bool,
 }
 
 fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
@@ -70,22 +73,31 @@ fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
     }
 }
 
-/// Runs seeds, several at a time where asked, each job with a cluster of its own; gives what failed.
-async fn run_all(asked: Asked) -> (usize, Vec<Outcome>) {
+/// What came of many seeds.
+#[derive(Default)]
+struct Run {
+    passed: usize,
+    failed: Vec<u64>,
+    census: Census,
+}
+
+/// Runs seeds, several at a time where asked, each job with a cluster of its own.
+async fn run_all(asked: Asked) -> Run {
+    let over = Arc::new(AtomicBool::new(false));
     let seeds = Arc::new(Mutex::new(asked.seeds));
     let mut jobs = tokio::task::JoinSet::new();
     for _ in 0..asked.jobs.max(1) {
-        let seeds = seeds.clone();
+        let (seeds, over) = (seeds.clone(), over.clone());
         jobs.spawn(async move {
-            let mut passed = 0;
-            let mut failed = Vec::new();
+            let mut run = Run::default();
             let Some(cluster) = Cluster::start().await.unwrap() else {
                 no_postgres();
-                return (passed, failed);
+                return run;
             };
             let cluster = Arc::new(AsyncMutex::new(cluster));
             loop {
-                if asked.until.is_some_and(|until| Instant::now() > until) {
+                let late = asked.until.is_some_and(|until| Instant::now() > until);
+                if late || over.load(Ordering::Relaxed) {
                     break;
                 }
                 let Some(seed) = seeds.lock().unwrap().pop_front() else {
@@ -95,12 +107,14 @@ async fn run_all(asked: Asked) -> (usize, Vec<Outcome>) {
                     Ok(outcome) => outcome,
                     Err(error) => panic!("seed {seed}: the harness failed: {error:#}"),
                 };
+                run.census.count(&outcome);
                 if outcome.broken.is_empty() {
                     println!("{}", outcome.summary());
-                    passed += 1;
+                    run.passed += 1;
                 } else {
                     println!("{}", outcome.report());
-                    failed.push(outcome);
+                    run.failed.push(outcome.seed);
+                    over.fetch_or(asked.until_failure, Ordering::Relaxed);
                 }
             }
             if asked.keep
@@ -108,19 +122,20 @@ async fn run_all(asked: Asked) -> (usize, Vec<Outcome>) {
             {
                 println!("kept: {}", cluster.into_inner().keep().display());
             }
-            (passed, failed)
+            run
         });
     }
-    let (mut passed, mut failed) = (0, Vec::new());
+    let mut all = Run::default();
     while let Some(done) = jobs.join_next().await {
-        let (some_passed, some_failed) = match done {
-            Ok(done) => done,
+        let run = match done {
+            Ok(run) => run,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        passed += some_passed;
-        failed.extend(some_failed);
+        all.passed += run.passed;
+        all.failed.extend(run.failed);
+        all.census.add(run.census);
     }
-    (passed, failed)
+    all
 }
 
 fn no_postgres() {
@@ -131,11 +146,9 @@ fn no_postgres() {
     println!("skipped: no Postgres (run scripts/test, which brings one)");
 }
 
-fn verdict(passed: usize, failed: &[Outcome]) {
-    let seeds: Vec<String> = failed
-        .iter()
-        .map(|outcome| outcome.seed.to_string())
-        .collect();
+fn verdict(run: &Run) {
+    let (passed, failed) = (run.passed, &run.failed);
+    let seeds: Vec<String> = failed.iter().map(u64::to_string).collect();
     println!(
         "{passed} seed(s) passed, {} failed: {}",
         failed.len(),
@@ -148,14 +161,15 @@ fn verdict(passed: usize, failed: &[Outcome]) {
 async fn a_handful_of_seeds_is_accounted_for() {
     let random = variable("ORGSTREAM_TEST_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000_000));
     println!("random seed: {random}");
-    let (passed, failed) = run_all(Asked {
+    let run = run_all(Asked {
         seeds: FIXED.into_iter().chain([random]).collect(),
         until: None,
         jobs: 2,
         keep: false,
+        until_failure: false,
     })
     .await;
-    verdict(passed, &failed);
+    verdict(&run);
 }
 
 /// As `scripts/chaos` asks for it.
@@ -172,14 +186,16 @@ async fn many_seeds_are_accounted_for() {
         1
     });
     println!("first seed: {first}");
-    let (passed, failed) = run_all(Asked {
+    let run = run_all(Asked {
         seeds: (0..count.min(1_000_000))
             .map(|n| first.wrapping_add(n))
             .collect(),
         until: minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes)),
         jobs: variable("ORGSTREAM_CHAOS_JOBS").unwrap_or(1),
         keep: std::env::var_os("ORGSTREAM_CHAOS_KEEP").is_some(),
+        until_failure: std::env::var_os("ORGSTREAM_CHAOS_UNTIL_FAILURE").is_some(),
     })
     .await;
-    verdict(passed, &failed);
+    print!("{}", run.census);
+    verdict(&run);
 }

@@ -46,7 +46,7 @@ pub(crate) async fn tidy(site: &Site, audit: &Audit) {
 async fn open(site: &Site, audit: &Audit) -> anyhow::Result<Vec<Letter>> {
     let mut open = Vec::new();
     for subscription in &site.plan.subscriptions {
-        let stored = audit.stored(subscription.name()).await?;
+        let stored = audit.stored(&subscription.names()).await?;
         open.extend(
             stored
                 .letters

@@ -4,9 +4,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use fastrand::Rng;
-
 use super::cluster::Shutdown;
+
+mod random;
 
 /// Everything that a seed decides.
 #[derive(Debug, Clone)]
@@ -86,8 +86,19 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
+    /// Its name at first.
     pub(crate) fn name(&self) -> &'static str {
         self.feed.name()
+    }
+
+    /// Its name once it was renamed.
+    pub(crate) fn new_name(&self) -> String {
+        format!("new-{}", self.name())
+    }
+
+    /// The names that it may have in the store.
+    pub(crate) fn names(&self) -> [String; 2] {
+        [self.name().to_owned(), self.new_name()]
     }
 }
 
@@ -159,6 +170,8 @@ pub(crate) enum Step {
     Kill { worker: usize, back_after: Duration },
     /// SIGTERM, and a new process a while after its end.
     Terminate { worker: usize, back_after: Duration },
+    /// One worker less for a while, and then one more: SIGTERM, and a start long after.
+    Scale { worker: usize, away: Duration },
     /// SIGSTOP, and SIGCONT after a while.
     Freeze { worker: usize, length: Duration },
     /// Postgres ends and comes back.
@@ -208,227 +221,33 @@ pub(crate) enum Step {
     /// A person has everything that is still on the bus handed over again: to all handlers, or beside the live
     /// stream to the first.
     Replay { subscription: usize, beside: bool },
+    /// A side replay of everything, with an end, to one handler.
+    ReplayTo { subscription: usize, handler: usize },
+    /// A person gives up what was rejected.
+    Discard,
+    /// A deployment under which a subscription has another name.
+    Rename { subscription: usize },
     /// The org's delivery allocation is used up for so long.
     Exhaust { length: Duration },
-}
-
-fn millis(random: &mut Rng, range: std::ops::Range<u64>) -> Duration {
-    Duration::from_millis(random.u64(range))
-}
-
-fn pick<T: Copy>(random: &mut Rng, from: &[T]) -> T {
-    from[random.usize(..from.len())]
 }
 
 impl Plan {
     /// Whether a subscription's events are handed over again because a person asked for it.
     pub(crate) fn replays(&self, subscription: usize) -> bool {
-        self.steps.iter().any(|(_, step)| {
-            matches!(step, Step::Replay { subscription: of, .. } if *of == subscription)
+        self.steps.iter().any(|(_, step)| match step {
+            Step::Replay {
+                subscription: of, ..
+            }
+            | Step::ReplayTo {
+                subscription: of, ..
+            } => *of == subscription,
+            _ => false,
         })
     }
 
-    /// The plan of a seed.
-    pub(crate) fn of(seed: u64) -> Self {
-        let mut random = Rng::with_seed(seed);
-        let workers = pick(&mut random, &[1, 2, 2, 3]);
-        let pooled = random.u8(..4) == 0;
-        let tidy = random.u8(..3) > 0;
-        // Where the bus forgets, most of a run may be lost, which shows little else.
-        let forgetful = random.u8(..4) == 0;
-        // Nor do repeats tell much where everything is handed over again.
-        let replays = random.u8(..4) == 0;
-        let mut feeds = vec![
-            Feed::Accounts,
-            Feed::Orders,
-            Feed::Notices,
-            Feed::Changes,
-            Feed::Sales,
-        ];
-        random.shuffle(&mut feeds);
-        feeds.truncate(random.usize(1..=3));
-        let subscriptions: Vec<_> = feeds
-            .into_iter()
-            .map(|feed| subscription(&mut random, feed))
-            .collect();
-        let length = millis(&mut random, 6_000..10_000);
-        let traffic = Traffic {
-            seed: random.u64(..),
-            records: random.usize(2..25),
-            most: random.usize(300..1_500),
-            length,
-            pause: millis(&mut random, 4..40),
-            poison: pick(&mut random, &[0, 5, 20, 40]),
-        };
-        let events_per_response = pick(&mut random, &[None, None, Some(1), Some(7)]);
-        let mut steps: Vec<_> = (0..random.usize(5..14))
-            .map(|_| {
-                let at = Duration::from_millis(random.u64(200..length.as_millis() as u64));
-                (
-                    at,
-                    step(&mut random, workers, &subscriptions, (forgetful, replays)),
-                )
-            })
-            .collect();
-        steps.sort_by_key(|(at, _)| *at);
-        Self {
-            seed,
-            workers,
-            pooled,
-            subscriptions,
-            traffic,
-            tidy,
-            events_per_response,
-            steps,
-        }
-    }
-}
-
-fn subscription(random: &mut Rng, feed: Feed) -> Subscription {
-    let ordering = pick(
-        random,
-        &["record", "record", "record", "record", "strict", "none"],
-    );
-    let handlers = ["a", "b"]
-        .into_iter()
-        .take(random.usize(1..=2))
-        .map(|name| handler(random, name))
-        .collect();
-    let change_events = feed.topic().starts_with("/data/");
-    Subscription {
-        feed,
-        grouped: change_events && random.u8(..4) == 0,
-        ordering,
-        concurrency: pick(random, &[1, 2, 8, 16]),
-        max_in_flight: pick(random, &[10, 50, 200, 1_000]),
-        start: pick(random, &["earliest", "earliest", "latest"]),
-        on_expired: pick(random, &["earliest", "earliest", "latest"]),
-        handlers,
-    }
-}
-
-fn handler(random: &mut Rng, name: &'static str) -> Handler {
-    let kind = if name == "b" && random.u8(..3) > 0 {
-        HandlerKind::Append
-    } else {
-        HandlerKind::Webhook
-    };
-    Handler {
-        name,
-        kind,
-        attempts: random.u32(2..6),
-        timeout: millis(random, 1_000..3_000),
-    }
-}
-
-fn step(
-    random: &mut Rng,
-    workers: usize,
-    subscriptions: &[Subscription],
-    (forgetful, replays): (bool, bool),
-) -> Step {
-    let worker = random.usize(..workers);
-    let trouble = pick(random, &[Trouble::Hang, Trouble::Cut]);
-    match random.u8(..34) {
-        0..=4 => Step::Kill {
-            worker,
-            back_after: millis(random, 0..1_500),
-        },
-        5..=7 => Step::Terminate {
-            worker,
-            back_after: millis(random, 0..800),
-        },
-        // Shorter than the lease, and longer.
-        8..=10 => Step::Freeze {
-            worker,
-            length: if random.bool() {
-                millis(random, 300..1_500)
-            } else {
-                millis(random, 2_500..5_000)
-            },
-        },
-        11..=12 => Step::RestartPostgres(pick(random, &[Shutdown::Fast, Shutdown::Immediate])),
-        13..=14 => Step::FreezePostgres(millis(random, 300..4_000)),
-        15..=16 => Step::StoreLine {
-            worker,
-            trouble,
-            length: millis(random, 300..5_000),
-        },
-        17 => Step::OrgLine {
-            worker,
-            trouble,
-            length: millis(random, 300..3_000),
-        },
-        18..=22 => Step::Fault(fault(random)),
-        23 => Step::ExpireTokens {
-            failing: random.u32(..4),
-        },
-        25 if random.bool() => Step::Pause {
-            subscription: random.usize(..subscriptions.len()),
-            length: millis(random, 100..2_500),
-        },
-        24 if replays => Step::Replay {
-            subscription: random.usize(..subscriptions.len()),
-            beside: random.bool(),
-        },
-        24 => Step::RevokeTokens,
-        25 => Step::ChangeSchema {
-            orders: random.bool(),
-            failing: random.u32(..4),
-        },
-        26 if forgetful => Step::ExpireBus {
-            length: millis(random, 100..800),
-        },
-        27 if forgetful => Step::ResetBus,
-        26 => Step::Retry,
-        27 => Step::ReadOnly(millis(random, 300..4_000)),
-        28 => Step::Exhaust {
-            length: millis(random, 200..2_000),
-        },
-        _ => behave(random, subscriptions),
-    }
-}
-
-fn behave(random: &mut Rng, subscriptions: &[Subscription]) -> Step {
-    let subscription = random.usize(..subscriptions.len());
-    let handler = random.usize(..subscriptions[subscription].handlers.len());
-    let mode = match random.u8(..6) {
-        0 | 1 => Mode::Slow(millis(random, 20..400)),
-        2 => Mode::Failing(pick(random, &[500, 503, 429, 401, 404])),
-        3 => Mode::Hanging,
-        4 => Mode::Flaky(random.u32(2..9)),
-        _ => Mode::Refusing(random.u32(5..40)),
-    };
-    Step::Behave {
-        subscription,
-        handler,
-        mode,
-        length: millis(random, 300..4_000),
-    }
-}
-
-/// Trouble with the org that the emulator makes.
-fn fault(random: &mut Rng) -> serde_json::Value {
-    use serde_json::json;
-    let after = random.u64(..60);
-    match random.u8(..11) {
-        0 => json!({"rpc": "Subscribe", "kind": "reset", "times": 2, "after_events": after}),
-        1 => json!({"rpc": "Subscribe", "kind": "end", "times": 2, "after_events": after}),
-        2 => json!({"rpc": "Subscribe", "kind": "disconnect", "times": 1, "after_events": after}),
-        3 => json!({"rpc": "Subscribe", "kind": "silence", "times": 2, "after_events": after}),
-        4 => json!({"rpc": "Subscribe", "kind": "half_open", "times": 1, "after_events": after}),
-        5 => json!({"rpc": "Subscribe", "kind": "accept_then_fail", "times": 3,
-                    "code": "service.unavailable"}),
-        6 => {
-            json!({"rpc": "Subscribe", "kind": "error", "times": 3, "code": "service.unavailable"})
-        }
-        7 => {
-            json!({"rpc": "Subscribe", "kind": "expired_token", "times": 1, "after_events": after})
-        }
-        8 => json!({"rpc": "Subscribe", "kind": "oversize", "times": 1}),
-        9 => json!({"rpc": "Subscribe", "kind": "delay", "times": 5, "after_events": after,
-                    "delay_ms": random.u64(50..600)}),
-        _ => json!({"rpc": "Subscribe", "kind": "hang", "times": 1}),
+    /// Whether a person gives parked events up while all goes on.
+    pub(crate) fn discards(&self) -> bool {
+        self.steps.iter().any(|(_, step)| *step == Step::Discard)
     }
 }
 

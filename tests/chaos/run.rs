@@ -185,7 +185,7 @@ async fn site(
         login_url: org.text("login_url"),
         client_id: org.text("client_id"),
         client_secret: org.text("client_secret"),
-        subscriptions: workers::subscriptions(&plan, &recorder),
+        subscriptions: workers::subscriptions(&plan, &recorder).into(),
         lease: "2s",
         logs,
     };
@@ -262,7 +262,7 @@ async fn settle(site: &Site, audit: &Audit) {
 async fn left(site: &Site, audit: &Audit) -> anyhow::Result<Vec<String>> {
     let mut left = Vec::new();
     for subscription in &site.plan.subscriptions {
-        let stored = audit.stored(subscription.name()).await?;
+        let stored = audit.stored(&subscription.names()).await?;
         let (position, state) = (stored.position, stored.state.clone());
         let commands = stored.commands;
         let case = case(site, audit, subscription, stored).await?;
@@ -297,7 +297,7 @@ async fn stop(site: &Site) {
 async fn cases(site: &Site, audit: &Audit) -> anyhow::Result<Vec<Case>> {
     let mut cases = Vec::new();
     for subscription in &site.plan.subscriptions {
-        let stored = audit.stored(subscription.name()).await;
+        let stored = audit.stored(&subscription.names()).await;
         let stored = stored.context("the audit cannot be read")?;
         cases.push(case(site, audit, subscription, stored).await?);
     }
@@ -335,6 +335,7 @@ async fn case(
         pieces: site.ledger.pieces(subscription),
         handlers,
         letters: stored.letters,
+        parkings: stored.parkings,
         holes: stored.holes,
         writes: stored.writes,
         gone_up_to: site.ledger.gone_up_to(),
@@ -342,6 +343,7 @@ async fn case(
         interruptions: site.interruptions(),
         pauses: site.pauses(),
         replays,
+        discards: site.plan.discards(),
         tidied: site.plan.tidy,
     })
 }
@@ -359,6 +361,9 @@ async fn evidence(logs: &std::path::Path, cases: &[Case], audit: &Audit) -> anyh
             for answer in &handler.answers {
                 text += &format!("{}: {answer:?}\n", handler.name);
             }
+        }
+        for parking in &case.parkings {
+            text += &format!("{parking:?}\n");
         }
         for write in &case.writes {
             text += &format!("{write:?}\n");

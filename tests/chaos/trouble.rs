@@ -1,5 +1,6 @@
 //! Makes the trouble that a plan asks for, at its time, and lifts it.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ use super::proxy::{Line, Proxy};
 use super::publisher;
 use super::recorder::Recorder;
 use super::workers::{Setting, Worker};
+
+/// What the connections of a person's commands are called.
+pub(crate) const PERSON: &str = "person";
 
 /// Everything that runs for one seed.
 pub(crate) struct Site {
@@ -40,6 +44,8 @@ pub(crate) struct Site {
     interruptions: AtomicUsize,
     pauses: AtomicUsize,
     schemas: AtomicU64,
+    /// First names of subscriptions that have another one now.
+    renamed: Mutex<HashSet<&'static str>>,
 }
 
 impl Site {
@@ -74,6 +80,7 @@ impl Site {
             interruptions: AtomicUsize::new(0),
             pauses: AtomicUsize::new(0),
             schemas: AtomicU64::new(1),
+            renamed: Mutex::default(),
         }
     }
 
@@ -141,7 +148,11 @@ impl Site {
                     self.tell(worker.start(&self.setting));
                 }
             }
-            Step::Terminate { worker, back_after } => {
+            Step::Terminate { worker, back_after }
+            | Step::Scale {
+                worker,
+                away: back_after,
+            } => {
                 self.interrupted();
                 if let Ok(mut worker) = self.workers[worker].try_lock() {
                     self.tell(worker.terminate().await);
@@ -170,8 +181,8 @@ impl Site {
                 subscription,
                 length,
             } => {
-                let name = self.plan.subscriptions[subscription].name();
-                let (pause, resume) = (["pause", name], ["resume", name]);
+                let name = self.name(subscription);
+                let (pause, resume) = (["pause", &name], ["resume", &name]);
                 tokio::join!(self.ask(&pause), async {
                     tokio::time::sleep(length).await;
                     self.ask(&resume).await;
@@ -181,13 +192,29 @@ impl Site {
                 subscription,
                 beside,
             } => {
-                let name = self.plan.subscriptions[subscription].name();
-                let mut words = vec!["replay", name, "--from", "earliest", "--yes", "--no-wait"];
+                let name = self.name(subscription);
+                let mut words = vec!["replay", &name, "--from", "earliest", "--yes", "--no-wait"];
                 if beside {
                     words.extend(["--handler", "a"]);
                 }
                 self.ask(&words).await;
             }
+            Step::ReplayTo {
+                subscription,
+                handler,
+            } => {
+                let name = self.name(subscription);
+                let to = ["--to", "latest", "--yes", "--no-wait"];
+                let handler = self.plan.subscriptions[subscription].handlers[handler].name;
+                let mut words = vec!["replay", &name, "--from", "earliest", "--handler", handler];
+                words.extend(to);
+                self.ask(&words).await;
+            }
+            Step::Discard => {
+                self.ask(&["dead-letters", "discard", "--reason", "rejected", "--yes"])
+                    .await;
+            }
+            Step::Rename { subscription } => self.rename(subscription).await,
             Step::ReadOnly(length) => {
                 let done = self.read_only(length).await;
                 self.tell(done);
@@ -219,6 +246,48 @@ impl Site {
         }
     }
 
+    /// What a subscription is called now.
+    fn name(&self, subscription: usize) -> String {
+        let subscription = &self.plan.subscriptions[subscription];
+        if lock(&self.renamed).contains(subscription.name()) {
+            subscription.new_name()
+        } else {
+            subscription.name().to_owned()
+        }
+    }
+
+    /// Another release: all workers end, the subscription is renamed, all start with the other name.
+    async fn rename(&self, subscription: usize) {
+        let mut workers = Vec::new();
+        for worker in &self.workers {
+            self.interrupted();
+            let mut worker = worker.lock().await;
+            self.tell(worker.terminate().await);
+            workers.push(worker);
+        }
+        let (old, new) = {
+            let subscription = &self.plan.subscriptions[subscription];
+            (subscription.name(), subscription.new_name())
+        };
+        self.setting.rename(old, &new);
+        let began = Instant::now();
+        loop {
+            match self.command(&["rename", old, &new]).await {
+                Ok((true, _)) => break,
+                // The database may be away just now.
+                Ok(_) if began.elapsed() < Duration::from_secs(30) => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Ok((_, said)) => break self.broke(format!("rename {old} {new}: {said}")),
+                Err(error) => break self.broke(format!("rename {old} {new}: {error:#}")),
+            }
+        }
+        lock(&self.renamed).insert(old);
+        for mut worker in workers {
+            self.tell(worker.start(&self.setting));
+        }
+    }
+
     /// As a standby is, or a hosted database that is over its size.
     async fn read_only(&self, length: Duration) -> anyhow::Result<()> {
         for (on, pause) in [("on", length), ("off", Duration::ZERO)] {
@@ -245,12 +314,12 @@ impl Site {
     /// Runs a command of ours to its end, as a person would; gives whether it succeeded, and what it said.
     pub(crate) async fn command(&self, words: &[&str]) -> anyhow::Result<(bool, String)> {
         let url = self.cluster.lock().await.url(&self.database);
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_orgstream"));
+        let mut command = std::process::Command::new(super::emulator::program());
         command
             .args(words)
             .env_clear()
-            .env("DATABASE_URL", url)
-            .env("ORGSTREAM_CONFIG", &self.setting.subscriptions)
+            .env("DATABASE_URL", format!("{url}?application_name={PERSON}"))
+            .env("ORGSTREAM_CONFIG", self.setting.subscriptions())
             .env("ORGSTREAM_LOG", "warn")
             .current_dir(&self.setting.logs)
             .stdin(std::process::Stdio::null());
@@ -361,8 +430,7 @@ impl Site {
         });
         for subscription in paused {
             // The one of the plan may have come to nothing.
-            let name = self.plan.subscriptions[subscription].name();
-            self.ask(&["resume", name]).await;
+            self.ask(&["resume", &self.name(subscription)]).await;
         }
         for worker in &self.workers {
             let mut worker = worker.lock().await;

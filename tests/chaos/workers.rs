@@ -1,8 +1,9 @@
 //! Daemons as processes, each with lines of its own to the org and to Postgres that can be troubled.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -15,8 +16,8 @@ use super::recorder::Recorder;
 /// Platforms kill 30 s after they ask; a busy machine is given more.
 const STOP_LIMIT: Duration = Duration::from_secs(45);
 
-/// So young, a process may not know of signals yet.
-const HARDLY_THERE: Duration = Duration::from_secs(1);
+/// Logged by a process that knows of signals. Before that it has nothing to end in peace.
+const KNOWS_OF_SIGNALS: &str = "signed in";
 
 /// What every worker's configuration is made of.
 pub(crate) struct Setting {
@@ -24,10 +25,28 @@ pub(crate) struct Setting {
     pub(crate) client_id: String,
     pub(crate) client_secret: String,
     /// Without the name that a process gives its connections.
-    pub(crate) subscriptions: String,
+    pub(crate) subscriptions: Mutex<String>,
     /// `[store] lease`.
     pub(crate) lease: &'static str,
     pub(crate) logs: PathBuf,
+}
+
+impl Setting {
+    /// The subscriptions as configuration text.
+    pub(crate) fn subscriptions(&self) -> String {
+        let text = self.subscriptions.lock();
+        text.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A subscription is called so from the next start on; its handlers keep their far ends.
+    pub(crate) fn rename(&self, old: &str, new: &str) {
+        let text = self.subscriptions.lock();
+        let mut text = text.unwrap_or_else(PoisonError::into_inner);
+        *text = text.replace(
+            &format!("[[subscription]]\nname = \"{old}\"\n"),
+            &format!("[[subscription]]\nname = \"{new}\"\n"),
+        );
+    }
 }
 
 /// The subscriptions of a plan as configuration text.
@@ -78,8 +97,8 @@ pub(crate) fn subscriptions(plan: &Plan, recorder: &Recorder) -> String {
 pub(crate) struct Worker {
     index: usize,
     process: Option<Child>,
-    started: Instant,
     starts: usize,
+    log: PathBuf,
     org_line: std::net::SocketAddr,
     /// URL of the database through this worker's own line.
     store_url: String,
@@ -90,8 +109,8 @@ impl Worker {
         Self {
             index,
             process: None,
-            started: Instant::now(),
             starts: 0,
+            log: PathBuf::new(),
             org_line: org_line.addr,
             store_url,
         }
@@ -125,12 +144,12 @@ lease = "{}"
             self.index,
             self.starts,
             setting.lease,
-            setting.subscriptions
+            setting.subscriptions()
         )
     }
 
     fn command(&self, setting: &Setting, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orgstream"));
+        let mut command = Command::new(super::emulator::program());
         command
             .args(args)
             .env_clear()
@@ -149,10 +168,9 @@ lease = "{}"
             return Ok(());
         }
         self.starts += 1;
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log(&setting.logs))?;
+        let name = format!("worker-{}-{}.log", self.index, self.starts);
+        self.log = setting.logs.join(name);
+        let log = File::options().create(true).append(true).open(&self.log)?;
         let child = self
             .command(setting, &["run"])
             .stdout(Stdio::null())
@@ -160,12 +178,7 @@ lease = "{}"
             .spawn()
             .context("cannot start orgstream")?;
         self.process = Some(child);
-        self.started = Instant::now();
         Ok(())
-    }
-
-    fn log(&self, logs: &Path) -> PathBuf {
-        logs.join(format!("worker-{}-{}.log", self.index, self.starts))
     }
 
     /// The process that runs.
@@ -211,9 +224,8 @@ lease = "{}"
         let asked = Instant::now();
         loop {
             if let Some(status) = process.try_wait()? {
-                // Before it listens for signals there is nothing to end in peace.
-                let hardly_there = asked.duration_since(self.started) < HARDLY_THERE;
-                if !status.success() && !hardly_there {
+                let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+                if !status.success() && log.contains(KNOWS_OF_SIGNALS) {
                     bail!("worker {} ended with {status} after SIGTERM", self.index);
                 }
                 return Ok(());

@@ -323,6 +323,61 @@ async fn a_position_that_waits_for_a_person_is_one_hole_through_restarts() {
 }
 
 #[tokio::test]
+async fn what_was_in_flight_when_the_position_was_lost_is_a_hole_if_the_process_dies() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let hook = Hook::closed().await;
+    let policy = "start = \"earliest\"\non_expired_replay_id = \"earliest\"";
+    let subscription = ("accounts", ACCOUNTS, policy);
+    let open = Hook::start(|_, _| 200.into()).await;
+    let at = |hook: &Hook| configured(&org, &store, "", subscription, &webhook(&hook.url(), ""));
+    let position = publish(&org, "handled").await;
+    let daemon = Daemon::run(&at(&open));
+    open.accepts(1).await;
+    assert_eq!(daemon.stop().await.1, 0);
+    // Both are received, none is finished, and the stream breaks where the bus has forgotten both.
+    let daemon = Daemon::run(&at(&hook));
+    publish(&org, "in flight").await;
+    eventually("a call that hangs", async || {
+        (!hook.came().is_empty()).then_some(())
+    })
+    .await;
+    let last = publish(&org, "received").await;
+    store
+        .until("accounts", "all received", |s| s.received == 3)
+        .await;
+    org.fault(json!({"rpc": "Subscribe", "kind": "error", "code": "service.unavailable"}))
+        .await;
+    org.post("/connections/drop", &json!({})).await;
+    org.post("/bus/expire", &json!({})).await;
+    org.clear_faults().await;
+    daemon.logged(&["stream open", "from=earliest"]).await;
+    assert_eq!(
+        store.holes().await[0]
+            .hole
+            .from
+            .as_ref()
+            .unwrap()
+            .to_string(),
+        last
+    );
+    daemon.kill();
+    let kept = publish(&org, "kept").await;
+    let daemon = Daemon::run(&at(&open));
+    assert_eq!(names(&open.accepts(2).await), ["handled", "kept"]);
+    let hole = eventually("a hole of what was in flight", async || {
+        let from = |hole: &orgstream::store::StoredHole| {
+            let from = hole.hole.from.as_ref().map(ToString::to_string);
+            from == Some(position.clone()) && hole.hole.to.is_some()
+        };
+        store.holes().await.into_iter().find(from)
+    })
+    .await;
+    assert_eq!(hole.hole.to.unwrap().to_string(), kept);
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
 async fn a_bus_that_is_reset_under_a_running_stream_is_a_hole_and_no_dead_place_is_stored_again() {
     let org = Emulator::start().await;
     let store = Store::sqlite();

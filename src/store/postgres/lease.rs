@@ -176,7 +176,7 @@ pub(super) async fn taken(conn: &mut PgConnection, lease: &Lease) -> Result<Take
         "select position, (extract(epoch from position_at) * 1000)::bigint as position_at, \
                 (extract(epoch from position_time) * 1000)::bigint as position_time, \
                 (extract(epoch from begun_at) * 1000)::bigint as begun_at, begun_with, begin_from, \
-                position_transaction, position_event \
+                position_transaction, position_event, lost_position \
          from orgstream.subscription where org_id = $1 and name = $2",
     )
     .bind(lease.key.org_id.as_str())
@@ -192,6 +192,7 @@ pub(super) async fn taken(conn: &mut PgConnection, lease: &Lease) -> Result<Take
         position_time: row.try_get::<Option<i64>, _>("position_time")?.map(from_ms),
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
+        lost_position: replay_id(row.try_get("lost_position")?).filter(|_| position.is_none()),
         position,
         position_event: replay_id(row.try_get("position_event")?),
         transaction: row.try_get("position_transaction")?,

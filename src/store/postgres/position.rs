@@ -94,6 +94,9 @@ pub(super) async fn save_progress(
 ) -> Result<(), StoreError> {
     let written = sql::query(
         "update orgstream.subscription set \
+             lost_position = case when $5 is not null then null \
+                                  when $13 then coalesce(lost_position, position, begun_with) \
+                                  else lost_position end, \
              position = case when $5 is null and $11::text is not null then null \
                              else coalesce($5, position) end, \
              position_transaction = case when $5 is not null then $9 \
@@ -123,6 +126,7 @@ pub(super) async fn save_progress(
     .bind(progress.position_time.and_then(mark_ms))
     .bind(progress.begin_from.as_ref().and_then(begin_text))
     .bind(progress.position_event.as_ref().map(ReplayId::as_bytes))
+    .bind(progress.begin_from.is_some() && progress.unfinished)
     .execute(&mut *conn)
     .await?
     .rows_affected();

@@ -334,7 +334,8 @@ async fn rewind(
         "update subscription set epoch = epoch + 1, write_number = 0, position = $3, \
              position_at = $5, \
              position_time = null, position_event = null, begin_from = $4, \
-             position_transaction = case when $3 is null then null else '' end, begun_at = null, begun_with = null \
+             position_transaction = case when $3 is null then null else '' end, begun_at = null, begun_with = null, \
+             lost_position = null \
          where org_id = $1 and name = $2 returning epoch",
     )
     .bind(lease.key.org_id.as_str())

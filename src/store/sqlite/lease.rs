@@ -168,7 +168,7 @@ pub(super) async fn taken(
     let row = sqlx::query(
         "select position, position_at, \
                 position_time, begun_at, begun_with, begin_from, \
-                position_transaction, position_event \
+                position_transaction, position_event, lost_position \
          from subscription where org_id = $1 and name = $2",
     )
     .bind(lease.key.org_id.as_str())
@@ -184,6 +184,7 @@ pub(super) async fn taken(
         position_time: row.try_get::<Option<i64>, _>("position_time")?.map(from_ms),
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
+        lost_position: replay_id(row.try_get("lost_position")?).filter(|_| position.is_none()),
         position,
         position_event: replay_id(row.try_get("position_event")?),
         transaction: row.try_get("position_transaction")?,

@@ -342,10 +342,13 @@ pub(super) async fn a_position_that_is_given_up_is_none_and_says_where_to_begin(
         store.subscriptions().await.unwrap()[0].position_time,
         taken.position_time
     );
+    assert_eq!(taken.lost_position, None);
     let mut lease = taken.lease;
+    let mut lost = replay("0a");
     for (begin, begun) in [(Start::Latest, true), (Start::Earliest, false)] {
         let given_up = Progress {
             begin_from: Some(begin.clone()),
+            unfinished: true,
             finished_ahead: progress.finished_ahead.clone(),
             ..Progress::default()
         };
@@ -362,13 +365,18 @@ pub(super) async fn a_position_that_is_given_up_is_none_and_says_where_to_begin(
         let taken = again(&*store, &lease).await;
         assert_eq!((&taken.position, taken.position_time), (&None, None));
         assert_eq!(taken.begin_from, Some(begin));
+        assert_eq!(taken.lost_position.as_ref(), Some(&lost));
         assert_eq!(taken.begun_without_position, begun);
         assert_eq!(taken.begun_with, Some(replay("0c")));
         assert_eq!(taken.finished_ahead, progress.finished_ahead);
         store.save_progress(&taken.lease, &at("0d")).await.unwrap();
         let taken = again(&*store, &lease).await;
         assert_eq!((taken.begin_from, taken.begun_with), (None, None));
-        assert_eq!(taken.position, Some(replay("0d")));
+        assert_eq!(
+            (taken.position, taken.lost_position),
+            (Some(replay("0d")), None)
+        );
+        lost = replay("0d");
         lease = taken.lease;
     }
 }

@@ -1,9 +1,17 @@
 //! The emulator as a process.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
+
+/// The program under test: `ORGSTREAM_TEST_PROGRAM` where it is set, so that another build of it, one broken on
+/// purpose for instance, meets the same tests.
+pub(crate) fn program() -> OsString {
+    std::env::var_os("ORGSTREAM_TEST_PROGRAM")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_orgstream").into())
+}
 
 /// An org in memory, in a process of its own; killed when dropped.
 pub(crate) struct Emulator {
@@ -21,7 +29,7 @@ impl Emulator {
 
     /// With further arguments of `orgstream emulator`.
     pub(crate) async fn start_with(args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_orgstream"))
+        let mut child = Command::new(program())
             .args(["emulator", "--json"])
             .args(args)
             .env_clear()
