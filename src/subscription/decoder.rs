@@ -76,6 +76,7 @@ impl Undecodable {
             unit: None,
             place: None,
             received_at: self.received_at,
+            ahead: false,
         }
     }
 }

@@ -28,6 +28,7 @@ mod grouping_killed;
 mod handlers;
 mod kill;
 mod lanes;
+mod letter_order;
 mod letters;
 mod letters_kept;
 mod lost_ground;

@@ -230,6 +230,7 @@ pub(super) fn letter(record: &str, handler: Option<&str>) -> DeadLetter {
         unit: None,
         place: None,
         received_at: now(),
+        ahead: true,
     }
 }
 

@@ -7,12 +7,11 @@ use super::grouping::{Group, Grouping, Member, What};
 use crate::store::DeadLetter;
 use crate::subscription::credits::Credits;
 use crate::subscription::decoder::Undecodable;
-use crate::subscription::held::Slot;
 use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::Origin;
 use crate::subscription::parking::dead_letter;
 use crate::subscription::state::State;
-use crate::subscription::tracker::{HandlerSet, Tracker};
+use crate::subscription::tracker::Tracker;
 
 /// A timer that fires later than this was not looked at: the process itself was stopped.
 const STOPPED: Duration = Duration::from_secs(1);
@@ -25,11 +24,10 @@ impl Delivery {
             match group.undecodable() {
                 Some(undecodable) => self.park_group(&group, &behind(undecodable)),
                 None => {
-                    for (index, run) in self.runs.iter_mut().enumerate() {
+                    for run in &mut self.runs {
                         for (seq, unit) in group.units(run.bit) {
                             run.put(Origin::Live(seq), unit, self.ordering);
                         }
-                        self.letters.came_by(Slot::Handler(index), &group, run.bit);
                     }
                 }
             }
@@ -71,7 +69,6 @@ impl Delivery {
             .iter()
             .all(|member| self.tracker.is_all(member.finished))
         {
-            self.letters.came_by(Slot::Everyone, group, HandlerSet::MAX);
             return;
         }
         self.park_new(Origin::Live(group.first), None, letters_of(group, behind));

@@ -9,7 +9,7 @@ use super::letters::records_of;
 use crate::config::Ordering;
 use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal};
 use crate::subscription::handler_run::Verdict;
-use crate::subscription::held::{Known, NewLetter, PARKED_BEHIND, Place, Since, Slot, Ticket};
+use crate::subscription::held::{Known, NewLetter, PARKED_BEHIND, Since, Slot, Ticket};
 use crate::subscription::lanes::{Origin, Waiting, held_records};
 use crate::subscription::letter_loader::{Loaded, LoadedLetter, NotLoaded};
 use crate::subscription::observe::Outcome;
@@ -23,9 +23,8 @@ impl Delivery {
         letters.held.passed(self.tracker.low_water());
         let room = letters.room();
         let held = &letters.held;
-        letters.parking.go_on(room, |ticket, origin| match origin {
-            Origin::Live(seq) => held.place_of(ticket, seq),
-            Origin::Letter { .. } | Origin::Replay(_) => Place::Last,
+        letters.parking.go_on(room, |tickets, origin, first| {
+            held.place_of(tickets, origin, first)
         });
         if !self.stop.is_cancelled() && self.assignment.clock.holds(Instant::now()) {
             letters.draw();
@@ -78,18 +77,35 @@ impl Delivery {
         }
         for (number, (letter, open)) in letters.into_iter().zip(open).enumerate() {
             let origin = origin.plus(number);
-            let since = match (handler, origin) {
-                (None, Origin::Live(seq)) => Since::After(seq),
-                _ => Since::Always,
-            };
-            match open {
-                Some(ticket) => {
-                    self.letters.held.came_by(ticket, since);
-                    self.parked(origin, bit);
-                }
+            let is_live = matches!(origin, Origin::Live(_));
+            // Off a side replay, which brought the event while it was on its way here: the store does not know
+            // that it comes again after a restart.
+            let known =
+                |ticket: &Ticket| !is_live || self.letters.held.is_known_ahead(*ticket, slot);
+            match open.filter(known) {
+                Some(ticket) => self.parked_already(ticket, origin, bit),
                 None => self.park(origin, handler, vec![letter]),
             }
         }
+    }
+
+    /// A stream has brought the event of a letter once more. The letter stays where it is among the others,
+    /// unless one of an older event was written meanwhile.
+    fn parked_already(&mut self, ticket: Ticket, origin: Origin, handlers: Option<HandlerSet>) {
+        let held = &mut self.letters.held;
+        match origin {
+            Origin::Live(seq) => {
+                held.came_by(ticket, seq);
+                if held.is_misplaced(ticket, origin)
+                    && let Some(id) = held.moves(ticket)
+                {
+                    return self.letters.parking.move_last(origin, handlers, id);
+                }
+            }
+            Origin::Replay(seq) => held.met(ticket, seq),
+            Origin::Letter { .. } => {}
+        }
+        self.parked(origin, handlers);
     }
 
     /// Parks the events of a unit durably; only then are they finished, so that the position cannot pass
@@ -101,11 +117,14 @@ impl Delivery {
         letters: Vec<DeadLetter>,
     ) {
         let mut tickets = Vec::with_capacity(letters.len());
-        for (number, letter) in letters.iter().enumerate() {
+        let mut letters = letters;
+        for (number, letter) in letters.iter_mut().enumerate() {
+            let origin = origin.plus(number);
+            letter.ahead = matches!(origin, Origin::Live(_));
             self.observer
                 .parked(letter.handler.as_deref(), &letter.reason);
             tell_parked(&self.lease, letter);
-            let since = match (handler, origin.plus(number)) {
+            let since = match (handler, origin) {
                 // Older ones may still be with handlers: these are not behind it.
                 (None, Origin::Live(seq)) => Since::After(seq),
                 _ => Since::Always,
@@ -122,6 +141,13 @@ impl Delivery {
                 bytes: letter.payload.len(),
                 behind: letter.reason == PARKED_BEHIND,
                 since,
+                ahead: letter.ahead,
+                met: match origin {
+                    Origin::Replay(seq) => Some(seq),
+                    Origin::Live(_) | Origin::Letter { .. } => None,
+                },
+                received_at: letter.received_at,
+                until: None,
             }));
         }
         let handlers = handler.map(|(_, bit)| bit);
@@ -265,16 +291,25 @@ impl Delivery {
     pub(super) fn letters_written(&mut self, done: Done) {
         let held = &mut self.letters.held;
         match done {
-            Done::Parked(batch, placed) => {
+            Done::Parked(batch, placed, moved) => {
                 let mut placed = placed.into_iter();
                 for parked in batch {
                     for (number, ticket) in parked.tickets.iter().enumerate() {
                         if let Some(placed) = placed.next() {
                             self.letters.held.written(*ticket, placed);
+                            if let Origin::Live(seq) = parked.origin.plus(number) {
+                                self.letters.held.ahead.at(seq, placed.id);
+                            }
                         }
                         let origin = parked.origin.plus(number);
                         self.parked(origin, parked.handlers);
                     }
+                    if parked.tickets.is_empty() {
+                        self.parked(parked.origin, parked.handlers);
+                    }
+                }
+                for placed in moved {
+                    self.letters.held.moved(placed);
                 }
             }
             Done::Resolved(named) => {
@@ -293,6 +328,8 @@ impl Delivery {
             Done::PassedOn((ticket, id), Some(own)) => {
                 // The handlers' letters first: what waits behind them must not slip in between.
                 let ordering = self.ordering;
+                held.ahead
+                    .follow(id, own.iter().map(|(_, placed)| placed.id));
                 for (letter, placed) in own {
                     let summary = asked_summary(letter, placed, &self.lease.key.name);
                     let records = records_of(&summary, ordering);
@@ -308,7 +345,18 @@ impl Delivery {
             Done::Looked(open) => {
                 let ordering = self.ordering;
                 let gone = held.sync(open, |summary| records_of(summary, ordering));
-                gone.iter().for_each(|ticket| held.remove(*ticket));
+                for ticket in &gone {
+                    if let Some((slot, identity, id)) = held.is_to_come(*ticket) {
+                        // It is given up, and so not to be handed over when it comes.
+                        let of_slot = self.runs.iter().enumerate().filter(|(index, _)| {
+                            slot == Slot::Everyone || slot == Slot::Handler(*index)
+                        });
+                        let bits = of_slot.fold(0, |all, (_, run)| all | run.bit);
+                        *self.finished_before.entry(identity.clone()).or_insert(0) |= bits;
+                        held.ahead.settled(identity, id);
+                    }
+                    held.remove(*ticket);
+                }
                 self.observer.letters_resolved("discarded", gone.len());
             }
         }
@@ -333,7 +381,9 @@ fn asked_summary(letter: DeadLetter, placed: Placed, subscription: &str) -> Lett
         asked: true,
         replay_id: letter.replay_id,
         bytes: letter.payload.len() as u64,
+        received_at: letter.received_at,
         to_come: false,
+        until: None,
     }
 }
 

@@ -1,0 +1,161 @@
+//! Order among letters: where one belongs that is about to be written, and what has to move.
+
+use std::collections::BTreeSet;
+
+use super::{Held, Letter, Phase, Rank, Since, Slot, Ticket};
+use crate::store::Placed;
+use crate::subscription::lanes::Origin;
+
+/// Where letters belong that are about to be written together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::subscription) enum Place {
+    /// Behind all others.
+    Last,
+    /// Here, for a younger one was written before.
+    At(i64),
+    /// Behind all others, but these, which go behind them in this order.
+    Before(Vec<i64>),
+    /// Before or behind one that has to be written first.
+    Unknown,
+}
+
+impl Held {
+    /// Where these letters, of events of a stream, belong: before those that share a record with them and
+    /// whose events come later, although they were parked first; behind all others. `first` says that
+    /// nothing that was decided before is still to be written.
+    ///
+    /// Where the later event is still to come again nothing has to be done now: its letter moves behind these
+    /// when it comes by ([`Held::is_misplaced`]).
+    pub(in crate::subscription) fn place_of(
+        &self,
+        tickets: &[Ticket],
+        origin: Origin,
+        first: bool,
+    ) -> Place {
+        let (mut older, mut later) = (BTreeSet::new(), BTreeSet::new());
+        let mut unknown = false;
+        for (number, ticket) in tickets.iter().enumerate() {
+            let Some(letter) = self.letters.get(ticket) else {
+                continue;
+            };
+            let origin = origin.plus(number);
+            for rank in self.sharing(letter) {
+                let Some(other) = self.letters.get(&rank.ticket) else {
+                    continue;
+                };
+                if tickets.contains(&rank.ticket) || other.since == Since::ToCome {
+                    continue;
+                }
+                // What is to be written after these needs no place before it.
+                unknown |= other.phase == Phase::New && rank.ticket < *ticket;
+                if other.phase != Phase::New {
+                    let side = if other.holds(origin) {
+                        &mut older
+                    } else {
+                        &mut later
+                    };
+                    side.insert(rank);
+                }
+            }
+        }
+        let Some(next) = later.first() else {
+            return Place::Last;
+        };
+        if unknown && !first {
+            return Place::Unknown;
+        }
+        let before = next.place.saturating_sub(1);
+        // One that is open again has a number that may be less than that of another at the same place.
+        if older.last().is_none_or(|last| last.place < before) {
+            return Place::At(before);
+        }
+        Place::Before(self.with_followers(later, &older))
+    }
+
+    /// True where a letter whose event the stream has brought once more is before one of an event that is older
+    /// and shares a record with it.
+    pub(in crate::subscription) fn is_misplaced(&self, ticket: Ticket, origin: Origin) -> bool {
+        let Some(letter) = self.letters.get(&ticket) else {
+            return false;
+        };
+        let older = |rank: &Rank| {
+            let other = self.letters.get(&rank.ticket);
+            rank.ticket != ticket && other.is_some_and(|other| other.holds(origin))
+        };
+        let ranks = self.sharing(letter).into_iter();
+        letter.phase == Phase::Open && ranks.rev().any(|rank| rank > letter.rank && older(&rank))
+    }
+
+    /// It is about to be written behind all others: its number, by which that is done.
+    pub(in crate::subscription) fn moves(&mut self, ticket: Ticket) -> Option<i64> {
+        let letter = self.letters.get_mut(&ticket)?;
+        letter.phase = Phase::Moving;
+        Some(letter.rank.id)
+    }
+
+    /// It is written there.
+    pub(in crate::subscription) fn moved(&mut self, placed: Placed) {
+        let Some(ticket) = self.by_id.get(&placed.id).copied() else {
+            return;
+        };
+        // What had to wait for it need not any more.
+        self.followers(ticket);
+        let Some(mut letter) = self.letters.remove(&ticket) else {
+            return;
+        };
+        self.unindex(&letter);
+        letter.rank.place = placed.place;
+        if letter.phase == Phase::Moving {
+            letter.phase = Phase::Open;
+        }
+        self.index(&letter);
+        self.letters.insert(ticket, letter);
+        self.consider(ticket);
+    }
+
+    /// Ranks of the letters that share a record with this one, itself among them, and are of a slot where that
+    /// matters.
+    fn sharing(&self, letter: &Letter) -> BTreeSet<Rank> {
+        let slots = match letter.slot {
+            Slot::Everyone => (0..self.handlers.len()).map(Slot::Handler).collect(),
+            own => vec![own],
+        };
+        let mut ranks = BTreeSet::new();
+        for slot in slots.into_iter().chain([Slot::Everyone]) {
+            for record in &letter.records {
+                ranks.extend(self.by_record.get(&(slot, *record)).into_iter().flatten());
+            }
+        }
+        ranks
+    }
+
+    /// These, with all that waits behind one of them, in order.
+    fn with_followers(&self, mut moving: BTreeSet<Rank>, staying: &BTreeSet<Rank>) -> Vec<i64> {
+        let mut next = moving.first().copied();
+        while let Some(rank) = next {
+            if let Some(letter) = self.letters.get(&rank.ticket) {
+                let behind = self.sharing(letter);
+                let behind = behind.range(rank..);
+                moving.extend(behind.filter(|one| one.id != i64::MAX && !staying.contains(one)));
+            }
+            next = moving
+                .range((std::ops::Bound::Excluded(rank), std::ops::Bound::Unbounded))
+                .next()
+                .copied();
+        }
+        moving.into_iter().map(|rank| rank.id).collect()
+    }
+}
+
+impl Letter {
+    /// True where an event from there is younger than this letter's.
+    pub(super) fn holds(&self, origin: Origin) -> bool {
+        match (origin, self.since) {
+            (Origin::Letter { .. }, _) => false,
+            (Origin::Replay(seq), _) => self.met.is_some_and(|met| seq > met),
+            (Origin::Live(_), Since::Always) => true,
+            (Origin::Live(seq), Since::After(since)) => seq > since,
+            (Origin::Live(_), Since::ToCome) => false,
+        }
+    }
+}
