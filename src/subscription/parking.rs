@@ -26,9 +26,11 @@ pub(super) struct Parked {
     pub(super) origin: Origin,
     /// The handlers they are parked for; `None` for all of them.
     pub(super) handlers: Option<HandlerSet>,
-    /// A name in this process for each letter.
+    /// A name in this process for each letter, or for the one that moves.
     pub(super) tickets: Vec<Ticket>,
     letters: Vec<DeadLetter>,
+    /// Where the letter is open already: its number. It goes behind all others.
+    moves: Option<i64>,
     /// Numbers of letters that go behind these.
     behind: Vec<i64>,
 }
@@ -78,6 +80,13 @@ pub(super) struct Parking {
     abandon: CancellationToken,
 }
 
+impl Parked {
+    /// Its letter was open already.
+    pub(super) fn moves(&self) -> bool {
+        self.moves.is_some()
+    }
+}
+
 impl Parking {
     pub(super) fn new(lease: Lease, store: Arc<dyn Store>) -> Self {
         Self {
@@ -103,18 +112,25 @@ impl Parking {
             handlers,
             tickets,
             letters,
+            moves: None,
             behind: Vec::new(),
         });
     }
 
     /// Puts an open letter behind all others. Its event, of there, is parked once that is written.
-    pub(super) fn move_last(&mut self, origin: Origin, handlers: Option<HandlerSet>, id: i64) {
+    pub(super) fn move_last(
+        &mut self,
+        origin: Origin,
+        handlers: Option<HandlerSet>,
+        (ticket, id): Named,
+    ) {
         self.waiting.push_back(Parked {
             origin,
             handlers,
-            tickets: Vec::new(),
+            tickets: vec![ticket],
             letters: Vec::new(),
-            behind: vec![id],
+            moves: Some(id),
+            behind: Vec::new(),
         });
     }
 
@@ -147,7 +163,7 @@ impl Parking {
             // A unit is parked whole or not at all: one that is larger than all the room still goes.
             let fits = count + letters <= BATCH.min(room) || (count == 0 && room > 0);
             // What moves goes behind all of the batch.
-            let full = count > 0 && count + next.behind.len() > BATCH;
+            let full = count > 0 && count + usize::from(letters == 0) > BATCH;
             if full || (letters > 0 && (!fits || moves)) {
                 break;
             }
@@ -159,6 +175,7 @@ impl Parking {
                 Place::Unknown if batch.is_empty() => {}
                 Place::Unknown => break,
             }
+            next.behind.splice(0..0, next.moves);
             for letter in &mut next.letters {
                 letter.place = to;
             }

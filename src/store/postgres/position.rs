@@ -139,7 +139,8 @@ pub(super) async fn save_progress(
     mark_position(conn, lease, progress).await
 }
 
-/// The position has passed the events of these letters. Locks them as those do who settle letters.
+/// The position has passed the events of these letters, and with them all others of their places: those that an
+/// undecodable one was passed on to while this write was on its way. Locks them as those do who settle letters.
 async fn pass_letters(
     conn: &mut PgConnection,
     lease: &Lease,
@@ -150,7 +151,8 @@ async fn pass_letters(
     }
     sql::query(
         "with chosen as (select id from orgstream.dead_letter \
-                         where id = any($1) and org_id = $2 and subscription = $3 \
+                         where org_id = $2 and subscription = $3 and ahead and (id = any($1) \
+                         or replay_id in (select replay_id from orgstream.dead_letter where id = any($1))) \
                          order by id for update) \
          update orgstream.dead_letter d set ahead = false, ahead_until = null \
          from chosen where d.id = chosen.id",

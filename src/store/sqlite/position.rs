@@ -153,7 +153,8 @@ pub(super) async fn save_progress(
     mark_position(conn, lease, progress).await
 }
 
-/// The position has passed the events of these letters.
+/// The position has passed the events of these letters, and with them all others of their places: those that an
+/// undecodable one was passed on to while this write was on its way.
 async fn pass_letters(
     conn: &mut SqliteConnection,
     lease: &Lease,
@@ -164,7 +165,10 @@ async fn pass_letters(
     }
     sqlx::query(
         "update dead_letter set ahead = false, ahead_until = null \
-         where id in (select value from json_each($1)) and org_id = $2 and subscription = $3",
+         where org_id = $2 and subscription = $3 and ahead \
+         and (id in (select value from json_each($1)) \
+              or replay_id in (select replay_id from dead_letter \
+                               where id in (select value from json_each($1))))",
     )
     .bind(ids_json(letters))
     .bind(lease.key.org_id.as_str())

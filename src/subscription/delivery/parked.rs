@@ -99,7 +99,8 @@ impl Delivery {
                 if held.is_misplaced(ticket, origin)
                     && let Some(id) = held.moves(ticket)
                 {
-                    return self.letters.parking.move_last(origin, handlers, id);
+                    let parking = &mut self.letters.parking;
+                    return parking.move_last(origin, handlers, (ticket, id));
                 }
             }
             Origin::Replay(seq) => held.met(ticket, seq),
@@ -295,7 +296,9 @@ impl Delivery {
                 let mut placed = placed.into_iter();
                 for parked in batch {
                     for (number, ticket) in parked.tickets.iter().enumerate() {
-                        if let Some(placed) = placed.next() {
+                        if !parked.moves()
+                            && let Some(placed) = placed.next()
+                        {
                             self.letters.held.written(*ticket, placed);
                             if let Origin::Live(seq) = parked.origin.plus(number) {
                                 self.letters.held.ahead.at(seq, placed.id);
@@ -303,9 +306,6 @@ impl Delivery {
                         }
                         let origin = parked.origin.plus(number);
                         self.parked(origin, parked.handlers);
-                    }
-                    if parked.tickets.is_empty() {
-                        self.parked(parked.origin, parked.handlers);
                     }
                 }
                 for placed in moved {

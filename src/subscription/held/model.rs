@@ -61,6 +61,8 @@ struct Model {
     held: Held,
     begins: usize,
     live: Vec<Live>,
+    /// The events of those places; keepalives have none.
+    events: Vec<Option<usize>>,
     writes: VecDeque<Write>,
     /// A write of the position that is under way.
     saving: Option<(usize, Vec<i64>)>,
@@ -79,6 +81,7 @@ impl Model {
             held: Held::new(vec!["h0".to_owned()], Drawing::default()),
             begins: 0,
             live: vec![],
+            events: vec![],
             writes: VecDeque::new(),
             saving: None,
             letters: vec![],
@@ -100,7 +103,7 @@ impl Model {
     }
 
     fn event_of(&self, seq: Seq) -> usize {
-        self.begins + usize::try_from(seq).unwrap()
+        self.events[usize::try_from(seq).unwrap()].unwrap()
     }
 
     fn event_of_ticket(&self, ticket: Ticket) -> usize {
@@ -121,6 +124,7 @@ impl Model {
         self.held = Held::new(vec!["h0".to_owned()], Drawing::default());
         self.begins = self.position;
         self.live.clear();
+        self.events.clear();
         self.writes.clear();
         self.saving = None;
         self.letters.clear();
@@ -175,10 +179,11 @@ impl Model {
 
     fn bring(&mut self) {
         let seq = self.live.len() as Seq;
-        let event = self.event_of(seq);
+        let event = self.begins + self.events.iter().flatten().count();
         if event >= self.bus.len() {
             return;
         }
+        self.events.push(Some(event));
         self.held.ahead.brought(seq, &Self::identity(event));
         let at = Self::place_on_bus(event + 1);
         self.held.live_at(seq, Some(&at), None);
@@ -197,9 +202,12 @@ impl Model {
     /// The stream has caught up.
     fn keepalive(&mut self) {
         let seq = self.live.len() as Seq;
-        if self.event_of(seq) == self.bus.len() {
+        let brought = self.events.iter().flatten().count();
+        if self.begins + brought == self.bus.len() {
             self.finished.clear();
             self.held.all_came_by(seq);
+            self.events.push(None);
+            self.live.push(Live::Finished);
         }
     }
 
@@ -214,15 +222,12 @@ impl Model {
                 "the store knows: {event}"
             );
             self.held.came_by(ticket, seq);
-            match self
-                .held
-                .is_misplaced(ticket, origin)
-                .then(|| self.held.moves(ticket))
-            {
+            let moves = self.held.is_misplaced(ticket, origin);
+            match moves.then(|| self.held.moves(ticket)) {
                 Some(moves) => self.writes.push_back(Write {
                     seq,
-                    tickets: vec![],
-                    moves: moves,
+                    tickets: vec![ticket],
+                    moves,
                 }),
                 None => self.live[seq as usize] = Live::Finished,
             }
@@ -311,7 +316,10 @@ impl Model {
         let place = self
             .held
             .place_of(&write.tickets, Origin::Live(write.seq), true);
-        for ticket in &write.tickets {
+        if let (Some(_), Place::Before(others)) = (write.moves, &place) {
+            moved.extend(others);
+        }
+        for ticket in write.tickets.iter().filter(|_| write.moves.is_none()) {
             let letter = &self.held.letters[ticket];
             let (everyone, behind) = (letter.slot == Slot::Everyone, letter.behind);
             let event = self.event_of_ticket(*ticket);
@@ -393,7 +401,13 @@ impl Model {
         match self.saving.take() {
             Some((position, letters)) => {
                 self.position = position;
-                for row in self.rows.iter_mut().filter(|row| letters.contains(&row.id)) {
+                let passed = self.rows.iter().filter(|row| letters.contains(&row.id));
+                let passed: HashSet<usize> = passed.map(|row| row.event).collect();
+                for row in self
+                    .rows
+                    .iter_mut()
+                    .filter(|row| passed.contains(&row.event))
+                {
                     (row.ahead, row.until) = (false, None);
                 }
             }
@@ -402,7 +416,8 @@ impl Model {
                 let passed = unfinished.unwrap_or(self.live.len());
                 self.held.passed(passed as Seq);
                 let letters = self.held.ahead.pass(passed as Seq);
-                self.saving = Some((self.begins + passed, letters));
+                let events = self.events[..passed].iter().flatten().count();
+                self.saving = Some((self.begins + events, letters));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Order among letters: where one belongs that is about to be written, and what has to move.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use super::{Held, Letter, Phase, Rank, Since, Slot, Ticket};
 use crate::store::Placed;
@@ -32,13 +33,17 @@ impl Held {
         origin: Origin,
         first: bool,
     ) -> Place {
+        if matches!(origin, Origin::Live(_)) && self.after.is_empty() {
+            return Place::Last;
+        }
         let (mut older, mut later) = (BTreeSet::new(), BTreeSet::new());
-        let mut unknown = false;
+        let (mut older_waits, mut later_waits, mut moves) = (false, false, false);
         for (number, ticket) in tickets.iter().enumerate() {
             let Some(letter) = self.letters.get(ticket) else {
                 continue;
             };
             let origin = origin.plus(number);
+            moves |= letter.phase == Phase::Moving;
             for rank in self.sharing(letter) {
                 let Some(other) = self.letters.get(&rank.ticket) else {
                     continue;
@@ -47,7 +52,10 @@ impl Held {
                     continue;
                 }
                 // What is to be written after these needs no place before it.
-                unknown |= other.phase == Phase::New && rank.ticket < *ticket;
+                let waits = matches!(other.phase, Phase::New | Phase::Moving);
+                let waits = waits && (moves || rank.ticket < *ticket);
+                older_waits |= waits && other.holds(origin);
+                later_waits |= waits && !other.holds(origin);
                 if other.phase != Phase::New {
                     let side = if other.holds(origin) {
                         &mut older
@@ -58,17 +66,19 @@ impl Held {
                 }
             }
         }
+        if !first && (later_waits || (older_waits && !later.is_empty())) {
+            return Place::Unknown;
+        }
         let Some(next) = later.first() else {
             return Place::Last;
         };
-        if unknown && !first {
-            return Place::Unknown;
-        }
         let before = next.place.saturating_sub(1);
         // One that is open again has a number that may be less than that of another at the same place.
-        if older.last().is_none_or(|last| last.place < before) {
+        if !moves && older.last().is_none_or(|last| last.place < before) {
             return Place::At(before);
         }
+        let own = tickets.iter().filter_map(|ticket| self.letters.get(ticket));
+        older.extend(own.map(|letter| letter.rank));
         Place::Before(self.with_followers(later, &older))
     }
 
@@ -80,10 +90,11 @@ impl Held {
         };
         let older = |rank: &Rank| {
             let other = self.letters.get(&rank.ticket);
-            rank.ticket != ticket && other.is_some_and(|other| other.holds(origin))
+            other.is_some_and(|other| other.holds(origin))
         };
-        let ranks = self.sharing(letter).into_iter();
-        letter.phase == Phase::Open && ranks.rev().any(|rank| rank > letter.rank && older(&rank))
+        let behind = (Bound::Excluded(letter.rank), Bound::Unbounded);
+        let mut sets = self.sets_of(letter);
+        letter.phase == Phase::Open && sets.any(|set| set.range(behind).rev().any(older))
     }
 
     /// It is about to be written behind all others: its number, by which that is done.
@@ -113,20 +124,20 @@ impl Held {
         self.consider(ticket);
     }
 
-    /// Ranks of the letters that share a record with this one, itself among them, and are of a slot where that
-    /// matters.
-    fn sharing(&self, letter: &Letter) -> BTreeSet<Rank> {
-        let slots = match letter.slot {
+    /// The letters of each of its records, itself among them, in the slots where their order to it matters.
+    fn sets_of(&self, letter: &Letter) -> impl Iterator<Item = &BTreeSet<Rank>> {
+        let handlers = match letter.slot {
             Slot::Everyone => (0..self.handlers.len()).map(Slot::Handler).collect(),
             own => vec![own],
         };
-        let mut ranks = BTreeSet::new();
-        for slot in slots.into_iter().chain([Slot::Everyone]) {
-            for record in &letter.records {
-                ranks.extend(self.by_record.get(&(slot, *record)).into_iter().flatten());
-            }
-        }
-        ranks
+        let slots = handlers.into_iter().chain([Slot::Everyone]);
+        let keys = slots.flat_map(|slot| letter.records.iter().map(move |record| (slot, *record)));
+        keys.filter_map(|key| self.by_record.get(&key))
+    }
+
+    /// As [`Held::sets_of`], in one.
+    fn sharing(&self, letter: &Letter) -> BTreeSet<Rank> {
+        self.sets_of(letter).flatten().copied().collect()
     }
 
     /// These, with all that waits behind one of them, in order.
@@ -139,7 +150,7 @@ impl Held {
                 moving.extend(behind.filter(|one| one.id != i64::MAX && !staying.contains(one)));
             }
             next = moving
-                .range((std::ops::Bound::Excluded(rank), std::ops::Bound::Unbounded))
+                .range((Bound::Excluded(rank), Bound::Unbounded))
                 .next()
                 .copied();
         }
