@@ -88,13 +88,16 @@ impl Held {
         let Some(letter) = self.letters.get(&ticket) else {
             return false;
         };
-        let older = |rank: &Rank| {
+        // One that moves is behind this one once that is written.
+        let behind = |rank: &Rank| {
             let other = self.letters.get(&rank.ticket);
-            other.is_some_and(|other| other.holds(origin))
+            other.is_some_and(|other| {
+                let later = *rank > letter.rank || other.phase == Phase::Moving;
+                later && rank.ticket != ticket && other.holds(origin)
+            })
         };
-        let behind = (Bound::Excluded(letter.rank), Bound::Unbounded);
         let mut sets = self.sets_of(letter);
-        letter.phase == Phase::Open && sets.any(|set| set.range(behind).rev().any(older))
+        letter.phase == Phase::Open && sets.any(|set| set.iter().rev().any(behind))
     }
 
     /// It is about to be written behind all others: its number, by which that is done.
