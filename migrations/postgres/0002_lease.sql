@@ -7,6 +7,7 @@ alter table orgstream.subscription
     add column begin_from text check (begin_from in ('earliest', 'latest')),
     add column position_time timestamptz,
     add column position_transaction text,
+    add column position_event bytea,
     add column asked bigint not null default 0;
 comment on column orgstream.subscription.holder is 'The process that holds the lease, or held it last (worker.holder); random for each start.';
 comment on column orgstream.subscription.lease_until is 'Until when holder alone may run it, by this server''s clock; null where nobody holds it.';
@@ -14,6 +15,7 @@ comment on column orgstream.subscription.paused_at is 'When a person paused it; 
 comment on column orgstream.subscription.begin_from is 'Where a rewind told it to begin; counts while there is no position.';
 comment on column orgstream.subscription.position_time is 'When the event at the position was committed, or the keepalive received: how near the position is to leaving the bus.';
 comment on column orgstream.subscription.position_transaction is 'Transaction of the change event at the position; null after a keepalive or a platform event, empty where a rewind put the position there and nobody knows. More events of it, if any come, are not the whole of it.';
+comment on column orgstream.subscription.position_event is 'Replay ID of the newest event at or below the position, which may be that of a keepalive; null where that is not known.';
 comment on column orgstream.subscription.asked is 'Grows whenever a person asks something of the owner: look at dead_letter and command anew.';
 
 create table orgstream.worker (
@@ -49,8 +51,8 @@ alter table orgstream.hole
     add column to_time timestamptz;
 comment on column orgstream.hole.from_time is 'When the last place known before it was committed or received: nothing older is missing.';
 comment on column orgstream.hole.to_time is 'When what ended it was committed or received; of a gap, when the change was committed.';
-create index hole_acknowledged on orgstream.hole (acknowledged_at) where acknowledged_at is not null;
-create index dead_letter_resolved on orgstream.dead_letter (resolved_at) where resolved_at is not null;
+comment on column orgstream.hole.reason is 'expired_replay_id, latest_before_first_response, skipped_by_rewind, perhaps_skipped_by_rewind; of a gap gap_event, overflow, wildcard.';
+comment on column orgstream.hole.acknowledged_at is 'When a person acknowledged it, or a rewind proved to have skipped nothing; shown as open until then.';
 
 alter table orgstream.position_mark add column received bigint;
 comment on column orgstream.position_mark.received is 'Events received, in all, by then: two marks tell how many come in how long.';

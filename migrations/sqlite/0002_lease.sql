@@ -5,6 +5,7 @@ alter table subscription add column paused_at integer;
 alter table subscription add column begin_from text check (begin_from in ('earliest', 'latest'));
 alter table subscription add column position_time integer;
 alter table subscription add column position_transaction text;
+alter table subscription add column position_event blob;
 alter table subscription add column asked integer not null default 0;
 
 create table worker (
@@ -25,8 +26,6 @@ create index dead_letter_ahead on dead_letter (org_id, subscription) where ahead
 
 alter table hole add column from_time integer;
 alter table hole add column to_time integer;
-create index hole_acknowledged on hole (acknowledged_at) where acknowledged_at is not null;
-create index dead_letter_resolved on dead_letter (resolved_at) where resolved_at is not null;
 
 alter table position_mark add column received integer;
 

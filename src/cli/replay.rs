@@ -31,11 +31,13 @@ const LISTED: u32 = 20;
 ///
 /// Without --to and --handler the live subscription is rewound: its worker finishes what is in flight, puts the
 /// position there under a new epoch, and goes on from it for all handlers. To `latest` it skips what lies
-/// between, which is recorded as a hole.
+/// between, which is recorded as a hole. So it does where the place lies ahead; because replay IDs cannot be
+/// compared, every other rewind is a hole too until the stream has come by the old position again.
 ///
 /// With --to or --handler it is a side replay: a second stream beside the live one, whose events are marked
 /// `replayed` and take turns with live ones of the same record. The position does not move. It ends at --to, and
-/// at the latest where the live stream stands. One side replay of a subscription runs at a time; more wait.
+/// at the latest where the live stream stands. One side replay of a subscription runs at a time; more wait. Where
+/// no event marks that end, it ends with the next keepalive of the bus, which comes within 270 seconds.
 ///
 /// Older values will follow newer ones in either case. Every event counts once more against the org's delivery
 /// allocation of rolling 24 hours, which all its subscribers share.
@@ -115,7 +117,8 @@ async fn replay(
     args: &ReplayArgs,
 ) -> Result<ExitCode, Failure> {
     let one = subscription(store, args.name.as_deref().unwrap_or_default()).await?;
-    let plan = match plan::make(path, store, args, &one).await? {
+    let (kept, _) = config::load_bus_retention(path, &ProcessEnv)?;
+    let plan = match plan::make(path, store, args, &one, kept).await? {
         Ok(plan) => plan,
         Err(usage) => {
             note(&format!("error: {usage}"));
@@ -263,9 +266,8 @@ fn table(commands: &[StoredCommand], now: SystemTime) -> String {
         };
         let detail = match command.state {
             CommandState::Asked => NONE.to_owned(),
-            CommandState::Running | CommandState::Withdrawn => {
-                watch::counts(&watch::progress_of(command))
-            }
+            CommandState::Running => watch::doing(&watch::progress_of(command)),
+            CommandState::Withdrawn => watch::counts(&watch::progress_of(command)),
             CommandState::Done | CommandState::Failed => {
                 command.outcome.clone().unwrap_or_else(|| NONE.to_owned())
             }

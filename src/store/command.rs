@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::common::{from_ms, replay_id};
+use super::hole::PERHAPS_SKIPPED;
 use super::{Hole, HoleKind, Lease, StoreError, TakenOver};
 use crate::config::Start;
 use crate::event::{OrgId, ReplayId};
@@ -227,8 +228,8 @@ pub trait Commands: Send + Sync {
 
     /// Carries a rewind out, in one transaction: raises the epoch, puts the position at `to` (none for
     /// earliest and latest, of which the column `begin_from` keeps a note), forgets what was finished above
-    /// the old one, records what latest skips as a `lost` hole that begins at the old one, and ends the
-    /// command. The holder stays, and gives up its lease of before for the one in the answer. `None` where
+    /// the old one, records what it skips or perhaps skips as a `lost` hole that begins at the old one
+    /// ([`TakenOver::rewound_from`]), and ends the command. The holder stays, and gives up its lease of before for the one in the answer. `None` where
     /// the command is over, because a person withdrew it: nothing has changed then.
     async fn rewind(
         &self,
@@ -256,21 +257,84 @@ pub(super) fn begin_from_text(to: &Start) -> (Option<ReplayId>, Option<&'static 
     }
 }
 
-/// What a rewind to latest leaves out; its end is the first event or keepalive that comes.
-pub(super) fn skipped_by_rewind(position: Option<ReplayId>, time: Option<i64>) -> Hole {
+/// Where a subscription stands when a rewind takes it away from there.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    pub(super) position: Option<ReplayId>,
+    /// The newest event at or below the position.
+    pub(super) event: Option<ReplayId>,
+    /// When the event at the position was committed, or the keepalive received.
+    pub(super) time: Option<SystemTime>,
+    /// Without a position: the first event that came, and when it had begun.
+    pub(super) begun_with: Option<ReplayId>,
+    pub(super) begun_at: Option<SystemTime>,
+}
+
+impl Left {
+    /// What a rewind to here skips, or perhaps skips. Replay IDs cannot be compared, so only LATEST is known
+    /// to go on; of any other place the stream tells, by what it brings, that it lies back. That is an event: a
+    /// keepalive's place may be that of an event of another topic, and is never brought again.
+    pub(super) fn hole(self, to: &Start) -> Option<Hole> {
+        let end = match to {
+            Start::Latest => return Some(self.skipped()),
+            Start::Earliest => None,
+            Start::After(id) => Some(id),
+        };
+        let known = [&self.position, &self.event].into_iter().flatten();
+        if known.into_iter().any(|place| Some(place) == end) {
+            return None;
+        }
+        let from = self.event.or(self.position).or(self.begun_with);
+        // A start at LATEST to which nothing came can miss something only beyond a place that was given.
+        let begun = self.begun_at.is_some() && end.is_some();
+        (from.is_some() || begun).then(|| Hole {
+            reason: PERHAPS_SKIPPED.to_owned(),
+            to: end.cloned(),
+            from_time: self.time.or(self.begun_at.filter(|_| from.is_none())),
+            from,
+            explanation: match end {
+                Some(_) => PERHAPS_AFTER,
+                None => PERHAPS_GONE,
+            }
+            .to_owned(),
+            ..lost_by_rewind()
+        })
+    }
+
+    /// What lies between here and LATEST; its end is the first event or keepalive that comes.
+    fn skipped(self) -> Hole {
+        Hole {
+            reason: "skipped_by_rewind".to_owned(),
+            from: self.position,
+            from_time: self.time,
+            explanation: "a person rewound the subscription to LATEST: what lay between its position and the \
+                          first event after it was not handled"
+                .to_owned(),
+            ..lost_by_rewind()
+        }
+    }
+}
+
+const PERHAPS_AFTER: &str = "a person rewound the subscription from the beginning of this hole to its end. Which of the \
+     two comes first is not known, for replay IDs are opaque: if that was a leap forward, what lies between was \
+     not handled, and can be had by a replay from the beginning. If it was a step back, nothing was skipped, and \
+     this hole closes by itself when the stream comes by its beginning again";
+
+const PERHAPS_GONE: &str = "a person rewound the subscription to the earliest event that the bus kept: if the beginning \
+     of this hole had left the bus by then, what followed it up to that event was not handled. If not, nothing \
+     was skipped, and this hole closes by itself when the stream comes by its beginning again";
+
+fn lost_by_rewind() -> Hole {
     Hole {
         kind: HoleKind::Lost,
-        reason: "skipped_by_rewind".to_owned(),
-        from: position,
+        reason: String::new(),
+        from: None,
         to: None,
-        from_time: time.map(from_ms),
+        from_time: None,
         to_time: None,
         entity: None,
         record_ids: Vec::new(),
-        explanation:
-            "a person rewound the subscription to LATEST: what lay between its position and \
-                      the first event after it was not handled"
-                .to_owned(),
+        explanation: String::new(),
     }
 }
 

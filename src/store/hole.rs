@@ -12,7 +12,8 @@ use crate::event::ReplayId;
 pub struct Hole {
     /// `lost` or `gap`.
     pub kind: HoleKind,
-    /// Why: `expired_replay_id`, `latest_before_first_response`, `skipped_by_rewind`, `gap_event`, `overflow`, `wildcard`.
+    /// Why: `expired_replay_id`, `latest_before_first_response`, `skipped_by_rewind`,
+    /// `perhaps_skipped_by_rewind`, `gap_event`, `overflow`, `wildcard`.
     pub reason: String,
     /// The last place known before it; `None` where there is none.
     pub from: Option<ReplayId>,
@@ -29,6 +30,13 @@ pub struct Hole {
     /// A sentence for a person.
     pub explanation: String,
 }
+
+/// Reason of a hole that a rewind leaves where nobody can tell whether it went back or on.
+pub(super) const PERHAPS_SKIPPED: &str = "perhaps_skipped_by_rewind";
+
+/// What such a hole says once that is known, and it went back.
+pub(super) const NOTHING_SKIPPED: &str = "a person rewound the subscription from the beginning of this hole, and \
+                                          the stream has come by that place again since: nothing was skipped";
 
 /// Kind of a [`Hole`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +56,7 @@ pub struct StoredHole {
     pub subscription: String,
     /// When it was recorded.
     pub recorded_at: SystemTime,
-    /// When a person acknowledged it.
+    /// When a person acknowledged it, or a rewind proved to have skipped nothing.
     pub acknowledged_at: Option<SystemTime>,
     /// How many records the gap named.
     pub record_count: u64,
@@ -88,7 +96,8 @@ pub trait Holes: Send + Sync {
     ///   is added to that one's explanation.
     ///
     /// What a person has acknowledged stays as it is, and a new hole is recorded; unless it has no end yet and
-    /// begins at the same place, for then it is lost still, and shown again.
+    /// begins at the same place, for then it is lost still, and shown again. One that perhaps was skipped by a
+    /// rewind and proved not to be is never the same.
     async fn record_hole(&self, lease: &Lease, hole: &Hole) -> Result<i64, StoreError>;
 
     /// Fills in the end of a subscription's open `lost` holes: the first place after them, and when it was
@@ -99,6 +108,15 @@ pub trait Holes: Send + Sync {
         to: &ReplayId,
         at: SystemTime,
     ) -> Result<(), StoreError>;
+
+    /// Records the holes of changes that came without their content, all or none, as
+    /// [`Holes::record_hole`] does each.
+    async fn record_gaps(&self, lease: &Lease, gaps: &[Hole]) -> Result<(), StoreError>;
+
+    /// A rewind has left from this place, and the stream has come by it again: nothing was skipped, and the
+    /// hole that said that perhaps something was ([`TakenOver::rewound_from`](super::TakenOver::rewound_from))
+    /// needs nobody's attention any more.
+    async fn nothing_skipped(&self, lease: &Lease, from: &ReplayId) -> Result<(), StoreError>;
 
     /// Holes, newest first.
     async fn holes(&self, filter: &HoleFilter) -> Result<Vec<StoredHole>, StoreError>;

@@ -41,10 +41,15 @@ pub struct TakenOver {
     pub begun_at: Option<SystemTime>,
     /// When the event at the position was committed, or the keepalive received.
     pub position_time: Option<SystemTime>,
+    /// The newest event at or below the position ([`super::Progress::position_event`]), where it is known.
+    pub position_event: Option<ReplayId>,
     /// What each handler has finished above the position (design 3.1, rule 3).
     pub finished_ahead: Vec<FinishedAhead>,
     /// When the position was last written.
     pub position_at: Option<SystemTime>,
+    /// Where rewinds have left from of which nobody knows yet whether they skipped anything: a stream that
+    /// brings such a place has skipped nothing ([`super::Holes::nothing_skipped`]).
+    pub rewound_from: Vec<ReplayId>,
 }
 
 /// A process that runs subscriptions.

@@ -37,6 +37,11 @@ pub(super) const POSTGRES: &[Migration] = &[
         name: "lease",
         sql: include_str!("../../migrations/postgres/0002_lease.sql"),
     },
+    Migration {
+        version: 3,
+        name: "indexes",
+        sql: include_str!("../../migrations/postgres/0003_indexes.sql"),
+    },
 ];
 
 /// For SQLite, in order; the same numbers.
@@ -51,6 +56,11 @@ pub(super) const SQLITE: &[Migration] = &[
         version: 2,
         name: "lease",
         sql: include_str!("../../migrations/sqlite/0002_lease.sql"),
+    },
+    Migration {
+        version: 3,
+        name: "indexes",
+        sql: include_str!("../../migrations/sqlite/0003_indexes.sql"),
     },
 ];
 

@@ -33,6 +33,9 @@ pub struct Progress {
     pub position: Option<ReplayId>,
     /// When the event at the position was committed, or the keepalive received.
     pub position_time: Option<SystemTime>,
+    /// The newest event at or below the position, which may be a keepalive's; `None` where only keepalives
+    /// were passed since the last write. Goes with `position`.
+    pub position_event: Option<ReplayId>,
     /// The position was given up, and the stream begins here, at earliest or latest; counts where no new
     /// position is given.
     pub begin_from: Option<Start>,

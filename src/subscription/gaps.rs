@@ -15,14 +15,18 @@ use crate::event::{ChangeEventHeader, ChangeType, ReplayId};
 use crate::store::{Hole, HoleKind, Lease, Store};
 use crate::telemetry::metrics;
 
-/// Gap holes on their way to the store: one write at a time, in bus order, for as long as the store is away.
+/// How many are written at once.
+const TOGETHER: usize = 500;
+
+/// Gap holes on their way to the store: one write at a time, in bus order, for as long as the store is away, and
+/// all that wait meanwhile together in the next.
 /// There are never more than events in flight, each of which is pinned until its hole is stored.
 pub(super) struct Gaps {
     lease: Lease,
     store: Arc<dyn Store>,
     waiting: VecDeque<(Seq, Hole)>,
     /// At most one; it gives `None` where the store does not take it any more.
-    writing: JoinSet<Option<Seq>>,
+    writing: JoinSet<Option<Vec<Seq>>>,
     abandon: CancellationToken,
 }
 
@@ -51,15 +55,15 @@ impl Gaps {
         self.write_next();
     }
 
-    /// The next event whose hole is stored; `None` where another worker has taken over. Never ends while
+    /// The next events whose holes are stored; `None` where another worker has taken over. Never ends while
     /// there is nothing to record. Cancel-safe.
-    pub(super) async fn recorded(&mut self) -> Option<Seq> {
+    pub(super) async fn recorded(&mut self) -> Option<Vec<Seq>> {
         let Some(written) = self.writing.join_next().await else {
             return std::future::pending().await;
         };
-        let seq = written.unwrap_or_else(|error| end_of_task(error))?;
+        let stored = written.unwrap_or_else(|error| end_of_task(error))?;
         self.write_next();
-        Some(seq)
+        Some(stored)
     }
 
     /// True where nothing is on its way.
@@ -76,23 +80,26 @@ impl Gaps {
         if !self.writing.is_empty() {
             return;
         }
-        let Some((seq, hole)) = self.waiting.pop_front() else {
+        let together = self.waiting.len().min(TOGETHER);
+        if together == 0 {
             return;
-        };
+        }
+        let (places, holes): (Vec<Seq>, Vec<Hole>) = self.waiting.drain(..together).unzip();
+        let holes: Arc<[Hole]> = holes.into();
         let (store, lease) = (self.store.clone(), self.lease.clone());
         let abandon = self.abandon.clone();
         self.writing.spawn(async move {
-            super::persist(&store, &lease, &abandon, "record a gap", |store, lease| {
-                let hole = hole.clone();
+            super::persist(&store, &lease, &abandon, "record gaps", |store, lease| {
+                let holes = holes.clone();
                 async move {
                     let began = Instant::now();
-                    let recorded = store.record_hole(&lease, &hole).await;
-                    metrics::store_called("record_hole", began.elapsed());
-                    recorded.map(|_| ())
+                    let recorded = store.record_gaps(&lease, &holes).await;
+                    metrics::store_called("record_gaps", began.elapsed());
+                    recorded
                 }
             })
             .await
-            .then_some(seq)
+            .then_some(places)
         });
     }
 }

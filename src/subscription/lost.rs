@@ -4,10 +4,11 @@
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::backoff::Backoff;
 use super::breaks::Break;
+use super::notes::Note;
 use super::reader::{Arrival, Reader, describe, slowly};
 use crate::avro::peek_header;
 use crate::config::{OnExpiredReplayId, Start};
@@ -113,16 +114,12 @@ impl Reader {
             ..lost(reason, explanation)
         };
         self.observer.hole("lost");
-        self.persist("record a hole", |store, lease| {
-            let hole = hole.clone();
-            async move { store.record_hole(&lease, &hole).await.map(|_| ()) }
-        })
-        .await;
+        self.notes.written(Note::Lost(hole), &self.stop).await;
     }
 
     /// The first response since the subscription began or a hole did. Its first place ends the hole; and until
     /// that event is finished there is no position, so it is kept as what a restart resumes after, or expects
-    /// to see again. Off the read path, because the database may hang.
+    /// to see again.
     pub(super) fn first_came(&mut self, batch: &FetchBatch, received_at: SystemTime) {
         let event = batch.events.iter().find(|raw| raw.replay_id.is_some());
         let (place, at) = match event {
@@ -146,26 +143,39 @@ impl Reader {
                  the records with the org",
             )
         });
-        if hole.is_some() {
+        if let Some(hole) = hole {
             self.observer.hole("lost");
+            self.notes.add(Note::Lost(hole));
         }
-        let (store, lease, stop) = (self.store.clone(), self.lease.clone(), self.stop.clone());
-        tokio::spawn(async move {
-            super::persist(&store, &lease, &stop, "end a hole", |store, lease| {
-                let (hole, place, first) = (hole.clone(), place.clone(), first.clone());
-                async move {
-                    if let Some(hole) = &hole {
-                        store.record_hole(&lease, hole).await?;
-                    }
-                    store.close_holes(&lease, &place, at).await?;
-                    match &first {
-                        Some(first) => store.mark_first(&lease, first).await,
-                        None => Ok(()),
-                    }
-                }
-            })
-            .await;
-        });
+        self.notes.add(Note::Came(place, at));
+        if let Some(first) = first {
+            self.notes.add(Note::First(first));
+        }
+    }
+
+    /// Looks whether the stream comes by a place that a rewind left from: then that one went back, and skipped
+    /// nothing.
+    pub(super) fn comes_by(&mut self, batch: &FetchBatch) {
+        if self.rewound_from.is_empty() || self.replay.is_some() {
+            return;
+        }
+        let keepalive = batch
+            .latest_replay_id
+            .iter()
+            .filter(|_| batch.events.is_empty());
+        let events = batch.events.iter().filter_map(|raw| raw.replay_id.as_ref());
+        for place in events.chain(keepalive) {
+            let Some(index) = self.rewound_from.iter().position(|from| from == place) else {
+                continue;
+            };
+            let from = self.rewound_from.swap_remove(index);
+            info!(
+                subscription = self.lease.key.name,
+                place = %from,
+                "the stream has come by the place again that a rewind left from: nothing was skipped"
+            );
+            self.notes.add(Note::NothingSkipped(from));
+        }
     }
 
     /// When an event was committed, as far as its payload tells without a schema; else when it was received.

@@ -27,6 +27,7 @@ mod letter_loader;
 mod lost;
 #[cfg(test)]
 mod marks_model;
+mod notes;
 mod observe;
 mod parking;
 mod position;
@@ -255,6 +256,7 @@ impl Stint<'_> {
             ),
             given_up,
             expected,
+            rewound_from: taken.rewound_from,
             in_flight: in_flight.clone(),
             observer: self.observer.clone(),
             replay: None,
@@ -277,6 +279,7 @@ impl Stint<'_> {
             assignment,
             streams,
             resumed_after: resume_after,
+            resumed_event: taken.position_event,
             given_up: given_up_out,
             age: PositionAge::new(
                 (

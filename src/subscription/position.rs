@@ -287,6 +287,7 @@ impl Position {
         Progress {
             position: tracker.position().cloned(),
             position_time: tracker.position_time(),
+            position_event: tracker.position_event().cloned(),
             begin_from: self
                 .given_up
                 .as_ref()

@@ -16,6 +16,7 @@ use super::credits::Credits;
 use super::in_flight::InFlight;
 use super::lease_clock::LeaseClock;
 use super::lost::GivenUp;
+use super::notes::Notes;
 use super::observe::Observer;
 use super::resume::Resume;
 use super::state::State;
@@ -79,6 +80,10 @@ pub(super) struct Reader {
     pub(super) given_up: mpsc::UnboundedSender<GivenUp>,
     /// What an earlier run from EARLIEST began with, of which nothing was finished.
     pub(super) expected: Option<ReplayId>,
+    /// Where rewinds left from that perhaps skipped something.
+    pub(super) rewound_from: Vec<ReplayId>,
+    /// What is known about holes, on its way to the store.
+    pub(super) notes: Notes,
     /// Says what a run from EARLIEST may cost.
     pub(super) cost: EarliestCost,
 }
@@ -278,6 +283,7 @@ impl Reader {
         if self.resume.first_answer() && self.replay.is_none() {
             self.first_came(&batch, received_at);
         }
+        self.comes_by(&batch);
         let last_at = batch
             .events
             .last()

@@ -13,6 +13,7 @@ use super::decoder::{Decoder, EventMaker, Item};
 use super::in_flight::InFlight;
 use super::lease_clock::LeaseClock;
 use super::lost::GivenUp;
+use super::notes::Notes;
 use super::observe::Observer;
 use super::reader::Reader;
 use super::resume::Resume;
@@ -36,6 +37,8 @@ pub(super) struct Opening {
     pub(super) given_up: mpsc::UnboundedSender<GivenUp>,
     /// What an earlier run from EARLIEST began with, of which nothing was finished.
     pub(super) expected: Option<ReplayId>,
+    /// Where rewinds left from that perhaps skipped something.
+    pub(super) rewound_from: Vec<ReplayId>,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) observer: Observer,
     /// For a side replay: where its reader says that the place to begin after is gone.
@@ -55,6 +58,7 @@ pub(super) struct Stream {
 pub(super) struct Tasks {
     reader: JoinHandle<()>,
     decoder: JoinHandle<()>,
+    notes: JoinHandle<()>,
 }
 
 impl Streams {
@@ -88,6 +92,11 @@ impl Streams {
             stop: opening.stop.clone(),
             missing: HashMap::new(),
         };
+        let (notes, noted) = Notes::begin(
+            shared.store.clone(),
+            self.lease.clone(),
+            opening.stop.clone(),
+        );
         let reader = Reader {
             topic: config.topic.clone(),
             lease: self.lease.clone(),
@@ -106,6 +115,8 @@ impl Streams {
             begun: false,
             given_up: opening.given_up,
             expected: opening.expected,
+            rewound_from: opening.rewound_from,
+            notes,
             cost: EarliestCost::new(
                 shared.limits.clone(),
                 shared.store.clone(),
@@ -119,6 +130,7 @@ impl Streams {
             tasks: Tasks {
                 reader: tokio::spawn(reader.run()),
                 decoder: tokio::spawn(decoder.run(arrivals_out, items_in)),
+                notes: noted,
             },
         }
     }
@@ -132,13 +144,14 @@ impl Stream {
 }
 
 impl Tasks {
-    /// Waits for both, which were told to stop.
+    /// Waits for all, which were told to stop.
     ///
     /// # Errors
     ///
     /// Where one of them panicked.
     pub(super) async fn ended(self) -> Result<(), JoinError> {
         self.reader.await?;
-        self.decoder.await
+        self.decoder.await?;
+        self.notes.await
     }
 }

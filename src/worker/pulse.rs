@@ -48,6 +48,8 @@ pub(super) struct Pulse {
     surveyed_at: Option<Instant>,
     /// Leases that lapsed may be taken from then on.
     lapsed_from: Instant,
+    /// Such time was given, and the store has not been there for long enough since to give it once more.
+    gave_time: bool,
 }
 
 impl Pulse {
@@ -69,6 +71,7 @@ impl Pulse {
             counted: false,
             surveyed_at: None,
             lapsed_from: now,
+            gave_time: false,
         }
     }
 
@@ -129,13 +132,17 @@ impl Pulse {
 
     fn surveyed(&mut self, now: Instant, survey: &Survey) {
         // Where the store was away from us, it was perhaps away from all: whoever has lapsed meanwhile is
-        // given the time to renew, and goes on under the same epoch.
+        // given the time to renew, and goes on under the same epoch. Once: with a store that is away again and
+        // again nobody would ever take over what a dead worker had.
         let away = SURVEY_EVERY * 2 + self.ttl / 5;
-        if self
+        let was_away = self
             .surveyed_at
-            .is_some_and(|last| now.duration_since(last) > away)
-        {
+            .is_some_and(|last| now.duration_since(last) > away);
+        if was_away && !self.gave_time {
             self.lapsed_from = now + self.ttl / 5;
+            self.gave_time = true;
+        } else if !was_away && self.may_take_lapsed(now) {
+            self.gave_time = false;
         }
         self.surveyed_at = Some(now);
         // A lease that is not renewed is found at the moment it runs out.
@@ -259,5 +266,27 @@ mod tests {
         // Looking on does not make it wait longer.
         pulse.surveyed(late + patient, &survey("other", TTL));
         assert!(pulse.may_take_lapsed(late + patient));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_again_and_again_does_not_keep_lapsed_leases_for_ever() {
+        let mut now = Instant::now();
+        let mut pulse = pulse(now).await;
+        pulse.surveyed(now, &survey("other", TTL));
+        let gap = Duration::from_secs(6);
+        now += gap;
+        pulse.surveyed(now, &survey("other", TTL));
+        assert!(!pulse.may_take_lapsed(now), "time to renew");
+        for _ in 0..3 {
+            now += gap;
+            pulse.surveyed(now, &survey("other", TTL));
+            assert!(pulse.may_take_lapsed(now), "they had that time");
+        }
+        // Once the store was there for a while, its next absence counts as the first one did.
+        now += Duration::from_secs(1);
+        pulse.surveyed(now, &survey("other", TTL));
+        now += gap;
+        pulse.surveyed(now, &survey("other", TTL));
+        assert!(!pulse.may_take_lapsed(now));
     }
 }

@@ -247,7 +247,8 @@ async fn letters(connection: &mut PgConnection, name: &str) -> anyhow::Result<Ve
 async fn holes(connection: &mut PgConnection, name: &str) -> anyhow::Result<Vec<Hole>> {
     let rows = sqlx::query(
         "select kind, reason, from_replay_id, to_replay_id from orgstream.hole \
-         where subscription = $1 order by id",
+         where subscription = $1 \
+         and (reason <> 'perhaps_skipped_by_rewind' or acknowledged_at is null) order by id",
     )
     .bind(name)
     .fetch_all(connection)

@@ -108,7 +108,7 @@ async fn the_position_does_not_pass_a_gap_before_its_hole_is_stored_and_the_stre
     let last = publish(&org, "after").await;
     daemon.handled(3).await;
     daemon
-        .logged(&["the store did not take a write", "record a gap"])
+        .logged(&["the store did not take a write", "record gaps"])
         .await;
     // The other events are finished, and their position is written every second.
     store
@@ -119,7 +119,7 @@ async fn the_position_does_not_pass_a_gap_before_its_hole_is_stored_and_the_stre
     daemon.kill();
     let mut daemon = Daemon::run(&config);
     daemon
-        .logged(&["the store did not take a write", "record a gap"])
+        .logged(&["the store did not take a write", "record gaps"])
         .await;
     sqlx::raw_sql("drop trigger no_room")
         .execute(&mut other)

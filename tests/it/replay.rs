@@ -89,7 +89,12 @@ async fn rewinds_to_earliest(store: Store) {
     standing_at(&store, &ids[2]).await;
     let after = store.subscription("accounts").await.unwrap();
     assert_eq!((after.epoch, after.state.as_str()), (before + 1, "live"));
-    assert!(store.holes().await.is_empty());
+    // It came by the place that it had left: nothing was skipped.
+    let holes = store.holes().await;
+    assert!(
+        holes.iter().all(|hole| hole.acknowledged_at.is_some()),
+        "{holes:?}"
+    );
     // It goes on as before.
     publish(&org, "d").await;
     daemon.handled(7).await;
@@ -119,6 +124,73 @@ async fn a_rewind_to_a_replay_id_begins_after_it() {
     replayed(&config, &["--from", &ids[0]]).await;
     let events = daemon.handled(5).await;
     assert_eq!(names(&events).join(""), "abcbc");
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn a_rewind_forward_is_a_hole_and_one_back_closes_what_it_left() {
+    let (org, store) = (Emulator::start().await, Store::sqlite());
+    let config = accounts(&org, &store, "", "start = \"earliest\"");
+    let mut daemon = Daemon::run(&config);
+    let ids = published(&org, &["a", "b"]).await;
+    daemon.handled(2).await;
+    standing_at(&store, &ids[1]).await;
+    daemon.stop().await;
+    // These wait, and a replay ID further on skips them.
+    let skipped = published(&org, &["c", "d"]).await;
+    let (code, _, err) = replay(&config, &["--from", &skipped[1], "--no-wait"]).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("A hole is recorded"), "{err}");
+    let mut daemon = Daemon::run(&config);
+    publish(&org, "e").await;
+    let events = daemon.handled(1).await;
+    assert_eq!(names(&events).join(""), "e");
+    let holes = store.holes().await;
+    assert_eq!(holes.len(), 1);
+    let hole = &holes[0].hole;
+    assert_eq!(hole.reason, "perhaps_skipped_by_rewind");
+    let ends = [&hole.from, &hole.to].map(|end| end.as_ref().unwrap().to_string());
+    assert_eq!(ends, [ids[1].clone(), skipped[1].clone()]);
+    assert!(holes[0].acknowledged_at.is_none());
+    // Back to before all of it: the stream comes by both places that were left.
+    replayed(&config, &["--from", &ids[0]]).await;
+    let events = daemon.handled(5).await;
+    assert_eq!(names(&events).join(""), "ebcde");
+    eventually("no open hole", async || {
+        let holes = store.holes().await;
+        let closed = holes.iter().all(|hole| hole.acknowledged_at.is_some());
+        (holes.len() == 2 && closed).then_some(())
+    })
+    .await;
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn a_rewind_of_a_subscription_whose_position_is_a_keepalives_is_no_hole_for_long() {
+    let (org, store) = (Emulator::start().await, Store::sqlite());
+    let config = accounts(&org, &store, "", "start = \"earliest\"");
+    org.settings(json!({"keepalive_ms": 100})).await;
+    let mut daemon = Daemon::run(&config);
+    let ids = published(&org, &["a", "b"]).await;
+    daemon.handled(2).await;
+    // Another topic's events move the bus on, and with it the keepalives.
+    standing_at(&store, &ids[1]).await;
+    org.publish("/event/Order__e", &[json!({"OrderNumber__c": "1"})])
+        .await;
+    let on = |s: &orgstream::store::SubscriptionStatus| {
+        s.position
+            .as_ref()
+            .is_some_and(|place| place.to_string() != ids[1])
+    };
+    store.until("accounts", "a keepalive's position", on).await;
+    replayed(&config, &["--from", "earliest"]).await;
+    daemon.handled(4).await;
+    eventually("no open hole", async || {
+        let holes = store.holes().await;
+        let closed = holes.iter().all(|hole| hole.acknowledged_at.is_some());
+        (holes.len() == 1 && closed).then_some(())
+    })
+    .await;
     assert_eq!(daemon.stop().await.1, 0);
 }
 

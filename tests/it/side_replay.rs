@@ -92,7 +92,27 @@ async fn a_side_replay_ends_where_it_is_told_to_and_the_next_one_waits_for_it() 
 }
 
 #[tokio::test]
-async fn a_side_replay_on_a_quiet_topic_ends_with_a_keepalive() {
+async fn a_side_replay_of_what_came_before_the_subscription_began_ends_with_a_keepalive() {
+    let (org, store) = (Emulator::start().await, Store::sqlite());
+    org.settings(json!({"keepalive_ms": 300})).await;
+    let config = accounts(&org, &store, "", "start = \"latest\"");
+    publish(&org, "a").await;
+    // The bus is beyond it when the subscription begins.
+    org.publish("/event/Order__e", &[json!({"OrderNumber__c": "1"})])
+        .await;
+    let mut daemon = Daemon::run(&config);
+    let there = |s: &orgstream::store::SubscriptionStatus| s.position.is_some();
+    store.until("accounts", "a position", there).await;
+    let command = replayed(&config, &["--from", "earliest", "--handler", "out"]).await;
+    assert_eq!(command["progress"]["received"], json!(1), "{command}");
+    let outcome = command["outcome"].as_str().unwrap();
+    assert!(outcome.starts_with("caught up"), "{outcome}");
+    assert_eq!(marked(&daemon.handled(1).await).join(" "), "a*");
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn a_side_replay_on_a_quiet_topic_ends_with_the_newest_event_and_waits_for_no_keepalive() {
     let (org, store) = (Emulator::start().await, Store::sqlite());
     org.settings(json!({"keepalive_ms": 300})).await;
     let config = accounts(&org, &store, "", "start = \"earliest\"");
@@ -112,10 +132,11 @@ async fn a_side_replay_on_a_quiet_topic_ends_with_a_keepalive() {
     store
         .until("accounts", "a keepalive's position", past)
         .await;
+    org.settings(json!({"keepalive_ms": 270_000})).await;
     let command = replayed(&config, &["--from", "earliest", "--handler", "out"]).await;
     assert_eq!(command["progress"]["received"], json!(1), "{command}");
     let outcome = command["outcome"].as_str().unwrap();
-    assert!(outcome.starts_with("caught up"), "{outcome}");
+    assert!(outcome.starts_with("reached its end"), "{outcome}");
     assert_eq!(marked(&daemon.handled(1).await).join(" "), "a*");
     assert_eq!(daemon.stop().await.1, 0);
 }

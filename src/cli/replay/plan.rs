@@ -16,9 +16,6 @@ use crate::event::{Topic, TopicKind, rfc3339};
 use crate::handler::Registry;
 use crate::store::{CommandKind, Recent, ReplayArguments, Store, SubscriptionStatus};
 
-/// How long the bus keeps events (facts: 72 hours for high-volume platform events and change events).
-const RETENTION: Duration = Duration::from_secs(72 * 3600);
-
 /// What will be asked, and what a person should know before.
 #[derive(Debug, Serialize)]
 pub(super) struct Plan {
@@ -92,12 +89,13 @@ impl Plan {
     }
 }
 
-/// Works out what to ask. `Err` is a failure; an answer without a plan is wrong usage, and says why.
+/// Works out what to ask. `kept` is how long the bus keeps events. `Err` is a failure; an answer without a plan is wrong usage, and says why.
 pub(super) async fn make(
     path: Option<&Path>,
     store: &dyn Store,
     args: &ReplayArgs,
     one: &SubscriptionStatus,
+    kept: Duration,
 ) -> Result<Result<Plan, String>, Failure> {
     let Some(from) = &args.from else {
         return Ok(Err("say where to begin: --from".to_owned()));
@@ -115,7 +113,7 @@ pub(super) async fn make(
         PlaceArg::Latest => ("latest".to_owned(), None),
         PlaceArg::Id(id) => (id.to_string(), None),
         PlaceArg::Time(time) => {
-            let (id, at) = resolve(store, one, *time).await?;
+            let (id, at) = resolve(store, one, *time, kept).await?;
             (id, Some(rfc3339(at)))
         }
     };
@@ -153,7 +151,7 @@ pub(super) async fn make(
             command,
             &arguments,
             from_time.is_some(),
-            lately(store, one).await,
+            lately(store, one, kept).await,
         ),
         arguments,
         from_time,
@@ -204,7 +202,8 @@ fn warnings(
         if rewinds && !from_a_time {
             warnings.push(
                 "For the same reason it cannot be told whether that replay ID lies before the position or behind \
-                 it. Where it lies behind, what is between is skipped, without a hole to show for it."
+                 it. A hole is recorded, for where it lies behind, what is between is skipped; it closes by itself \
+                 once the stream shows that it lies before."
                     .to_owned(),
             );
         }
@@ -225,8 +224,8 @@ fn warnings(
 }
 
 /// How much came lately, as far as the store can tell.
-async fn lately(store: &dyn Store, one: &SubscriptionStatus) -> Option<Recent> {
-    let recent = store.recent_events(&one.key, RETENTION).await.ok()?;
+async fn lately(store: &dyn Store, one: &SubscriptionStatus, kept: Duration) -> Option<Recent> {
+    let recent = store.recent_events(&one.key, kept).await.ok()?;
     recent.filter(|recent| recent.events > 0)
 }
 
@@ -235,6 +234,7 @@ async fn resolve(
     store: &dyn Store,
     one: &SubscriptionStatus,
     time: SystemTime,
+    kept: Duration,
 ) -> Result<(String, SystemTime), Failure> {
     let now = SystemTime::now();
     let fail = |text: String| Err(Failure::Failed(anyhow::anyhow!(text)));
@@ -247,7 +247,7 @@ async fn resolve(
     match (found.before, found.oldest) {
         (Some(mark), _) => {
             let age = now.duration_since(mark.at).unwrap_or_default();
-            if age > RETENTION {
+            if age > kept {
                 return fail(format!(
                     "at {} it stood at {}, {} ago, which the bus does not keep any more: use \
                      `--from earliest`",

@@ -103,10 +103,7 @@ fn describe(command: &StoredCommand, now: SystemTime) -> String {
     let waits = now.duration_since(command.asked_at).unwrap_or_default();
     match command.state {
         CommandState::Running => {
-            let progress = progress_of(command);
-            let detail = progress.detail.as_ref().map(|detail| one_line(detail));
-            let detail = detail.map_or(String::new(), |detail| format!("; {detail}"));
-            format!("replaying: {}{detail}", counts(&progress))
+            format!("replaying: {}", doing(&progress_of(command)))
         }
         _ => format!(
             "waiting for the worker that runs {} ({})",
@@ -114,6 +111,13 @@ fn describe(command: &StoredCommand, now: SystemTime) -> String {
             length(waits)
         ),
     }
+}
+
+/// What a side replay has done so far, and does now.
+pub(super) fn doing(progress: &ReplayProgress) -> String {
+    let detail = progress.detail.as_ref().map(|detail| one_line(detail));
+    let detail = detail.map_or(String::new(), |detail| format!("; {detail}"));
+    format!("{}{detail}", counts(progress))
 }
 
 /// What a side replay has done so far.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use secrecy::{ExposeSecret, SecretString};
@@ -114,8 +115,8 @@ async fn a_refusal_that_is_mended_is_recovered_from_without_a_restart() {
 async fn a_caller_that_goes_away_interrupts_nobody() {
     let host = LoginHost::start(|_, _| ok(granted("00D!1"))).await;
     let auth = Authenticator::new(&config(&host.url, client_credentials()), None).unwrap();
-    let gone = tokio::time::timeout(Duration::ZERO, auth.session()).await;
-    assert!(gone.is_err());
+    // Asks once and is gone. Not by a timeout: where the machine is busy, even the shortest fires after the answer.
+    assert!(auth.session().now_or_never().is_none());
     auth.session().await.unwrap();
     assert_eq!(host.calls(), 1);
 }

@@ -5,7 +5,7 @@
 //! connection whose transaction did not commit is closed, whatever state it was left in.
 
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
@@ -22,6 +22,22 @@ const PING_LIMIT: Duration = Duration::from_secs(3);
 /// noticed some time.
 const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 
+/// How often a server looks whether whoever asked is still there while it works for them: a statement of a
+/// process that was killed ends then, and with it the locks that keep the next owner out. Without that it runs to
+/// its end, because a server notices nothing before it answers.
+const LOOK_FOR_CLIENT_MS: u32 = 2_000;
+
+/// What the server itself ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// A statement that takes longer.
+    pub(super) statement: Duration,
+    /// A wait for a lock that takes longer.
+    pub(super) lock: Duration,
+    /// A pause between two statements that takes longer.
+    pub(super) pause: Duration,
+}
+
 /// A connection at rest.
 struct Idle {
     connection: PgConnection,
@@ -33,28 +49,62 @@ pub(super) struct Connections {
     options: PgConnectOptions,
     permits: Semaphore,
     idle: Mutex<Vec<Idle>>,
+    /// No statement is given longer.
+    longest_statement: Duration,
+    /// The server can look for its clients; known from the first connection on.
+    looks_for_client: OnceLock<bool>,
 }
 
 impl Connections {
-    /// Reads the URL; connects to nothing yet.
-    pub(super) fn new(url: &str, max_connections: u32) -> Result<Self, StoreError> {
+    /// Reads the URL; connects to nothing yet. No statement is given longer than `longest_statement`.
+    pub(super) fn new(
+        url: &str,
+        max_connections: u32,
+        longest_statement: Duration,
+    ) -> Result<Self, StoreError> {
         let max = usize::try_from(max_connections).unwrap_or(usize::MAX);
         Ok(Self {
             options: connect_options(url)?,
             permits: Semaphore::new(max.clamp(1, 1_000)),
             idle: Mutex::new(Vec::new()),
+            longest_statement,
+            looks_for_client: OnceLock::new(),
         })
     }
 
     /// Begins a transaction whose every statement, lock wait and pause the server itself ends after
     /// `limit`: what this process gave up, or died in, does not hold locks for long.
     pub(super) async fn begin(&self, limit: Duration) -> Result<Tx<'_>, StoreError> {
+        let statement = limit.min(self.longest_statement);
+        self.begin_within(Limits {
+            statement,
+            lock: statement / 2,
+            pause: limit,
+        })
+        .await
+    }
+
+    /// Begins a transaction under these limits.
+    pub(super) async fn begin_within(&self, limits: Limits) -> Result<Tx<'_>, StoreError> {
         let mut lent = self.seat().await?.connect().await?;
         // Numbers of ours only.
-        sqlx::raw_sql(AssertSqlSafe(begin_statement(limit, limit)))
-            .execute(lent.connection())
-            .await?;
+        let begin = AssertSqlSafe(lent.begin_statement(limits));
+        sqlx::raw_sql(begin).execute(lent.connection()).await?;
         Ok(Tx(lent))
+    }
+
+    /// Connects, and finds out once what the server can do.
+    async fn open(&self) -> Result<Idle, StoreError> {
+        let connecting = PgConnection::connect_with(&self.options).await;
+        let mut connection = connecting.map_err(|error| self.cannot_connect(error))?;
+        if self.looks_for_client.get().is_none() {
+            let looks = looks_for_client(&mut connection).await?;
+            let _ = self.looks_for_client.set(looks);
+        }
+        Ok(Idle {
+            connection,
+            opened: Instant::now(),
+        })
     }
 
     /// Waits for the right to use one connection, however long all are in use.
@@ -110,18 +160,29 @@ async fn farewell(connection: PgConnection) {
     let _ = timeout(PING_LIMIT, connection.close()).await;
 }
 
-/// Begins a transaction: no statement takes longer than `limit`, no wait for a lock longer than half of it,
-/// no pause between two statements longer than `pause`. One round trip, and valid behind PgBouncer, because
-/// `set local` ends with the transaction.
-pub(super) fn begin_statement(limit: Duration, pause: Duration) -> String {
-    // Zero would switch a limit off.
-    let limit = limit.as_millis().clamp(1, 86_400_000);
-    let pause = pause.as_millis().clamp(1, 86_400_000);
-    let lock_limit = (limit / 2).max(1);
-    format!(
-        "begin; set local statement_timeout = {limit}; set local lock_timeout = {lock_limit}; \
-         set local idle_in_transaction_session_timeout = {pause}"
-    )
+/// Whether the server knows how to look for its clients: Postgres 14 and later do, on most systems. Not a startup
+/// parameter, which a pooler would refuse, and not asked by version, which a pooler may make up.
+async fn looks_for_client(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let attempt = format!(
+        "begin; set local client_connection_check_interval = {LOOK_FOR_CLIENT_MS}; rollback"
+    );
+    let error = match sqlx::raw_sql(AssertSqlSafe(attempt))
+        .execute(&mut *connection)
+        .await
+    {
+        Ok(_) => return Ok(true),
+        Err(error) => error,
+    };
+    // Unknown to this version, or not to be had on this system.
+    let refused = error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .is_some_and(|code| code == "42704" || code == "22023");
+    if !refused {
+        return Err(error.into());
+    }
+    sqlx::raw_sql("rollback").execute(connection).await?;
+    Ok(false)
 }
 
 /// The right to use one connection.
@@ -136,12 +197,7 @@ impl<'a> Seat<'a> {
         let home = self.home;
         let idle = match home.rested().await {
             Some(idle) => idle,
-            None => Idle {
-                connection: PgConnection::connect_with(&home.options)
-                    .await
-                    .map_err(|error| home.cannot_connect(error))?,
-                opened: Instant::now(),
-            },
+            None => home.open().await?,
         };
         Ok(Lent {
             idle,
@@ -163,6 +219,31 @@ impl Lent<'_> {
     /// For the next statement.
     pub(super) fn connection(&mut self) -> &mut PgConnection {
         &mut self.idle.connection
+    }
+
+    /// No statement is to be given longer.
+    pub(super) fn longest_statement(&self) -> Duration {
+        self.home.longest_statement
+    }
+
+    /// Begins a transaction under these limits. One round trip, and valid behind PgBouncer, because `set local`
+    /// ends with the transaction.
+    pub(super) fn begin_statement(&self, limits: Limits) -> String {
+        // Zero would switch a limit off.
+        let ms = |limit: Duration| limit.as_millis().clamp(1, 86_400_000);
+        let mut begin = format!(
+            "begin; set local statement_timeout = {}; set local lock_timeout = {}; \
+             set local idle_in_transaction_session_timeout = {}",
+            ms(limits.statement),
+            ms(limits.lock),
+            ms(limits.pause)
+        );
+        if self.home.looks_for_client.get() == Some(&true) {
+            begin.push_str(&format!(
+                "; set local client_connection_check_interval = {LOOK_FOR_CLIENT_MS}"
+            ));
+        }
+        begin
     }
 
     /// No transaction is open on it: it rests until the next call.

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
+use super::hole::rewound_from;
 use super::{PostgresStore, bounded, sql};
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
@@ -171,7 +172,7 @@ pub(super) async fn taken(conn: &mut PgConnection, lease: &Lease) -> Result<Take
         "select position, (extract(epoch from position_at) * 1000)::bigint as position_at, \
                 (extract(epoch from position_time) * 1000)::bigint as position_time, \
                 (extract(epoch from begun_at) * 1000)::bigint as begun_at, begun_with, begin_from, \
-                position_transaction \
+                position_transaction, position_event \
          from orgstream.subscription where org_id = $1 and name = $2",
     )
     .bind(lease.key.org_id.as_str())
@@ -188,9 +189,11 @@ pub(super) async fn taken(conn: &mut PgConnection, lease: &Lease) -> Result<Take
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
         position,
+        position_event: replay_id(row.try_get("position_event")?),
         transaction: row.try_get("position_transaction")?,
         finished_ahead: finished_ahead(conn, &lease.key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
+        rewound_from: rewound_from(conn, &lease.key).await?,
     })
 }
 

@@ -3,15 +3,73 @@
 //! Not sqlx's migrator: its lock belongs to the session, and behind a pooler in transaction mode a
 //! session is nobody's.
 
-use sqlx::postgres::PgConnection;
+use std::time::{Duration, Instant};
 
-use super::connections::Tx;
+use sqlx::postgres::PgConnection;
+use tracing::info;
+
+use super::connections::{Limits, Tx};
 use super::sql;
 use crate::store::StoreError;
 use crate::store::migrations::{self, Migration, POSTGRES};
 
 /// Names the advisory lock: `orgstrea` in ASCII.
 const LOCK: i64 = 0x6f72_6773_7472_6561;
+
+/// How long migrating may take in all, and one change of a large table.
+pub(super) const BUDGET: Duration = Duration::from_secs(600);
+
+/// A change takes the strongest lock of a table, and whoever comes while it waits for that waits behind it:
+/// the workers of the previous release, for all that a long query has done. So it waits for a moment only, lets them
+/// by, and asks again.
+pub(super) const LIMITS: Limits = Limits {
+    statement: BUDGET,
+    lock: Duration::from_secs(2),
+    pause: BUDGET,
+};
+
+/// What came of [`apply_next`].
+pub(super) enum Attempt {
+    /// This one ran.
+    Applied(i64),
+    /// None is due.
+    NothingToDo,
+    /// A table, or the right to migrate, stayed locked by somebody else: nothing has changed.
+    Locked(StoreError),
+}
+
+/// When to ask again for what is locked, and when no more.
+pub(super) struct Patience {
+    began: Instant,
+}
+
+impl Patience {
+    pub(super) fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+        }
+    }
+
+    /// Waits a moment.
+    ///
+    /// # Errors
+    ///
+    /// What it was refused with, where it has waited long enough.
+    pub(super) async fn pause(&mut self, error: StoreError) -> Result<(), StoreError> {
+        if self.began.elapsed() >= BUDGET {
+            return Err(error);
+        }
+        // As long as the wait, about: half of the time nobody waits behind us.
+        let pause = LIMITS.lock.mul_f64(0.5 + fastrand::f64());
+        info!(
+            error = %error,
+            pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            "what is to be migrated is locked by another session; it is asked for again"
+        );
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
 
 /// Versions and checksums that ran; empty where there is no such table.
 async fn applied(conn: &mut PgConnection) -> Result<Vec<(i64, String)>, StoreError> {
@@ -38,16 +96,48 @@ pub(super) async fn due(conn: &mut PgConnection) -> Result<Vec<&'static Migratio
     migrations::due(POSTGRES, &applied(conn).await?)
 }
 
-/// Applies the first migration that is due, in its own transaction; `None` where none is. The lock makes
-/// others wait, who then find it applied.
-pub(super) async fn apply_next(mut tx: Tx<'_>) -> Result<Option<i64>, StoreError> {
-    let conn = tx.connection();
+/// Applies the first migration that is due, in its own transaction. The lock makes others wait, who then find it
+/// applied.
+pub(super) async fn apply_next(mut tx: Tx<'_>) -> Result<Attempt, StoreError> {
+    let applied = match apply(tx.connection()).await {
+        Ok(applied) => applied,
+        Err(Failed::Locked(error)) => return Ok(Attempt::Locked(error)),
+        Err(Failed::Other(error)) => return Err(error),
+    };
+    tx.commit().await?;
+    Ok(applied.map_or(Attempt::NothingToDo, Attempt::Applied))
+}
+
+/// Why a change could not be made.
+enum Failed {
+    Locked(StoreError),
+    Other(StoreError),
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<sqlx::Error> for Failed {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code());
+        // lock_not_available
+        let locked = code.is_some_and(|code| code == "55P03");
+        match locked {
+            true => Self::Locked(error.into()),
+            false => Self::Other(error.into()),
+        }
+    }
+}
+
+async fn apply(conn: &mut PgConnection) -> Result<Option<i64>, Failed> {
     sql::query("select pg_advisory_xact_lock($1)")
         .bind(LOCK)
         .execute(&mut *conn)
         .await?;
     let Some(migration) = due(conn).await?.into_iter().next() else {
-        tx.commit().await?;
         return Ok(None);
     };
     begin_schema(conn).await?;
@@ -58,7 +148,6 @@ pub(super) async fn apply_next(mut tx: Tx<'_>) -> Result<Option<i64>, StoreError
         .bind(migration.checksum())
         .execute(conn)
         .await?;
-    tx.commit().await?;
     Ok(Some(migration.version))
 }
 

@@ -39,6 +39,7 @@ use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 
 use self::connections::Connections;
+use self::migrate::{Attempt, Patience};
 use super::common::to_ms;
 use super::crypto::Cipher;
 use super::vault::Sealer;
@@ -46,9 +47,6 @@ use super::{Store, StoreError};
 use crate::config::StoreConfig;
 use crate::event::OrgId;
 use crate::salesforce::auth::{CredentialVault, StoredCredential, VaultError};
-
-/// A change of a large table takes longer than a call may.
-const MIGRATION_LIMIT: Duration = Duration::from_secs(600);
 
 /// The store in Postgres.
 pub(super) struct PostgresStore {
@@ -70,10 +68,14 @@ impl PostgresStore {
     /// Reads the URL; connects at the first call.
     pub(super) fn open(config: &StoreConfig, cipher: Option<Cipher>) -> Result<Self, StoreError> {
         let url = config.url.expose_secret().trim();
+        // A machine that dies within a statement, so that nothing tells the server of it, keeps its subscriptions
+        // not much longer than the lease.
+        let longest = config.lease * 4 / 5;
+        let connections = |most| Connections::new(url, most, longest);
         Ok(Self {
-            connections: Connections::new(url, config.max_connections.saturating_sub(1))?,
-            lease_connection: Connections::new(url, 1)?,
-            handler_connections: Connections::new(url, config.max_connections)?,
+            connections: connections(config.max_connections.saturating_sub(1))?,
+            lease_connection: connections(1)?,
+            handler_connections: connections(config.max_connections)?,
             timeout: config.timeout,
             sealer: Sealer(cipher),
             last_write: AtomicI64::new(to_ms(SystemTime::now())),
@@ -104,11 +106,17 @@ impl Store for PostgresStore {
 
     async fn migrate(&self) -> Result<Vec<i64>, StoreError> {
         let mut versions = Vec::new();
+        let mut patience = Patience::begin();
         // Asking, and connecting, take no longer than any other call: only a change itself may, and a
         // database that hangs at the start is found out soon.
         while !self.pending_migrations().await?.is_empty() {
-            let tx = bounded(self.timeout, self.connections.begin(MIGRATION_LIMIT)).await?;
-            versions.extend(bounded(MIGRATION_LIMIT, migrate::apply_next(tx)).await?);
+            let tx = self.connections.begin_within(migrate::LIMITS);
+            let tx = bounded(self.timeout, tx).await?;
+            match bounded(migrate::BUDGET, migrate::apply_next(tx)).await? {
+                Attempt::Applied(version) => versions.push(version),
+                Attempt::NothingToDo => {}
+                Attempt::Locked(error) => patience.pause(error).await?,
+            }
         }
         Ok(versions)
     }

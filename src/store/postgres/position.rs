@@ -101,6 +101,8 @@ pub(super) async fn save_progress(
              position_at = case when $5 is null then position_at else now() end, \
              position_time = case when $5 is not null then to_timestamp($10::bigint / 1000.0) \
                                   when $11 is null then position_time end, \
+             position_event = case when $5 is not null then coalesce($12, position_event) \
+                                   when $11 is null then position_event end, \
              begin_from = case when $5 is null then coalesce($11, begin_from) end, \
              begun_at = case when $5 is not null or $11 is null then begun_at \
                              when $11 = 'latest' then now() end, \
@@ -120,6 +122,7 @@ pub(super) async fn save_progress(
     .bind(progress.transaction.as_deref().map(plain))
     .bind(progress.position_time.and_then(mark_ms))
     .bind(progress.begin_from.as_ref().and_then(begin_text))
+    .bind(progress.position_event.as_ref().map(ReplayId::as_bytes))
     .execute(&mut *conn)
     .await?
     .rows_affected();

@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::time::timeout;
 
-use super::connections::{Seat, begin_statement};
+use super::connections::{Limits, Seat};
 use super::lease::hold;
 use super::{PostgresStore, sql};
 use crate::store::{HandOver, Mark, StoreError, TransactionError, Transactions, Work};
@@ -58,8 +58,14 @@ async fn converse(
     work: &mut dyn Work,
 ) -> Result<(), TransactionError> {
     let mut lent = seat.connect().await?;
+    let statement = limit.min(lent.longest_statement());
+    let limits = Limits {
+        statement,
+        lock: statement / 2,
+        pause: limit.min(LONGEST_PAUSE),
+    };
     // Numbers of ours only.
-    let begin = AssertSqlSafe(begin_statement(limit, limit.min(LONGEST_PAUSE)));
+    let begin = AssertSqlSafe(lent.begin_statement(limits));
     // Known to sqlx as a transaction, so that one that the work begins is a savepoint of it.
     let begun = lent.connection().begin_with(begin).await;
     let mut tx = begun.map_err(StoreError::from)?;

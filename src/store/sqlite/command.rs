@@ -11,7 +11,7 @@ use super::lease::{fenced, hold, taken};
 use super::{READ, SqliteStore, WRITE, hole};
 use crate::config::Start;
 use crate::event::{OrgId, ReplayId};
-use crate::store::command::{begin_from_text, command_json, position_mark, skipped_by_rewind};
+use crate::store::command::{Left, begin_from_text, command_json, position_mark};
 use crate::store::common::{from_ms, plain, replay_id, to_ms};
 use crate::store::{
     CommandKind, CommandState, Commands, Lease, MarksAround, StoreError, StoredCommand, TakenOver,
@@ -316,34 +316,24 @@ async fn rewind(
     to: &Start,
     outcome: &str,
 ) -> Result<Option<TakenOver>, StoreError> {
-    let row: Option<(i64, Option<Vec<u8>>, Option<i64>)> = sqlx::query_as(
-        "select epoch, position, position_time from subscription \
-         where org_id = $1 and name = $2",
-    )
-    .bind(lease.key.org_id.as_str())
-    .bind(&lease.key.name)
-    .fetch_optional(&mut *conn)
-    .await?;
-    let Some((_, old, time)) = row.filter(|(epoch, ..)| *epoch == lease.epoch) else {
-        return Err(fenced(lease));
-    };
+    let left = left(conn, lease).await?;
+    let old = left.position.clone();
     if !end(conn, lease, id, CommandState::Done, outcome, None).await? {
         return Ok(None);
     }
-    if *to == Start::Latest {
-        hole::record(
-            conn,
-            lease,
-            &skipped_by_rewind(replay_id(old.clone()), time),
-        )
-        .await?;
+    if let Start::After(place) = to {
+        // What begins there comes by it.
+        hole::nothing_skipped(conn, lease, place).await?;
     }
-    rewind_letters(conn, lease, to, old.as_deref()).await?;
+    if let Some(hole) = left.hole(to) {
+        hole::record(conn, lease, &hole).await?;
+    }
+    rewind_letters(conn, lease, to, old.as_ref()).await?;
     let (position, begin_from) = begin_from_text(to);
     let epoch: i64 = sqlx::query_scalar(
         "update subscription set epoch = epoch + 1, write_number = 0, position = $3, \
              position_at = $5, \
-             position_time = null, begin_from = $4, \
+             position_time = null, position_event = null, begin_from = $4, \
              position_transaction = case when $3 is null then null else '' end, begun_at = null, begun_with = null \
          where org_id = $1 and name = $2 returning epoch",
     )
@@ -372,12 +362,12 @@ async fn rewind_letters(
     conn: &mut SqliteConnection,
     lease: &Lease,
     to: &Start,
-    old: Option<&[u8]>,
+    old: Option<&ReplayId>,
 ) -> Result<(), StoreError> {
     let back = match to {
         Start::Latest => false,
         Start::Earliest => true,
-        Start::After(place) => old != Some(place.as_bytes()),
+        Start::After(place) => old != Some(place),
     };
     sqlx::query(
         "update dead_letter set ahead = state = 'open' and ($3 or ahead and not $5), \
@@ -388,11 +378,32 @@ async fn rewind_letters(
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
     .bind(back)
-    .bind(old)
+    .bind(old.map(ReplayId::as_bytes))
     .bind(*to == Start::Latest)
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Where the subscription stands.
+async fn left(conn: &mut SqliteConnection, lease: &Lease) -> Result<Left, StoreError> {
+    let row = sqlx::query(
+        "select position, position_event, begun_with, position_time, begun_at \
+         from subscription where org_id = $1 and name = $2 and epoch = $3",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(lease.epoch)
+    .fetch_optional(conn)
+    .await?
+    .ok_or_else(|| fenced(lease))?;
+    Ok(Left {
+        position: replay_id(row.try_get("position")?),
+        event: replay_id(row.try_get("position_event")?),
+        time: row.try_get::<Option<i64>, _>("position_time")?.map(from_ms),
+        begun_with: replay_id(row.try_get("begun_with")?),
+        begun_at: row.try_get::<Option<i64>, _>("begun_at")?.map(from_ms),
+    })
 }
 
 async fn marks_around(

@@ -14,6 +14,9 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::store::StoreError;
 
+/// How soon a file is opened again that another process had locked.
+const OPEN_AGAIN: Duration = Duration::from_millis(20);
+
 /// A SQLite database and what this process holds of it.
 pub(super) struct Database {
     options: SqliteConnectOptions,
@@ -66,19 +69,32 @@ impl Database {
             State::Open(_) => {}
             State::Closed => return Err(StoreError::Unavailable("it is closed".to_owned())),
             State::Unopened => {
-                let opened = self.options.connect().await.map_err(|error| {
-                    let file = self.options.get_filename().display();
-                    match StoreError::from(error) {
-                        StoreError::Unavailable(why) => {
-                            StoreError::Unavailable(format!("{file}: {why}"))
-                        }
-                        other => other,
-                    }
-                })?;
-                *state = State::Open(opened);
+                *state = State::Open(self.open().await?);
             }
         }
         Ok(Guard(state))
+    }
+
+    /// Opens the file. While another process opens it for the first time, which makes it a write-ahead log, or
+    /// closes it as the last, which takes that log away, SQLite says that it is locked without waiting as it does
+    /// elsewhere: it is asked again, until the caller's time is over.
+    async fn open(&self) -> Result<SqliteConnection, StoreError> {
+        loop {
+            let error = match self.options.connect().await {
+                Ok(opened) => return Ok(opened),
+                Err(error) => error,
+            };
+            if !is_locked(&error) {
+                let file = self.options.get_filename().display();
+                return Err(match StoreError::from(error) {
+                    StoreError::Unavailable(why) => {
+                        StoreError::Unavailable(format!("{file}: {why}"))
+                    }
+                    other => other,
+                });
+            }
+            tokio::time::sleep(OPEN_AGAIN).await;
+        }
     }
 
     /// Makes this process the one that runs subscriptions. The lock ends with the process, however it
@@ -126,6 +142,13 @@ impl Database {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
     }
+}
+
+/// True for `SQLITE_BUSY` and `SQLITE_LOCKED`, the low bytes of the codes that sqlx gives.
+fn is_locked(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    let code = code.and_then(|code| code.parse::<u32>().ok());
+    code.is_some_and(|code| matches!(code & 0xff, 5 | 6))
 }
 
 /// The connection while one caller has it.

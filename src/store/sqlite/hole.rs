@@ -13,7 +13,10 @@ use crate::store::common::{
     MAX_HOLE_RECORDS, from_ms, from_sql_count, kind_from, kind_text, plain, replay_id, to_ms,
     to_sql_count,
 };
-use crate::store::{Hole, HoleFilter, Holes, Lease, StoreError, StoredHole};
+use crate::store::hole::NOTHING_SKIPPED;
+use crate::store::{
+    Hole, HoleFilter, HoleKind, Holes, Lease, StoreError, StoredHole, SubscriptionKey,
+};
 
 #[async_trait]
 impl Holes for SqliteStore {
@@ -28,6 +31,20 @@ impl Holes for SqliteStore {
         at: SystemTime,
     ) -> Result<(), StoreError> {
         transaction!(self, WRITE, |conn| close(conn, lease, to, at))
+    }
+
+    async fn record_gaps(&self, lease: &Lease, gaps: &[Hole]) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| async {
+            hold(&mut *conn, lease).await?;
+            for gap in gaps {
+                record_gap(&mut *conn, lease, gap).await?;
+            }
+            Ok::<_, StoreError>(())
+        })
+    }
+
+    async fn nothing_skipped(&self, lease: &Lease, from: &ReplayId) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| nothing_skipped(conn, lease, from))
     }
 
     async fn holes(&self, filter: &HoleFilter) -> Result<Vec<StoredHole>, StoreError> {
@@ -50,42 +67,79 @@ pub(super) async fn record(
     hole: &Hole,
 ) -> Result<i64, StoreError> {
     hold(conn, lease).await?;
-    let kept = hole.record_ids.len().min(MAX_HOLE_RECORDS);
-    let record_ids = to_json(&hole.record_ids[..kept]);
-    let same: Option<i64> = sqlx::query_scalar(
-        "update hole set to_replay_id = $5, to_time = $9, \
-             acknowledged_at = case when kind = 'lost' and $5 is null then null \
-                                    else acknowledged_at end, \
-             explanation = case when instr(explanation, $10) > 0 then explanation \
-                                else explanation || ' ' || $10 end \
+    match hole.kind {
+        HoleKind::Gap => record_gap(conn, lease, hole).await,
+        HoleKind::Lost => match same_lost(conn, lease, hole).await? {
+            Some(id) => Ok(id),
+            None => add(conn, lease, hole).await,
+        },
+    }
+}
+
+/// Makes the row that tells of the same lost stretch say what is known now.
+async fn same_lost(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    hole: &Hole,
+) -> Result<Option<i64>, StoreError> {
+    Ok(sqlx::query_scalar(
+        "update hole set to_replay_id = $4, to_time = $5, \
+             acknowledged_at = case when $4 is null then null else acknowledged_at end, \
+             reason = case when reason = 'perhaps_skipped_by_rewind' then $6 else reason end, \
+             explanation = case when instr(explanation, $7) > 0 then explanation \
+                                else explanation || ' ' || $7 end \
          where id = (select id from hole \
-             where org_id = $1 and subscription = $2 and kind = $3 \
-             and (kind = 'lost' and from_replay_id is $4 \
-                     and (to_replay_id is null or to_replay_id = $5 \
-                          or $4 is not null and acknowledged_at is null) \
-                  or kind = 'lost' and $4 is null and acknowledged_at is null \
-                     and (to_replay_id is null or to_replay_id = $5) \
-                  or kind = 'gap' and from_replay_id = $4 and reason = $6 \
-                     and entity is $7 and record_ids = $8) \
-             order by from_replay_id is $4 desc, to_replay_id is null desc, id desc \
-             limit 1) \
+             where org_id = $1 and subscription = $2 and kind = 'lost' \
+             and (reason <> 'perhaps_skipped_by_rewind' or acknowledged_at is null) \
+             and (from_replay_id is $3 \
+                     and (to_replay_id is null or to_replay_id = $4 \
+                          or $3 is not null and acknowledged_at is null) \
+                  or $3 is null and acknowledged_at is null \
+                     and (to_replay_id is null or to_replay_id = $4)) \
+             order by from_replay_id is $3 desc, to_replay_id is null desc, id desc limit 1) \
          returning id",
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
-    .bind(kind_text(hole.kind))
     .bind(hole.from.as_ref().map(ReplayId::as_bytes))
     .bind(hole.to.as_ref().map(ReplayId::as_bytes))
+    .bind(hole.to_time.map(to_ms))
+    .bind(plain(&hole.reason))
+    .bind(plain(&hole.explanation))
+    .fetch_optional(conn)
+    .await?)
+}
+
+/// Records a gap, unless a row tells of it already.
+async fn record_gap(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    hole: &Hole,
+) -> Result<i64, StoreError> {
+    let same: Option<i64> = sqlx::query_scalar(
+        "select id from hole where org_id = $1 and subscription = $2 and kind = 'gap' \
+         and from_replay_id = $3 and reason = $4 and entity is $5 and record_ids = $6",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(hole.from.as_ref().map(ReplayId::as_bytes))
     .bind(plain(&hole.reason))
     .bind(hole.entity.as_deref().map(plain))
-    .bind(&record_ids)
-    .bind(hole.to_time.map(to_ms))
-    .bind(plain(&hole.explanation))
+    .bind(to_json(kept(hole)))
     .fetch_optional(&mut *conn)
     .await?;
-    if let Some(id) = same {
-        return Ok(id);
+    match same {
+        Some(id) => Ok(id),
+        None => add(conn, lease, hole).await,
     }
+}
+
+/// The records of a gap that its row keeps.
+fn kept(gap: &Hole) -> &[String] {
+    &gap.record_ids[..gap.record_ids.len().min(MAX_HOLE_RECORDS)]
+}
+
+async fn add(conn: &mut SqliteConnection, lease: &Lease, hole: &Hole) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar(
         "insert into hole \
              (org_id, subscription, kind, from_replay_id, to_replay_id, reason, entity, record_ids, \
@@ -99,7 +153,7 @@ pub(super) async fn record(
     .bind(hole.to.as_ref().map(ReplayId::as_bytes))
     .bind(plain(&hole.reason))
     .bind(hole.entity.as_deref().map(plain))
-    .bind(&record_ids)
+    .bind(to_json(kept(hole)))
     .bind(to_sql_count(hole.record_ids.len() as u64))
     .bind(plain(&hole.explanation))
     .bind(hole.from_time.map(to_ms))
@@ -107,6 +161,49 @@ pub(super) async fn record(
     .bind(to_ms(SystemTime::now()))
     .fetch_one(conn)
     .await?)
+}
+
+/// Closes the hole of a rewind that skipped nothing.
+pub(super) async fn nothing_skipped(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    from: &ReplayId,
+) -> Result<(), StoreError> {
+    hold(conn, lease).await?;
+    sqlx::query(
+        "update hole set acknowledged_at = $4, explanation = $5, \
+             to_replay_id = coalesce(to_replay_id, from_replay_id) \
+         where org_id = $1 and subscription = $2 and from_replay_id = $3 and kind = 'lost' \
+         and reason = 'perhaps_skipped_by_rewind' and acknowledged_at is null",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(from.as_bytes())
+    .bind(to_ms(SystemTime::now()))
+    .bind(NOTHING_SKIPPED)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Where rewinds left from that perhaps skipped something.
+pub(super) async fn rewound_from(
+    conn: &mut SqliteConnection,
+    key: &SubscriptionKey,
+) -> Result<Vec<ReplayId>, StoreError> {
+    let places: Vec<Vec<u8>> = sqlx::query_scalar(
+        "select from_replay_id from hole \
+         where org_id = $1 and subscription = $2 and kind = 'lost' and acknowledged_at is null \
+         and reason = 'perhaps_skipped_by_rewind' and from_replay_id is not null",
+    )
+    .bind(key.org_id.as_str())
+    .bind(&key.name)
+    .fetch_all(conn)
+    .await?;
+    Ok(places
+        .into_iter()
+        .filter_map(|place| replay_id(Some(place)))
+        .collect())
 }
 
 /// Fills in the end of open `lost` holes.

@@ -7,6 +7,7 @@ use serde_json::json;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
+use super::hole::rewound_from;
 use super::{READ, SqliteStore, WRITE, bounded};
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
@@ -162,7 +163,8 @@ pub(super) async fn taken(
     hold(conn, lease).await?;
     let row = sqlx::query(
         "select position, position_at, \
-                position_time, begun_at, begun_with, begin_from, position_transaction \
+                position_time, begun_at, begun_with, begin_from, \
+                position_transaction, position_event \
          from subscription where org_id = $1 and name = $2",
     )
     .bind(lease.key.org_id.as_str())
@@ -179,9 +181,11 @@ pub(super) async fn taken(
         begun_with: replay_id(row.try_get("begun_with")?).filter(|_| position.is_none()),
         begin_from: begin_from(row.try_get("begin_from")?, position.as_ref()),
         position,
+        position_event: replay_id(row.try_get("position_event")?),
         transaction: row.try_get("position_transaction")?,
         finished_ahead: finished_ahead(conn, &lease.key).await?,
         position_at: row.try_get::<Option<i64>, _>("position_at")?.map(from_ms),
+        rewound_from: rewound_from(conn, &lease.key).await?,
     })
 }
 

@@ -108,6 +108,8 @@ pub(super) async fn save_progress(
              position_at = case when $5 is null then position_at else $9 end, \
              position_time = case when $5 is not null then $11 \
                                   when $12 is null then position_time end, \
+             position_event = case when $5 is not null then coalesce($13, position_event) \
+                                   when $12 is null then position_event end, \
              begin_from = case when $5 is null then coalesce($12, begin_from) end, \
              begun_at = case when $5 is not null or $12 is null then begun_at \
                              when $12 = 'latest' then $9 end, \
@@ -128,6 +130,7 @@ pub(super) async fn save_progress(
     .bind(progress.transaction.as_deref().map(plain))
     .bind(progress.position_time.and_then(mark_ms))
     .bind(progress.begin_from.as_ref().and_then(begin_text))
+    .bind(progress.position_event.as_ref().map(ReplayId::as_bytes))
     .execute(&mut *conn)
     .await?
     .rows_affected();

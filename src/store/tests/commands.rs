@@ -4,12 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use super::bed::{BRIEF, Bed, now, org, replay, take};
+use super::bed::{BRIEF, Bed, hole, now, org, replay, take};
 use crate::config::Start;
-use crate::event::EventIdentity;
+use crate::event::{EventIdentity, ReplayId};
 use crate::store::{
-    CommandKind, CommandState, FinishedAhead, HoleFilter, Lease, Progress, Store, StoreError,
-    TakenOver,
+    CommandKind, CommandState, FinishedAhead, HoleFilter, HoleKind, Lease, Progress, Store,
+    StoreError, TakenOver,
 };
 
 async fn ask(store: &dyn Store, kind: CommandKind) -> i64 {
@@ -192,13 +192,6 @@ pub(super) async fn a_rewind_raises_the_epoch_and_sets_the_position(bed: &Bed) {
     let next = found(&*store, &taken.lease).await;
     assert_eq!(next.position, Some(replay("05")));
     assert!(next.finished_ahead.is_empty() && !next.begun_without_position);
-    assert!(
-        store
-            .holes(&HoleFilter::default())
-            .await
-            .unwrap()
-            .is_empty()
-    );
     store.save_progress(&next.lease, &progress).await.unwrap();
 }
 
@@ -248,6 +241,126 @@ pub(super) async fn a_rewind_to_latest_records_what_it_skips(bed: &Bed) {
             .to,
         Some(end)
     );
+}
+
+/// Holes that nobody has acknowledged: reason, from, to.
+async fn open_holes(store: &dyn Store) -> Vec<(String, Option<ReplayId>, Option<ReplayId>)> {
+    let filter = HoleFilter {
+        open_only: true,
+        ..HoleFilter::default()
+    };
+    let holes = store.holes(&filter).await.unwrap().into_iter();
+    holes
+        .map(|h| (h.hole.reason, h.hole.from, h.hole.to))
+        .collect()
+}
+
+fn perhaps(from: &str, to: Option<&str>) -> (String, Option<ReplayId>, Option<ReplayId>) {
+    let reason = "perhaps_skipped_by_rewind".to_owned();
+    (reason, Some(replay(from)), to.map(replay))
+}
+
+pub(super) async fn a_rewind_leaves_a_hole_until_the_stream_shows_that_it_went_back(bed: &Bed) {
+    let store = bed.ready().await;
+    let mut lease = standing_at(&*store, "0a").await;
+    for (to, end) in [
+        (Start::After(replay("05")), Some("05")),
+        (Start::Earliest, None),
+    ] {
+        // A keepalive moved the position on from the last event, and is never brought again.
+        for (position, event) in [("0a", Some("0a")), ("0b", None)] {
+            let progress = Progress {
+                position: Some(replay(position)),
+                position_event: event.map(replay),
+                ..Progress::default()
+            };
+            store.save_progress(&lease, &progress).await.unwrap();
+        }
+        let taken = rewound(&*store, &lease, &to).await;
+        assert_eq!(taken.rewound_from, [replay("0a")]);
+        assert_eq!(open_holes(&*store).await, [perhaps("0a", end)]);
+        let next = found(&*store, &taken.lease).await;
+        assert_eq!(
+            next.rewound_from,
+            [replay("0a")],
+            "told to the next one, too"
+        );
+        lease = next.lease;
+        let elsewhere = replay("07");
+        store.nothing_skipped(&lease, &elsewhere).await.unwrap();
+        assert_eq!(open_holes(&*store).await.len(), 1);
+        store.nothing_skipped(&lease, &replay("0a")).await.unwrap();
+        assert_eq!(open_holes(&*store).await, []);
+        let next = found(&*store, &lease).await;
+        assert_eq!(next.rewound_from, [], "nothing is left to be told");
+        lease = next.lease;
+    }
+    let told = store.holes(&HoleFilter::default()).await.unwrap();
+    assert!(told[0].hole.explanation.contains("nothing was skipped"));
+}
+
+pub(super) async fn a_rewind_to_where_it_stands_or_back_again_skips_nothing(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = standing_at(&*store, "0a").await;
+    let taken = rewound(&*store, &lease, &Start::After(replay("0a"))).await;
+    assert_eq!(open_holes(&*store).await, []);
+    // A leap, and back to before it: what begins where that one left comes by it.
+    let taken = rewound(&*store, &taken.lease, &Start::After(replay("0f"))).await;
+    assert_eq!(open_holes(&*store).await, [perhaps("0a", Some("0f"))]);
+    let taken = rewound(&*store, &taken.lease, &Start::After(replay("0a"))).await;
+    assert_eq!(open_holes(&*store).await, [perhaps("0f", Some("0a"))]);
+    assert_eq!(taken.rewound_from, [replay("0f")]);
+    // The same leap once more is told once more, although the first is settled.
+    rewound(&*store, &taken.lease, &Start::After(replay("0f"))).await;
+    assert_eq!(open_holes(&*store).await, [perhaps("0a", Some("0f"))]);
+}
+
+pub(super) async fn a_rewind_before_the_first_position_leaves_a_hole_too(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    // It never began: nothing is promised.
+    let taken = rewound(&*store, &lease, &Start::After(replay("05"))).await;
+    assert_eq!(open_holes(&*store).await, []);
+    let lease = rewound(&*store, &taken.lease, &Start::Latest).await.lease;
+    store
+        .acknowledge_holes(&HoleFilter::default(), true)
+        .await
+        .unwrap();
+    // It began at LATEST, and nothing came; then something did, and was not finished.
+    store.mark_begun(&lease).await.unwrap();
+    let taken = rewound(&*store, &lease, &Start::After(replay("0a"))).await;
+    let (reason, _, to) = perhaps("00", Some("0a"));
+    assert_eq!(open_holes(&*store).await, [(reason, None, to)]);
+    let lease = rewound(&*store, &taken.lease, &Start::Earliest).await.lease;
+    store
+        .acknowledge_holes(&HoleFilter::default(), true)
+        .await
+        .unwrap();
+    store.mark_first(&lease, &replay("0c")).await.unwrap();
+    rewound(&*store, &lease, &Start::After(replay("0f"))).await;
+    assert_eq!(open_holes(&*store).await, [perhaps("0c", Some("0f"))]);
+}
+
+pub(super) async fn a_rewind_forward_and_one_more_are_two_holes(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = standing_at(&*store, "0a").await;
+    let lease = rewound(&*store, &lease, &Start::After(replay("0f")))
+        .await
+        .lease;
+    let taken = rewound(&*store, &lease, &Start::After(replay("1f"))).await;
+    let holes = [perhaps("0f", Some("1f")), perhaps("0a", Some("0f"))];
+    assert_eq!(open_holes(&*store).await, holes);
+    let mut left = taken.rewound_from.clone();
+    left.sort_by_key(ToString::to_string);
+    assert_eq!(left, [replay("0a"), replay("0f")]);
+    // A place that is lost for sure is not closed by what the stream brings.
+    let lost = hole(HoleKind::Lost, Some("0a"));
+    store.record_hole(&taken.lease, &lost).await.unwrap();
+    store
+        .nothing_skipped(&taken.lease, &replay("0a"))
+        .await
+        .unwrap();
+    assert_eq!(open_holes(&*store).await.len(), 2);
 }
 
 pub(super) async fn a_withdrawn_rewind_changes_nothing(bed: &Bed) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::bed::{BRIEF, Bed, hole, key, now, replay, take};
-use crate::store::{Hole, HoleFilter, HoleKind, Store, StoredHole};
+use crate::store::{Hole, HoleFilter, HoleKind, Store, StoreError, StoredHole};
 
 async fn all(store: &dyn Store) -> Vec<StoredHole> {
     store.holes(&HoleFilter::default()).await.unwrap()
@@ -180,6 +180,44 @@ pub(super) async fn a_gap_of_very_many_records_keeps_the_first_and_the_count(bed
     let stored = open(&*store).await;
     assert_eq!(stored[0].hole.record_ids, gap.record_ids[..1_000]);
     assert_eq!(stored[0].record_count, 3_000);
+}
+
+pub(super) async fn gaps_are_recorded_together_each_once(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let gap = |from: &str, entity: Option<&str>, records: &[&str]| Hole {
+        reason: "gap_event".to_owned(),
+        entity: entity.map(str::to_owned),
+        record_ids: records.iter().map(|&id| id.to_owned()).collect(),
+        to_time: Some(now()),
+        ..hole(HoleKind::Gap, Some(from))
+    };
+    let known = gap("0a", Some("Account"), &["001A"]);
+    let id = store.record_hole(&lease, &known).await.unwrap();
+    store.acknowledge_holes(&these(&[id]), false).await.unwrap();
+    let given = [
+        gap("0c", Some("Account"), &["001C", "001\"B", "001A"]),
+        known.clone(),
+        gap("0b", None, &[]),
+        gap("0c", Some("Account"), &["001C", "001\"B", "001A"]),
+        gap("0c", Some("Contact"), &["001C"]),
+    ];
+    for _ in 0..2 {
+        store.record_gaps(&lease, &given).await.unwrap();
+        let holes: Vec<_> = open(&*store).await.into_iter().map(|h| h.hole).collect();
+        assert_eq!(
+            holes,
+            [given[4].clone(), given[2].clone(), given[0].clone()],
+            "in the order in which they came, what was acknowledged stays so"
+        );
+    }
+    assert_eq!(all(&*store).await.len(), 4);
+    store.record_gaps(&lease, &[]).await.unwrap();
+    // All or none: a worker whose time is over adds nothing.
+    take(&*store).await;
+    let late = store.record_gaps(&lease, &[gap("0d", None, &[])]).await;
+    assert!(matches!(late, Err(StoreError::Fenced { .. })), "{late:?}");
+    assert_eq!(all(&*store).await.len(), 4);
 }
 
 pub(super) async fn holes_are_acknowledged_by_number_by_subscription_or_all(bed: &Bed) {

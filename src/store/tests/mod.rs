@@ -7,6 +7,7 @@
 mod bed;
 mod commands;
 mod credentials;
+mod held_up;
 mod holes;
 mod leases;
 mod letter_moves;
@@ -97,6 +98,7 @@ suite! {
     holes::a_start_at_latest_that_dies_again_adds_to_the_hole_it_began_in,
     holes::a_gap_is_recorded_once_for_each_event_and_never_closed,
     holes::a_gap_of_very_many_records_keeps_the_first_and_the_count,
+    holes::gaps_are_recorded_together_each_once,
     commands::a_command_is_asked_begun_saved_and_ended,
     commands::a_withdrawn_command_is_stopped_and_one_that_is_over_stays_as_it_is,
     commands::commands_are_carried_out_by_the_holder_only,
@@ -104,6 +106,10 @@ suite! {
     commands::a_rewind_raises_the_epoch_and_sets_the_position,
     commands::a_rewind_to_earliest_or_latest_is_found_again_until_there_is_a_position,
     commands::a_rewind_to_latest_records_what_it_skips,
+    commands::a_rewind_leaves_a_hole_until_the_stream_shows_that_it_went_back,
+    commands::a_rewind_to_where_it_stands_or_back_again_skips_nothing,
+    commands::a_rewind_before_the_first_position_leaves_a_hole_too,
+    commands::a_rewind_forward_and_one_more_are_two_holes,
     commands::a_withdrawn_rewind_changes_nothing,
     commands::a_time_is_found_among_the_marks,
     holes::holes_are_acknowledged_by_number_by_subscription_or_all,

@@ -36,6 +36,21 @@ async fn other_schemes_are_refused() {
 }
 
 #[tokio::test]
+async fn a_new_file_is_opened_from_many_places_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    // Rarely is more than one in the middle of it.
+    for number in 0..40 {
+        let url = format!("sqlite://{}/{number}.db", folder.path().display());
+        let mut stores = Vec::new();
+        for _ in 0..6 {
+            stores.push(open(&config(&url)).await.unwrap());
+        }
+        let opened = futures_util::future::join_all(stores.iter().map(|store| store.ping())).await;
+        assert!(opened.iter().all(Result::is_ok), "{opened:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_is_no_database_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("notes.txt");

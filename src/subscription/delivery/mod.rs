@@ -84,6 +84,8 @@ pub(super) struct Setup {
     pub(super) streams: Streams,
     /// Where the live stream began.
     pub(super) resumed_after: Option<ReplayId>,
+    /// The newest event at or before that place, where it is known.
+    pub(super) resumed_event: Option<ReplayId>,
     pub(super) given_up: mpsc::UnboundedReceiver<GivenUp>,
     pub(super) age: PositionAge,
     pub(super) in_flight: Arc<InFlight>,
@@ -178,7 +180,7 @@ impl Delivery {
                 setup.streams,
                 setup.store.clone(),
                 asked,
-                setup.resumed_after,
+                (setup.resumed_after, setup.resumed_event),
             ),
             store: setup.store.clone(),
             ordering: setup.ordering,
@@ -241,7 +243,7 @@ impl Delivery {
                     News::Loaded(loaded) => self.letters_loaded(loaded),
                 },
                 recorded = self.gaps.recorded() => match recorded {
-                    Some(seq) => self.tracker.unpin(seq),
+                    Some(stored) => stored.into_iter().for_each(|seq| self.tracker.unpin(seq)),
                     None => return self.fenced(),
                 },
                 Some(given_up) = self.given_up.recv() => self.give_up_position(given_up),

@@ -61,6 +61,8 @@ pub(super) struct Replays {
     next_base: Seq,
     /// Where the subscription stood at the beginning.
     pub(super) resumed_after: Option<ReplayId>,
+    /// The newest event at or before that place, where it is known.
+    pub(super) resumed_event: Option<ReplayId>,
     /// The last event of the live stream that has a place.
     pub(super) last_live: Option<ReplayId>,
 }
@@ -96,7 +98,7 @@ impl Replays {
         streams: Streams,
         store: Arc<dyn Store>,
         asked: watch::Receiver<i64>,
-        resumed_after: Option<ReplayId>,
+        (resumed_after, resumed_event): (Option<ReplayId>, Option<ReplayId>),
     ) -> Self {
         Self {
             lease: streams.lease.clone(),
@@ -116,6 +118,7 @@ impl Replays {
             stopping: false,
             next_base: 0,
             resumed_after,
+            resumed_event,
             last_live: None,
         }
     }

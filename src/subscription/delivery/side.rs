@@ -53,6 +53,8 @@ pub(super) struct Side {
     repeats: HashMap<EventIdentity, usize>,
     progress: ReplayProgress,
     newest: Option<SystemTime>,
+    /// When the last event came, or it began.
+    came_at: Instant,
     /// Something is to be stored.
     moved: bool,
     saved_at: Option<Instant>,
@@ -66,7 +68,10 @@ impl Side {
         self.in_flight.release(passed.events, passed.bytes);
         self.progress.finished += passed.events as u64;
         self.newest = self.newest.max(passed.occurred_at);
+        let quiet = self.over.is_none() && self.tracker.is_idle();
+        let waits = quiet && self.came_at.elapsed() >= QUIET;
         let detail = self.state.borrow().detail().map(str::to_owned);
+        let detail = detail.or_else(|| waits.then(|| WAITS.to_owned()));
         if passed.events > 0 || detail != self.progress.detail {
             self.progress.detail = detail;
             self.moved = true;
@@ -233,6 +238,7 @@ impl Side {
                 event.received_at,
             ),
         };
+        self.came_at = Instant::now();
         let identity = what.identity();
         let (raw_size, replay_id) = (raw.size(), raw.replay_id.clone());
         if self.over.is_some() || self.is_repeat(&identity, raw_size) {
@@ -266,6 +272,12 @@ impl Side {
         }
     }
 }
+
+/// Everything that came is finished, and nothing more has come for so long.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// What it does then. The bus says that there is nothing more by a keepalive, and by nothing else (facts 3.3).
+const WAITS: &str = "waiting for more events, or for the bus to say that there are none, which it does within 270 s";
 
 const CAUGHT_UP: &str = "caught up with the live stream";
 const END_REACHED: &str = "reached its end";
@@ -308,6 +320,7 @@ impl Delivery {
             // Nobody listens: a side replay gives no position up.
             given_up: mpsc::unbounded_channel().0,
             expected: None,
+            rewound_from: Vec::new(),
             in_flight: in_flight.clone(),
             observer: self.observer.of_replay(),
             replay: Some(gone_tell),
@@ -332,6 +345,7 @@ impl Delivery {
             end,
             repeats: HashMap::new(),
             newest: progress.at_ms.map(from_ms),
+            came_at: Instant::now(),
             progress,
             moved: true,
             saved_at: None,
@@ -377,8 +391,13 @@ impl Delivery {
             end.ends_with(read(id)?);
         }
         let position = self.tracker.position();
-        if let Some(position) = position.or(self.replays.resumed_after.as_ref()) {
-            end.ends_with(position.clone());
+        let position = position.or(self.replays.resumed_after.as_ref());
+        // The position may be a keepalive's, which no event carries: then only another keepalive would say that
+        // the replay is there, minutes later.
+        let event = self.tracker.position_event();
+        let event = event.or(self.replays.resumed_event.as_ref());
+        for place in position.into_iter().chain(event) {
+            end.ends_with(place.clone());
         }
         match (&progress.before, self.tracker.first_in_flight()) {
             (Some(id), _) => end.ends_before(read(id)?),

@@ -1,0 +1,147 @@
+//! Who is held up by what another session does, and for how long: Postgres, and behind a pooler.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::sync::oneshot;
+
+use super::bed::{BRIEF, Bed, take};
+use crate::event::EventIdentity;
+use crate::store::migrations::POSTGRES;
+use crate::store::{HandOver, Mark, Work};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Work that takes long, in one statement.
+struct Sleeps(Option<oneshot::Sender<()>>);
+
+#[async_trait]
+impl Work for Sleeps {
+    async fn run(
+        &mut self,
+        connection: &mut PgConnection,
+        finished: &[bool],
+    ) -> Result<Vec<bool>, sqlx::Error> {
+        if let Some(begun) = self.0.take() {
+            let _ = begun.send(());
+        }
+        sqlx::raw_sql("select pg_sleep(60)")
+            .execute(connection)
+            .await?;
+        Ok(vec![true; finished.len()])
+    }
+}
+
+async fn statements(bed: &Bed, like: &str) -> i64 {
+    let sql = format!(
+        "select count(*) from pg_stat_activity where datname = current_database() \
+         and state = 'active' and pid <> pg_backend_pid() and query like '{like}'"
+    );
+    bed.column(&sql).await[0]
+}
+
+async fn until(bed: &Bed, like: &str, count: i64) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while statements(bed, like).await != count {
+        assert!(Instant::now() < deadline, "{like}: not {count} in time");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What a process leaves behind that is killed: a closed socket, and a statement that goes on.
+async fn a_killed_workers_statement_holds_nobody_up(bed: Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let (begun, has_begun) = oneshot::channel();
+    let working = {
+        let (store, lease) = (bed.open().await, lease.clone());
+        tokio::spawn(async move {
+            let marks = [Mark::Ahead(EventIdentity::from_stored("a"))];
+            let hand_over = HandOver {
+                lease: &lease,
+                handler: "rows",
+                marks: &marks,
+            };
+            let _ = store
+                .transact(hand_over, LIMIT, &mut Sleeps(Some(begun)))
+                .await;
+        })
+    };
+    has_begun.await.unwrap();
+    until(&bed, "%pg_sleep(60)%", 1).await;
+    working.abort();
+    let killed = Instant::now();
+    let configured = [lease.key.name.clone()];
+    let taken = store.take_over(&lease.key, "next", BRIEF, &configured, false);
+    taken.await.unwrap();
+    // Two seconds until the server looks; by itself the statement would end after four fifths of a lease.
+    assert!(killed.elapsed() < Duration::from_secs(8));
+    store.close().await;
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_killed_workers_running_statement_keeps_nobody_out() {
+    if let Some(bed) = Bed::postgres().await {
+        a_killed_workers_statement_holds_nobody_up(bed).await;
+    }
+}
+
+#[tokio::test]
+async fn a_killed_workers_running_statement_keeps_nobody_out_behind_pgbouncer() {
+    if let Some(bed) = Bed::pgbouncer().await {
+        a_killed_workers_statement_holds_nobody_up(bed).await;
+    }
+}
+
+/// The tables as an earlier release left them.
+async fn first_release(bed: &Bed) {
+    let first = &POSTGRES[0];
+    bed.execute(
+        "create schema orgstream; create table orgstream.migration (version bigint primary key, \
+             name text not null, checksum text not null, applied_at timestamptz not null default now())",
+    )
+    .await;
+    bed.execute(first.sql).await;
+    bed.execute(&format!(
+        "insert into orgstream.migration (version, name, checksum) values (1, 'begin', '{}')",
+        first.checksum()
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn a_change_that_waits_for_a_table_keeps_others_from_it_for_a_moment_only() {
+    let Some(bed) = Bed::postgres().await else {
+        return;
+    };
+    first_release(&bed).await;
+    // A report of somebody's that takes a while.
+    let mut report = PgConnection::connect(&bed.url).await.unwrap();
+    let reads = "begin; lock table orgstream.subscription in access share mode";
+    let report = report.begin_with(reads).await.unwrap();
+    let store = bed.open().await;
+    let migrating = tokio::spawn(async move { store.migrate().await });
+    until(&bed, "%alter table orgstream.subscription%", 1).await;
+    // What the workers of the previous release do meanwhile.
+    let mut worker = PgConnection::connect(&bed.url).await.unwrap();
+    let reading = "select count(*) from orgstream.subscription";
+    let since = Instant::now();
+    let mut longest = Duration::ZERO;
+    while since.elapsed() < Duration::from_secs(7) {
+        let asked = Instant::now();
+        let read = sqlx::raw_sql(AssertSqlSafe(reading)).execute(&mut worker);
+        tokio::time::timeout(Duration::from_secs(20), read)
+            .await
+            .expect("a worker that waits behind the change")
+            .unwrap();
+        longest = longest.max(asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
+    assert!(!migrating.is_finished());
+    report.rollback().await.unwrap();
+    assert_eq!(migrating.await.unwrap().unwrap(), [2, 3]);
+    bed.end().await;
+}
