@@ -96,6 +96,8 @@ struct Letter {
     since: Since,
     /// The store knows that the live stream brings its event.
     ahead: bool,
+    /// Where the live stream has brought its event.
+    came: Option<Seq>,
     /// Where the side replay under way has met its event.
     met: Option<Seq>,
     received_at: SystemTime,
@@ -119,6 +121,8 @@ pub(super) struct NewLetter {
     pub(super) since: Since,
     /// Parked off the live stream.
     pub(super) ahead: bool,
+    /// Where the live stream has brought its event.
+    pub(super) came: Option<Seq>,
     /// Where a side replay has brought its event.
     pub(super) met: Option<Seq>,
     pub(super) received_at: SystemTime,
@@ -219,6 +223,7 @@ impl Held {
                 Since::Always
             },
             ahead: to_come,
+            came: None,
             met: None,
             received_at: summary.received_at,
             until: summary.until,
@@ -267,6 +272,7 @@ impl Held {
             asked: false,
             since: new.since,
             ahead: new.ahead,
+            came: new.came,
             met: new.met,
             received_at: new.received_at,
             until: new.until,
@@ -285,13 +291,15 @@ impl Held {
             && twin != ticket
         {
             let known = self.letters.get(&ticket);
-            let (ahead, met) = known.map_or((false, None), |new| (new.ahead, new.met));
+            let known = known.map(|new| (new.ahead, new.came, new.met));
+            let (ahead, came, met) = known.unwrap_or_default();
             self.remove(ticket);
             if let Some(met) = met {
                 self.met(twin, met);
             }
             if let Some(letter) = self.letters.get_mut(&twin) {
                 letter.ahead |= ahead;
+                letter.came = letter.came.or(came);
                 let key = (letter.slot, letter.identity.clone());
                 self.by_identity.insert(key, twin);
             }

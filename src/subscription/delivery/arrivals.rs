@@ -102,7 +102,7 @@ impl Delivery {
         let committed_at = header.and_then(ChangeEventHeader::committed_at);
         let at = self.tracker.next_seq();
         let held = &mut self.letters.held;
-        held.ahead.brought(at, &tracked.identity);
+        held.brought(at, &tracked.identity);
         held.live_at(at, replay_id.as_ref(), committed_at);
         let gap = header.and_then(|header| gap_of(header, replay_id.as_ref()));
         let seq = self.tracker.push_event(tracked, replay_id, finished);

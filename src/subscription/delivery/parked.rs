@@ -130,6 +130,11 @@ impl Delivery {
                 (None, Origin::Live(seq)) => Since::After(seq),
                 _ => Since::Always,
             };
+            let (came, met) = match origin {
+                Origin::Live(seq) => (Some(seq), None),
+                Origin::Replay(seq) => (None, Some(seq)),
+                Origin::Letter { .. } => (None, None),
+            };
             let records = match self.ordering {
                 Ordering::Record => held_records(&letter.record_ids),
                 Ordering::Strict | Ordering::None => Vec::new(),
@@ -143,10 +148,8 @@ impl Delivery {
                 behind: letter.reason == PARKED_BEHIND,
                 since,
                 ahead: letter.ahead,
-                met: match origin {
-                    Origin::Replay(seq) => Some(seq),
-                    Origin::Live(_) | Origin::Letter { .. } => None,
-                },
+                came,
+                met,
                 received_at: letter.received_at,
                 until: None,
             }));
@@ -293,12 +296,15 @@ impl Delivery {
         let held = &mut self.letters.held;
         match done {
             Done::Parked(batch, placed, moved) => {
+                for placed in moved {
+                    held.moved(placed);
+                }
                 let mut placed = placed.into_iter();
                 for parked in batch {
                     for (number, ticket) in parked.tickets.iter().enumerate() {
-                        if !parked.moves()
-                            && let Some(placed) = placed.next()
-                        {
+                        if parked.moves() {
+                            self.letters.held.has_moved(*ticket);
+                        } else if let Some(placed) = placed.next() {
                             self.letters.held.written(*ticket, placed);
                             if let Origin::Live(seq) = parked.origin.plus(number) {
                                 self.letters.held.ahead.at(seq, placed.id);
@@ -307,9 +313,6 @@ impl Delivery {
                         let origin = parked.origin.plus(number);
                         self.parked(origin, parked.handlers);
                     }
-                }
-                for placed in moved {
-                    self.letters.held.moved(placed);
                 }
             }
             Done::Resolved(named) => {

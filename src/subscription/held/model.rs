@@ -11,6 +11,8 @@ use super::*;
 use crate::store::SettledAhead;
 use crate::subscription::lanes::Origin;
 
+mod letters;
+
 const MINE: Slot = Slot::Handler(0);
 
 #[derive(Debug, Clone)]
@@ -184,7 +186,7 @@ impl Model {
             return;
         }
         self.events.push(Some(event));
-        self.held.ahead.brought(seq, &Self::identity(event));
+        self.held.brought(seq, &Self::identity(event));
         let at = Self::place_on_bus(event + 1);
         self.held.live_at(seq, Some(&at), None);
         let awaited = !self.held.awaited(&Self::identity(event)).is_empty();
@@ -247,6 +249,7 @@ impl Model {
                 Since::Always
             },
             ahead: true,
+            came: Some(seq),
             met: None,
             received_at: SystemTime::UNIX_EPOCH,
             until: None,
@@ -373,14 +376,19 @@ impl Model {
                 self.held.moved(Placed { place, id });
             }
         }
+        for ticket in write.tickets.iter().filter(|_| write.moves.is_some()) {
+            self.held.has_moved(*ticket);
+        }
         self.live[write.seq as usize] = Live::Finished;
         self.in_order();
     }
 
-    /// Letters that are written, and whose events have come, are in bus order.
+    /// Letters that are written, and whose events have come and had their turn, are in bus order.
     fn in_order(&self) {
+        let has_turn = |seq: Seq| self.live[usize::try_from(seq).unwrap()] == Live::Waits;
         let rests = |letter: &&Letter| {
-            !matches!(letter.phase, Phase::New | Phase::Moving) && letter.since != Since::ToCome
+            let rests = !matches!(letter.phase, Phase::New | Phase::Moving);
+            rests && letter.since != Since::ToCome && !letter.came.is_some_and(has_turn)
         };
         let mut letters: Vec<&Letter> = self.held.letters.values().filter(rests).collect();
         letters.sort_by_key(|letter| letter.rank);
@@ -438,119 +446,26 @@ impl Model {
         self.start();
     }
 
-    /// A person asks for another attempt at an open letter, or gives it up.
-    fn person(&mut self, which: usize, discard: bool) {
-        let open: Vec<usize> = (0..self.rows.len())
-            .filter(|row| self.rows[*row].open)
-            .collect();
-        let Some(row) = (!open.is_empty()).then(|| open[which % open.len()]) else {
-            return;
-        };
-        let row = &mut self.rows[row];
-        let (id, event) = (row.id, row.event);
-        let ticket = self.held.by_id.get(&id).copied();
-        if !discard {
-            row.asked = true;
-            if let Some(letter) = ticket.and_then(|ticket| self.held.letters.get_mut(&ticket)) {
-                letter.asked = true;
-            }
-            ticket
-                .into_iter()
-                .for_each(|ticket| self.held.consider(ticket));
-            return;
-        }
-        row.open = false;
-        self.settle(event, false);
-        if let Some(ticket) = ticket {
-            if let Some((_, identity, id)) = self.held.is_to_come(ticket) {
-                self.finished.insert(event);
-                self.held.ahead.settled(identity, id);
-            }
-            self.letters.retain(|other| *other != ticket);
-            self.held.remove(ticket);
-        }
-    }
-
-    fn draw(&mut self) {
-        for drawn in self.held.draw() {
-            for (ticket, placed) in drawn.letters {
-                if drawn.slot == Slot::Everyone {
-                    self.pass_on(ticket, placed);
-                } else {
-                    self.held.in_lanes(ticket);
-                    self.letters.push(ticket);
-                }
-            }
-        }
-        let held = &self.held;
-        self.letters.sort_by_key(|ticket| held.letters[ticket].rank);
-    }
-
-    fn pass_on(&mut self, ticket: Ticket, placed: Placed) {
-        let number = self.number();
-        let old = self
-            .rows
-            .iter_mut()
-            .find(|row| row.id == placed.id)
-            .unwrap();
-        let own = Row {
-            everyone: false,
-            id: number,
-            behind: true,
-            asked: true,
-            ..old.clone()
-        };
-        (old.open, old.ahead, old.until) = (false, false, None);
-        self.bus[own.event].undecodable = false;
-        let (event, mut own) = (own.event, own);
-        // It may have one from before.
-        let same = |row: &Row| row.event == event && !row.everyone;
-        match self.rows.iter_mut().find(|row| same(row)) {
-            Some(row) => {
-                own.id = row.id;
-                *row = own.clone();
-            }
-            None => self.rows.push(own.clone()),
-        }
-        self.held.ahead.follow(placed.id, [own.id].into_iter());
-        let summary = LetterSummary {
-            to_come: false,
-            ..self.summary(&own)
-        };
-        let records = self.bus[event].records.clone();
-        self.held.load(summary, records, false);
-        self.held.remove(ticket);
-    }
-
-    /// A letter that is in the lanes is answered for.
-    fn answer(&mut self, which: usize, accept: bool) {
-        if self.letters.is_empty() {
-            return;
-        }
-        let number = which % self.letters.len();
-        let ticket = self.letters[number];
-        let event = self.event_of_ticket(ticket);
-        let before = &self.letters[..number];
-        if before
-            .iter()
-            .any(|other| self.share(self.event_of_ticket(*other), event))
-        {
-            return;
-        }
-        self.letters.remove(number);
-        let id = self.held.letters[&ticket].rank.id;
-        let row = self.rows.iter_mut().find(|row| row.id == id).unwrap();
-        if self.held.must_wait(&[ticket]) {
-            self.held.put_back(ticket);
-        } else if accept {
-            row.open = false;
-            self.settle(event, true);
-            self.held.handled(ticket);
-            self.held.remove(ticket);
-        } else {
-            (row.asked, row.behind) = (false, false);
-            self.held.refused(ticket);
-            self.held.rests(ticket);
+    /// One move of the game.
+    fn step(&mut self, what: u8, which: usize, records: BTreeSet<RecordHash>) {
+        match what {
+            0..4 => self.bus.push(Published {
+                records: records.into_iter().collect(),
+                undecodable: which % 5 == 0,
+                settled: false,
+            }),
+            4..9 => self.bring(),
+            9..11 => self.hand_over(which, true),
+            11..13 => self.hand_over(which, false),
+            13..16 => self.write(),
+            16 | 17 => self.save(),
+            18 => self.start(),
+            19 if which % 3 == 0 => self.rewind(which / 3),
+            19 => self.keepalive(),
+            20 => self.person(which, false),
+            21 => self.person(which, true),
+            22 => self.draw(),
+            _ => self.answer(which / 2, which % 2 == 0),
         }
     }
 
@@ -591,25 +506,7 @@ proptest! {
     ) {
         let mut model = Model::new();
         for (what, which, records) in script {
-            match what {
-                0..4 => model.bus.push(Published {
-                    records: records.into_iter().collect(),
-                    undecodable: which % 5 == 0,
-                    settled: false,
-                }),
-                4..9 => model.bring(),
-                9..11 => model.hand_over(which, true),
-                11..13 => model.hand_over(which, false),
-                13..16 => model.write(),
-                16 | 17 => model.save(),
-                18 => model.start(),
-                19 if which % 3 == 0 => model.rewind(which / 3),
-                19 => model.keepalive(),
-                20 => model.person(which, false),
-                21 => model.person(which, true),
-                22 => model.draw(),
-                _ => model.answer(which / 2, which % 2 == 0),
-            }
+            model.step(what, which, records);
         }
         model.come_to_rest();
     }

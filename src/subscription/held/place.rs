@@ -48,20 +48,18 @@ impl Held {
                 let Some(other) = self.letters.get(&rank.ticket) else {
                     continue;
                 };
-                if tickets.contains(&rank.ticket) || other.since == Since::ToCome {
+                if tickets.contains(&rank.ticket) {
                     continue;
                 }
+                let is_before = other.is_unseen() || other.is_before(origin);
                 // What is to be written after these needs no place before it.
                 let waits = matches!(other.phase, Phase::New | Phase::Moving);
                 let waits = waits && (moves || rank.ticket < *ticket);
-                older_waits |= waits && other.holds(origin);
-                later_waits |= waits && !other.holds(origin);
-                if other.phase != Phase::New {
-                    let side = if other.holds(origin) {
-                        &mut older
-                    } else {
-                        &mut later
-                    };
+                older_waits |= waits && is_before;
+                later_waits |= waits && !is_before;
+                // What moves is no place to go by.
+                if self.is_placed(&rank) {
+                    let side = if is_before { &mut older } else { &mut later };
                     side.insert(rank);
                 }
             }
@@ -93,7 +91,7 @@ impl Held {
             let other = self.letters.get(&rank.ticket);
             other.is_some_and(|other| {
                 let later = *rank > letter.rank || other.phase == Phase::Moving;
-                later && rank.ticket != ticket && other.holds(origin)
+                later && rank.ticket != ticket && other.is_before(origin)
             })
         };
         let mut sets = self.sets_of(letter);
@@ -105,6 +103,16 @@ impl Held {
         let letter = self.letters.get_mut(&ticket)?;
         letter.phase = Phase::Moving;
         Some(letter.rank.id)
+    }
+
+    /// What it had to move for is written.
+    pub(in crate::subscription) fn has_moved(&mut self, ticket: Ticket) {
+        if let Some(letter) = self.letters.get_mut(&ticket)
+            && letter.phase == Phase::Moving
+        {
+            letter.phase = Phase::Open;
+            self.consider(ticket);
+        }
     }
 
     /// It is written there.
@@ -119,9 +127,6 @@ impl Held {
         };
         self.unindex(&letter);
         letter.rank.place = placed.place;
-        if letter.phase == Phase::Moving {
-            letter.phase = Phase::Open;
-        }
         self.index(&letter);
         self.letters.insert(ticket, letter);
         self.consider(ticket);
@@ -143,6 +148,12 @@ impl Held {
         self.sets_of(letter).flatten().copied().collect()
     }
 
+    /// True where its rank is final for now: it is neither New nor Moving.
+    fn is_placed(&self, rank: &Rank) -> bool {
+        let letter = self.letters.get(&rank.ticket);
+        letter.is_some_and(|letter| !matches!(letter.phase, Phase::New | Phase::Moving))
+    }
+
     /// These, with all that waits behind one of them, in order.
     fn with_followers(&self, mut moving: BTreeSet<Rank>, staying: &BTreeSet<Rank>) -> Vec<i64> {
         let mut next = moving.first().copied();
@@ -150,7 +161,7 @@ impl Held {
             if let Some(letter) = self.letters.get(&rank.ticket) {
                 let behind = self.sharing(letter);
                 let behind = behind.range(rank..);
-                moving.extend(behind.filter(|one| one.id != i64::MAX && !staying.contains(one)));
+                moving.extend(behind.filter(|one| !staying.contains(one) && self.is_placed(one)));
             }
             next = moving
                 .range((Bound::Excluded(rank), Bound::Unbounded))
@@ -162,6 +173,21 @@ impl Held {
 }
 
 impl Letter {
+    /// True where the live stream may still bring its event.
+    fn is_unseen(&self) -> bool {
+        self.came.is_none() && self.since == Since::ToCome
+    }
+
+    /// True where its event is older than one from there. What a stream has not brought, and is not to bring any
+    /// more, lies before its beginning.
+    fn is_before(&self, origin: Origin) -> bool {
+        match origin {
+            Origin::Live(_) if self.is_unseen() => false,
+            Origin::Live(seq) => self.came.is_none_or(|came| came < seq),
+            Origin::Letter { .. } | Origin::Replay(_) => self.holds(origin),
+        }
+    }
+
     /// True where an event from there is younger than this letter's.
     pub(super) fn holds(&self, origin: Origin) -> bool {
         match (origin, self.since) {

@@ -27,6 +27,7 @@ fn new(slot: Slot, name: &str, records: &[RecordHash]) -> NewLetter {
         behind: false,
         since: Since::Always,
         ahead: false,
+        came: None,
         met: None,
         received_at: SystemTime::UNIX_EPOCH,
         until: None,
@@ -95,6 +96,7 @@ fn what_nobody_could_decode_holds_for_all_but_what_came_before_it() {
     let mut held = held();
     let ticket = held.insert(NewLetter {
         since: Since::After(5),
+        came: Some(5),
         ..new(Slot::Everyone, "u", &[1])
     });
     for slot in [MINE, OTHERS] {
@@ -117,6 +119,7 @@ fn a_letter_of_two_records_goes_before_the_younger_of_one_and_behind_the_older_o
     let mut held = held();
     let younger = NewLetter {
         since: Since::After(5),
+        came: Some(5),
         ..new(Slot::Everyone, "u", &[1, 5])
     };
     store(&mut held, younger, 10);

@@ -96,6 +96,25 @@ impl Since {
 }
 
 impl Held {
+    /// The live stream brings an event: the letters of it have their order by that.
+    pub(in crate::subscription) fn brought(&mut self, seq: Seq, identity: &EventIdentity) {
+        self.ahead.brought(seq, identity);
+        if self.letters.is_empty() {
+            return;
+        }
+        for slot in self.slots() {
+            let ticket = self.by_identity.get(&(slot, identity.clone()));
+            if let Some(letter) = ticket.and_then(|ticket| self.letters.get_mut(ticket)) {
+                letter.came.get_or_insert(seq);
+            }
+        }
+    }
+
+    fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        let handlers = (0..self.handlers.len()).map(Slot::Handler);
+        handlers.chain([Slot::Everyone])
+    }
+
     /// The live stream brings an event at this place of the bus, committed then.
     pub(in crate::subscription) fn live_at(
         &mut self,
@@ -104,7 +123,7 @@ impl Held {
         committed_at: Option<SystemTime>,
     ) {
         for ticket in self.to_come.passed(place, committed_at) {
-            self.no_longer_to_come(ticket, Since::from(seq), seq);
+            self.no_longer_to_come(ticket, None, seq);
         }
     }
 
@@ -112,7 +131,7 @@ impl Held {
     /// never will.
     pub(in crate::subscription) fn all_came_by(&mut self, seq: Seq) {
         for ticket in self.to_come.all() {
-            self.no_longer_to_come(ticket, Since::from(seq), seq);
+            self.no_longer_to_come(ticket, None, seq);
         }
         self.ahead.all_brought(seq);
     }
@@ -125,10 +144,12 @@ impl Held {
             Some(Slot::Everyone) => Since::After(seq),
             _ => Since::Always,
         };
-        self.no_longer_to_come(ticket, since, seq);
+        self.no_longer_to_come(ticket, Some(since), seq);
     }
 
-    fn no_longer_to_come(&mut self, ticket: Ticket, since: Since, seq: Seq) {
+    /// The stream is at this place; where nobody knows better, the letter holds what is younger than its event,
+    /// or, if that lies before the beginning, what is brought from now on.
+    fn no_longer_to_come(&mut self, ticket: Ticket, since: Option<Since>, seq: Seq) {
         let Some(letter) = self.letters.get_mut(&ticket) else {
             return;
         };
@@ -136,11 +157,12 @@ impl Held {
         if !self.to_come.remove(ticket, letter.received_at, until) {
             return;
         }
-        letter.since = since;
-        if let Since::After(seq) = since {
+        letter.since = since.unwrap_or(letter.came.map_or(Since::from(seq), Since::After));
+        if let Since::After(seq) = letter.since {
             self.after.entry(seq).or_default().push(ticket);
         }
-        self.ahead.at(seq, letter.rank.id);
+        let passed = letter.came.unwrap_or(seq);
+        self.ahead.at(passed, letter.rank.id);
         self.consider(ticket);
     }
 
@@ -156,14 +178,12 @@ impl Held {
         if self.to_come.is_empty() {
             return Vec::new();
         }
-        let slots = (0..self.handlers.len()).map(Slot::Handler);
-        let slots = slots.chain([Slot::Everyone]);
         let is_awaited = |slot: &Slot| {
             let ticket = self.by_identity.get(&(*slot, identity.clone()));
             let letter = ticket.and_then(|ticket| self.letters.get(ticket));
             letter.is_some_and(|letter| letter.since == Since::ToCome)
         };
-        slots.filter(is_awaited).collect()
+        self.slots().filter(is_awaited).collect()
     }
 
     /// Whose letter it is and of which event, where the stream is still to bring that once more.
