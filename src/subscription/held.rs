@@ -26,6 +26,7 @@ use ahead::Ahead;
 pub(super) use draw::{Drawing, Drawn};
 pub(super) use place::Place;
 use to_come::ToCome;
+pub(super) use to_come::comes_again;
 
 /// Why an event is parked that nobody has refused.
 pub(super) const PARKED_BEHIND: &str = "parked_behind";
@@ -358,7 +359,11 @@ impl Held {
         let until = letter.until.as_ref();
         self.to_come.remove(ticket, letter.received_at, until);
         self.unmet.remove(ticket, letter.received_at, until);
-        if let Since::After(seq) = letter.since
+        let seq = match letter.since {
+            Since::After(seq) => Some(seq),
+            Since::Always | Since::ToCome => letter.came,
+        };
+        if let Some(seq) = seq
             && let Some(tickets) = self.after.get_mut(&seq)
         {
             tickets.retain(|other| *other != ticket);
@@ -424,7 +429,9 @@ impl Held {
         while let Some(entry) = self.after.first_entry()
             && *entry.key() < low_water
         {
-            for ticket in entry.remove() {
+            let (seq, tickets) = entry.remove_entry();
+            for ticket in tickets {
+                self.no_longer_to_come(ticket, Since::Always, seq);
                 if let Some(letter) = self.letters.get_mut(&ticket) {
                     letter.since = Since::Always;
                 }

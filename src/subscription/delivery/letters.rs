@@ -10,7 +10,7 @@ use crate::config::{BackoffConfig, Ordering};
 use crate::event::{RawEvent, ReplayId};
 use crate::store::{DeadLetter, Lease, LetterSummary, SettledAhead, Store};
 use crate::subscription::backoff::Backoff;
-use crate::subscription::held::{Drawing, Held, Known, Slot, Ticket};
+use crate::subscription::held::{Drawing, Held, Known, Slot, Ticket, comes_again};
 use crate::subscription::lanes::{Origin, RecordHash, Waiting, held_records};
 use crate::subscription::letter_loader::{LetterLoader, Loaded};
 use crate::subscription::parking::{Done, Move, Parking};
@@ -71,8 +71,8 @@ impl Letters {
         let mut held = Held::new(handlers, Drawing::default());
         for summary in setup.open {
             let records = records_of(&summary, ordering);
-            let here = summary.replay_id.is_some() && summary.replay_id == setup.resume_after;
-            let to_come = summary.to_come && !here && !setup.nothing_again;
+            let comes = comes_again(&summary, setup.resume_after.as_ref());
+            let to_come = comes && !setup.nothing_again;
             if summary.to_come && !to_come {
                 held.ahead.never(summary.placed.id);
             }

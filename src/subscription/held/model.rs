@@ -136,7 +136,11 @@ impl Model {
         for row in rows {
             let summary = self.summary(&row);
             if row.open {
-                let to_come = summary.to_come;
+                let resume_after = Self::place_on_bus(self.position);
+                let to_come = comes_again(&summary, Some(&resume_after));
+                if summary.to_come && !to_come {
+                    self.held.ahead.never(row.id);
+                }
                 let records = self.bus[row.event].records.clone();
                 self.held.load(summary, records, to_come);
             } else if row.ahead {

@@ -51,14 +51,14 @@ impl Held {
                 if tickets.contains(&rank.ticket) {
                     continue;
                 }
-                let is_before = other.is_unseen() || other.is_before(origin);
+                let to_come = other.since == Since::ToCome;
+                let is_before = to_come || other.is_before(origin);
                 // What is to be written after these needs no place before it.
                 let waits = matches!(other.phase, Phase::New | Phase::Moving);
                 let waits = waits && (moves || rank.ticket < *ticket);
                 older_waits |= waits && is_before;
                 later_waits |= waits && !is_before;
-                // What moves is no place to go by.
-                if self.is_placed(&rank) {
+                if to_come || self.is_placed(&rank) {
                     let side = if is_before { &mut older } else { &mut later };
                     side.insert(rank);
                 }
@@ -148,10 +148,13 @@ impl Held {
         self.sets_of(letter).flatten().copied().collect()
     }
 
-    /// True where its rank is final for now: it is neither New nor Moving.
+    /// False where its rank tells nothing: it is to be written, or moves when its event comes by if it has to.
     fn is_placed(&self, rank: &Rank) -> bool {
         let letter = self.letters.get(&rank.ticket);
-        letter.is_some_and(|letter| !matches!(letter.phase, Phase::New | Phase::Moving))
+        letter.is_some_and(|letter| {
+            let moves = matches!(letter.phase, Phase::New | Phase::Moving);
+            !moves && letter.since != Since::ToCome
+        })
     }
 
     /// These, with all that waits behind one of them, in order.
@@ -174,7 +177,7 @@ impl Held {
 
 impl Letter {
     /// True where the live stream may still bring its event.
-    fn is_unseen(&self) -> bool {
+    pub(super) fn is_unseen(&self) -> bool {
         self.came.is_none() && self.since == Since::ToCome
     }
 

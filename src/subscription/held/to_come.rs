@@ -4,8 +4,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
-use super::{Held, Since, Slot, Ticket};
+use super::{Held, Letter, Since, Slot, Ticket};
 use crate::event::{EventIdentity, ReplayId};
+use crate::store::LetterSummary;
 use crate::subscription::tracker::Seq;
 
 /// How far the clock of this machine may be behind that of the org.
@@ -88,6 +89,17 @@ impl ToCome {
     }
 }
 
+/// True where a stream that resumes after this place is still to bring the event of a letter.
+pub(in crate::subscription) fn comes_again(
+    summary: &LetterSummary,
+    resume_after: Option<&ReplayId>,
+) -> bool {
+    // It lies there, or before.
+    let places = [&summary.replay_id, &summary.until];
+    let here = |place: &ReplayId| Some(place) == resume_after;
+    summary.to_come && !places.into_iter().flatten().any(here)
+}
+
 impl Since {
     /// This place and all after it.
     fn from(seq: Seq) -> Self {
@@ -104,8 +116,19 @@ impl Held {
         }
         for slot in self.slots() {
             let ticket = self.by_identity.get(&(slot, identity.clone()));
-            if let Some(letter) = ticket.and_then(|ticket| self.letters.get_mut(ticket)) {
-                letter.came.get_or_insert(seq);
+            let Some(ticket) = ticket.copied() else {
+                continue;
+            };
+            let Some(letter) = self.letters.get_mut(&ticket) else {
+                continue;
+            };
+            if letter.came.is_some() {
+                continue;
+            }
+            letter.came = Some(seq);
+            if letter.since == Since::ToCome {
+                self.after.entry(seq).or_default().push(ticket);
+                self.ahead.at(seq, letter.rank.id);
             }
         }
     }
@@ -123,7 +146,7 @@ impl Held {
         committed_at: Option<SystemTime>,
     ) {
         for ticket in self.to_come.passed(place, committed_at) {
-            self.no_longer_to_come(ticket, None, seq);
+            self.will_not_come(ticket, seq);
         }
     }
 
@@ -131,7 +154,7 @@ impl Held {
     /// never will.
     pub(in crate::subscription) fn all_came_by(&mut self, seq: Seq) {
         for ticket in self.to_come.all() {
-            self.no_longer_to_come(ticket, None, seq);
+            self.will_not_come(ticket, seq);
         }
         self.ahead.all_brought(seq);
     }
@@ -144,12 +167,18 @@ impl Held {
             Some(Slot::Everyone) => Since::After(seq),
             _ => Since::Always,
         };
-        self.no_longer_to_come(ticket, Some(since), seq);
+        self.no_longer_to_come(ticket, since, seq);
     }
 
-    /// The stream is at this place; where nobody knows better, the letter holds what is younger than its event,
-    /// or, if that lies before the beginning, what is brought from now on.
-    fn no_longer_to_come(&mut self, ticket: Ticket, since: Option<Since>, seq: Seq) {
+    /// The stream is at this place, and has not brought the event of this letter: it lies before the beginning, or
+    /// the bus has forgotten it. One that it has brought has its turn still.
+    fn will_not_come(&mut self, ticket: Ticket, seq: Seq) {
+        if self.letters.get(&ticket).is_some_and(Letter::is_unseen) {
+            self.no_longer_to_come(ticket, Since::from(seq), seq);
+        }
+    }
+
+    pub(super) fn no_longer_to_come(&mut self, ticket: Ticket, since: Since, seq: Seq) {
         let Some(letter) = self.letters.get_mut(&ticket) else {
             return;
         };
@@ -157,12 +186,13 @@ impl Held {
         if !self.to_come.remove(ticket, letter.received_at, until) {
             return;
         }
-        letter.since = since.unwrap_or(letter.came.map_or(Since::from(seq), Since::After));
-        if let Since::After(seq) = letter.since {
-            self.after.entry(seq).or_default().push(ticket);
+        letter.since = since;
+        if letter.came.is_none() {
+            if let Since::After(seq) = since {
+                self.after.entry(seq).or_default().push(ticket);
+            }
+            self.ahead.at(seq, letter.rank.id);
         }
-        let passed = letter.came.unwrap_or(seq);
-        self.ahead.at(passed, letter.rank.id);
         self.consider(ticket);
     }
 
