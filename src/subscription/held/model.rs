@@ -455,7 +455,7 @@ impl Model {
         match what {
             0..4 => self.bus.push(Published {
                 records: records.into_iter().collect(),
-                undecodable: which % 5 == 0,
+                undecodable: which.is_multiple_of(5),
                 settled: false,
             }),
             4..9 => self.bring(),
@@ -464,12 +464,12 @@ impl Model {
             13..16 => self.write(),
             16 | 17 => self.save(),
             18 => self.start(),
-            19 if which % 3 == 0 => self.rewind(which / 3),
+            19 if which.is_multiple_of(3) => self.rewind(which / 3),
             19 => self.keepalive(),
             20 => self.person(which, false),
             21 => self.person(which, true),
             22 => self.draw(),
-            _ => self.answer(which / 2, which % 2 == 0),
+            _ => self.answer(which / 2, which.is_multiple_of(2)),
         }
     }
 
