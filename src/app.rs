@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -211,6 +212,7 @@ pub async fn run(
         }
         None => None,
     };
+    let to_close: Vec<Arc<dyn Handler>> = handlers.iter().flatten().cloned().collect();
     let states = States::new(&config);
     let asked_at = asked_at(&stop);
     let waiting = Waiting {
@@ -224,36 +226,46 @@ pub async fn run(
     };
     let org = Org::prepare(&config.salesforce, Some(vault(store.clone())))
         .map_err(|error| RunError::Config(error.to_string()))?;
-    let signed_in = tokio::select! {
-        signed_in = sign_in(&org, &store, &waiting) => signed_in,
-        never = housekeeping::watch_positions(store.as_ref(), &config) => match never {},
-    };
-    let result = match signed_in {
-        Ok(Some(session)) => {
-            let ready = Ready {
-                store: store.clone(),
-                org: org.clone(),
-                session,
-            };
-            let pruning = housekeeping::prune(store.clone(), config.retention.clone());
-            tokio::select! {
-                result = run_subscriptions(config, handlers, ready, states, stop) => result,
-                never = pruning => match never {},
-            }
+    let identity = identity();
+    let watched = config.clone();
+    let work = async {
+        let Some(session) = sign_in(&org, &store, &waiting).await? else {
+            return Ok(());
+        };
+        let ready = Ready {
+            store: store.clone(),
+            org: org.clone(),
+            session,
+            identity: identity.clone(),
+        };
+        let pruning = housekeeping::prune(store.clone(), config.retention.clone());
+        tokio::select! {
+            result = run_subscriptions(config, handlers, ready, &states, stop.clone()) => result,
+            never = pruning => match never {},
         }
-        Ok(None) => Ok(()),
-        Err(error) => Err(error),
+    };
+    let result = tokio::select! {
+        result = work => result,
+        never = housekeeping::watch_positions(store.as_ref(), &watched, &identity.holder) => match never {},
     };
     let spent = asked_at.get().map_or(Duration::ZERO, Instant::elapsed);
-    org.close(STOP_LIMIT.saturating_sub(spent)).await;
+    let left = STOP_LIMIT.saturating_sub(spent);
+    tokio::join!(org.close(left), close_handlers(&to_close, left));
     // Politeness only, and a store that hangs must not hold the exit up.
     let _ = tokio::time::timeout(CLOSE_LIMIT, store.close()).await;
     result
 }
 
+/// Lets every handler end in order, all at the same time.
+async fn close_handlers(handlers: &[Arc<dyn Handler>], limit: Duration) {
+    let closing = handlers.iter().map(|handler| handler.close(limit));
+    // What takes longer is dropped, and ends with the process.
+    let _ = tokio::time::timeout(limit, join_all(closing)).await;
+}
+
 /// How long a stop may take: platforms kill 30 s after they ask, and the log's last lines want time too. The
-/// drain takes at most 16 s of it, the last write and giving the leases back 4.5 s more; a sign-in under way is
-/// then given all that is left, 3 s at least and the whole where nothing was in flight.
+/// drain takes at most 16 s of it, the last write and giving the leases back 4.5 s more; a sign-in under way and
+/// handlers that end are then given all that is left, 3 s at least and the whole where nothing was in flight.
 const STOP_LIMIT: Duration = Duration::from_secs(24);
 
 /// When `stop` was cancelled, once it is.
@@ -273,6 +285,18 @@ struct Ready {
     store: Arc<dyn Store>,
     org: Org,
     session: Arc<Session>,
+    identity: store::Worker,
+}
+
+/// Who this process is to the others.
+fn identity() -> store::Worker {
+    store::Worker {
+        holder: uuid::Uuid::new_v4().to_string(),
+        name: worker::name(ProcessEnv.var("DYNO")),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        subscriptions: Vec::new(),
+        refused: Vec::new(),
+    }
 }
 
 /// Opens the store and brings its tables up to date; waits for it where it is away. `None` where told to
@@ -282,11 +306,11 @@ async fn open_store(
     waiting: &Waiting<'_>,
 ) -> Result<Option<Arc<dyn Store>>, RunError> {
     let opened = waiting
-        .until("open the store", async || store::open(&config.store).await)
+        .until("open the store", || store::open(&config.store))
         .await?;
     let Some(store) = opened else { return Ok(None) };
     let migrated = waiting
-        .until("migrate the store", async || store.migrate().await)
+        .until("migrate the store", || store.migrate())
         .await?;
     Ok(migrated.map(|_| store))
 }
@@ -298,15 +322,13 @@ async fn sign_in(
     store: &Arc<dyn Store>,
     waiting: &Waiting<'_>,
 ) -> Result<Option<Arc<Session>>, RunError> {
-    let session = waiting
-        .until("sign in", async || org.tokens.session().await)
-        .await?;
+    let session = waiting.until("sign in", || org.tokens.session()).await?;
     let Some(session) = session else {
         return Ok(None);
     };
     let bound = waiting
-        .until("bind the store to the org", async || {
-            store.bind_org(&session.org_id).await
+        .until("bind the store to the org", || {
+            store.bind_org(&session.org_id)
         })
         .await?;
     Ok(bound.map(|()| session))
@@ -349,7 +371,7 @@ async fn run_subscriptions(
     config: Config,
     handlers: Vec<Vec<Arc<dyn Handler>>>,
     ready: Ready,
-    states: States,
+    states: &States,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let schemas = ready
@@ -357,7 +379,11 @@ async fn run_subscriptions(
         .schemas(Some(ready.store.clone()), &config.schemas_dir);
     let limits = Limits::new(&config.salesforce, ready.org.tokens.clone())
         .map_err(|error| RunError::Config(error.to_string()))?;
-    let entries = config.subscriptions.into_iter().zip(handlers).zip(states.0);
+    let entries = config
+        .subscriptions
+        .into_iter()
+        .zip(handlers)
+        .zip(&states.0);
     let setup = worker::Setup {
         shared: Shared {
             limits,
@@ -368,17 +394,13 @@ async fn run_subscriptions(
             org_id: ready.session.org_id.clone(),
             host: ready.session.host().to_owned(),
         },
-        identity: store::Worker {
-            holder: uuid::Uuid::new_v4().to_string(),
-            name: worker::name(ProcessEnv.var("DYNO")),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        },
+        identity: ready.identity,
         lease: config.store.lease,
         entries: entries
             .map(|((config, handlers), (_, shown_state))| worker::Entry {
                 config,
                 handlers,
-                shown_state,
+                shown_state: shown_state.clone(),
             })
             .collect(),
     };
@@ -386,4 +408,15 @@ async fn run_subscriptions(
         subscription: bug.subscription.unwrap_or_else(|| "?".to_owned()),
         reason: bug.reason,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program that embeds the daemon spawns it: this compiles, and never runs.
+    #[expect(dead_code, reason = "to be compiled")]
+    fn the_daemon_can_be_spawned(config: Config, registry: Registry, stop: CancellationToken) {
+        tokio::spawn(async move { run(config, &registry, stop).await });
+    }
 }

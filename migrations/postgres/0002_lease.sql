@@ -24,22 +24,40 @@ create table orgstream.worker (
     version text not null,
     started_at timestamptz not null default now(),
     seen_at timestamptz not null default now(),
-    lives_until timestamptz not null
+    lives_until timestamptz not null,
+    subscriptions text[] not null default '{}',
+    refused jsonb not null default '[]'
 );
-comment on table orgstream.worker is 'Processes that run subscriptions. They share them out by the number of those that live.';
+comment on table orgstream.worker is 'Processes that run subscriptions. Those that live share them out, each within what it can run.';
 comment on column orgstream.worker.holder is 'Random for each start of a process.';
 comment on column orgstream.worker.name is 'The dyno, or host and process ID.';
 comment on column orgstream.worker.lives_until is 'Counted as alive until then, by this server''s clock.';
+comment on column orgstream.worker.subscriptions is 'Names of the subscriptions it can run: those of its configuration that it was not refused.';
+comment on column orgstream.worker.refused is 'Those of its configuration that it cannot begin: name, topic, why.';
+
+create table orgstream.former_name (
+    org_id text not null,
+    name text not null,
+    subscription text not null,
+    renamed_at timestamptz not null default now(),
+    primary key (org_id, name),
+    foreign key (org_id, subscription) references orgstream.subscription (org_id, name)
+        on update cascade on delete cascade
+);
+comment on table orgstream.former_name is 'Names that a person gave up by `orgstream rename`: a configuration that still has one must not begin it anew.';
+comment on column orgstream.former_name.subscription is 'What it is called now.';
 
 alter table orgstream.dead_letter
     add column place bigint,
     add column unit text,
+    add column replayed boolean not null default false,
     add column retry_asked_at timestamptz,
     add column ahead boolean not null default false,
     add column ahead_until bytea;
 create index dead_letter_ahead on orgstream.dead_letter (org_id, subscription) where ahead;
 comment on column orgstream.dead_letter.place is 'Order among the dead letters of one handler, oldest first; null is its id.';
 comment on column orgstream.dead_letter.unit is 'Dead letters of one handler and unit are handed over together: a transaction.';
+comment on column orgstream.dead_letter.replayed is 'True where a side replay brought it: it says so when it is tried again.';
 comment on column orgstream.dead_letter.retry_asked_at is 'When a person asked for another attempt; null once that was made or withdrawn.';
 comment on column orgstream.dead_letter.ahead is 'Its event lies above the position, so that a stream that begins there brings it once more.';
 comment on column orgstream.dead_letter.ahead_until is 'The position that a rewind left: at the latest the event lies there. Null where it lay above the position all along.';

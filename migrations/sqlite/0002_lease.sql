@@ -14,11 +14,24 @@ create table worker (
     version text not null,
     started_at integer not null,
     seen_at integer not null,
-    lives_until integer not null
+    lives_until integer not null,
+    subscriptions text not null default '[]',
+    refused text not null default '[]'
+) strict;
+
+create table former_name (
+    org_id text not null,
+    name text not null,
+    subscription text not null,
+    renamed_at integer not null,
+    primary key (org_id, name),
+    foreign key (org_id, subscription) references subscription (org_id, name)
+        on update cascade on delete cascade
 ) strict;
 
 alter table dead_letter add column place integer;
 alter table dead_letter add column unit text;
+alter table dead_letter add column replayed integer not null default 0 check (replayed in (0, 1));
 alter table dead_letter add column retry_asked_at integer;
 alter table dead_letter add column ahead integer not null default 0;
 alter table dead_letter add column ahead_until blob;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::config::{Config, RetentionConfig};
-use crate::store::{Pruned, Store};
-use crate::subscription::PositionAge;
+use crate::store::{Pruned, Store, SubscriptionKey};
+use crate::subscription::{self, PositionAge};
 
 /// A worker that begins has better things to do first.
 const FIRST_PRUNING: Duration = Duration::from_secs(10);
@@ -22,8 +22,8 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 const PORTIONS: u32 = 100;
 const BETWEEN_PORTIONS: Duration = Duration::from_millis(500);
 
-/// How often positions are looked at while nobody works on them.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// How often positions are looked at that nobody works on.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Deletes what is done with, once an hour, until it is dropped. Other workers may do the same.
 pub(super) async fn prune(store: Arc<dyn Store>, retention: RetentionConfig) -> Infallible {
@@ -63,26 +63,42 @@ async fn prune_portions(store: &dyn Store, retention: &RetentionConfig) {
     }
 }
 
-/// Warns of positions that come near to leaving the bus, for as long as no subscription can begin.
-pub(super) async fn watch_positions(store: &dyn Store, config: &Config) -> Infallible {
-    let retention = config.salesforce.retention;
-    let warning = config.salesforce.retention_warning;
-    let mut ages: HashMap<String, PositionAge> = config
-        .subscriptions
-        .iter()
-        .map(|one| {
-            let age = PositionAge::new((retention, warning), None);
-            (one.name.clone(), age)
-        })
-        .collect();
+/// Looks after positions that nobody works on, because nobody can sign in, a person paused them, the store
+/// refuses them to every configuration, or no worker has them: warns where one comes near to leaving the bus,
+/// and shows how far behind it is. What runs looks after itself.
+pub(super) async fn watch_positions(
+    store: &dyn Store,
+    config: &Config,
+    holder: &str,
+) -> Infallible {
+    let (retention, warning) = (
+        config.salesforce.retention,
+        config.salesforce.retention_warning,
+    );
+    // A position may have to be renamed first, so that of another name counts on one of these topics.
+    let ours = |key: &SubscriptionKey| {
+        config
+            .subscriptions
+            .iter()
+            .any(|one| one.name == key.name || one.topic == key.topic)
+    };
+    let mut ages: HashMap<String, PositionAge> = HashMap::new();
     loop {
         match store.subscriptions().await {
             Ok(all) => {
-                for one in all.iter().filter(|one| one.position.is_some()) {
-                    let place = one.position_time.or(one.position_at);
-                    if let (Some(age), Some(place)) = (ages.get_mut(&one.key.name), place) {
-                        age.look_from_afar(place, &one.key);
+                for one in all.iter().filter(|one| ours(&one.key)) {
+                    let name = one.key.name.as_str();
+                    if one.held {
+                        let was_left = ages.remove(name).is_some();
+                        if was_left && one.holder.as_deref() != Some(holder) {
+                            subscription::shown_elsewhere(name);
+                        }
+                        continue;
                     }
+                    let age = ages
+                        .entry(name.to_owned())
+                        .or_insert_with(|| PositionAge::new((retention, warning), None));
+                    age.look_from_afar(one);
                 }
             }
             Err(error) => warn!(error = %error, "the age of positions cannot be looked up"),

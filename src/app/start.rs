@@ -54,11 +54,15 @@ impl StartError for AuthError {
 }
 
 impl Waiting<'_> {
-    pub(super) async fn until<T, E: StartError>(
+    /// Not `impl AsyncFn`, of whose futures nobody can say that they are `Send`.
+    pub(super) async fn until<T, E: StartError, F>(
         &self,
         what: &str,
-        attempt: impl AsyncFn() -> Result<T, E>,
-    ) -> Result<Option<T>, RunError> {
+        attempt: impl Fn() -> F,
+    ) -> Result<Option<T>, RunError>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
         let mut failures = 0;
         loop {
             let error = tokio::select! {

@@ -51,9 +51,9 @@ struct Parts {
 }
 
 pub(super) async fn run(path: Option<&Path>, args: CheckArgs) -> Result<ExitCode, Failure> {
-    let registry = Registry::builtin();
+    let registry = super::registry();
     let mut report = Report::new(args.output.json);
-    let parts = configuration(path, &registry, &mut report)?;
+    let parts = configuration(path, registry, &mut report)?;
     let configured = !report.has_failed();
     let store = match &parts.store {
         Some(config) => store::open(config, &mut report).await?,
@@ -65,7 +65,7 @@ pub(super) async fn run(path: Option<&Path>, args: CheckArgs) -> Result<ExitCode
     let store = store.map(|opened| opened.store);
     handlers(
         &parts.subscriptions,
-        &registry,
+        registry,
         store.as_deref(),
         &mut report,
     )
@@ -177,6 +177,8 @@ async fn within_transaction(
         Ok(()) => trial.found,
         Err(TransactionError::Store(error)) => Err(error.to_string()),
         Err(TransactionError::Work(error)) => Err(reason_of(&error)),
+        // It commits nothing.
+        Err(error @ TransactionError::Unheard(_)) => Err(error.to_string()),
     }
 }
 

@@ -11,7 +11,6 @@ use super::connect::JsonFlag;
 use super::output::{note, print, print_json};
 use crate::app;
 use crate::config::{ProcessEnv, Subscriptions, show};
-use crate::handler::Registry;
 
 /// Print the effective configuration, secrets masked.
 ///
@@ -26,8 +25,8 @@ pub(super) struct ConfigArgs {
 }
 
 pub(super) fn run(path: Option<&Path>, args: ConfigArgs) -> Result<ExitCode, Failure> {
-    let registry = Registry::builtin();
-    let loaded = app::load_config(path, Subscriptions::Optional, &ProcessEnv, &registry)?;
+    let registry = super::registry();
+    let loaded = app::load_config(path, Subscriptions::Optional, &ProcessEnv, registry)?;
     let shown = show(&loaded.config);
     if args.output.json {
         let table: toml::Table = shown.parse().map_err(anyhow::Error::from)?;

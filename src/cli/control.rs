@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 use super::connect::{self, read};
+use super::interrupt::Interrupt;
 use super::output::{note, print_line};
 use crate::config::{self, ProcessEnv};
 use crate::event::OrgId;
@@ -116,12 +116,17 @@ impl Place {
         &self,
         name: &str,
         limit: Option<Duration>,
-        interrupt: &mut Signal,
+        interrupt: &Interrupt,
     ) -> Result<Option<String>, Failure> {
         let began = Instant::now();
-        let mut told = None;
+        let mut told: Option<String> = None;
+        let unknown = || "its owner".to_owned();
         loop {
-            let owner = self.status(name).await?.as_ref().and_then(owner);
+            // The store may hang.
+            let Some(status) = interrupt.or(self.status(name)).await else {
+                return Ok(Some(told.unwrap_or_else(unknown)));
+            };
+            let owner = status?.as_ref().and_then(owner);
             let Some(owner) = owner else { return Ok(None) };
             if told.as_ref() != Some(&owner) {
                 note(&format!("{owner} runs {name}: waiting until it has let go"));
@@ -130,9 +135,8 @@ impl Place {
             if limit.is_some_and(|limit| began.elapsed() >= limit) {
                 return Ok(Some(owner));
             }
-            tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-                _ = interrupt.recv() => return Ok(Some(owner)),
+            if interrupt.or(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
+                return Ok(Some(owner));
             }
         }
     }
@@ -145,22 +149,17 @@ pub(super) fn owner(one: &SubscriptionStatus) -> Option<String> {
     Some(one.worker.clone().unwrap_or_else(short))
 }
 
-/// Ctrl-C, noticed from now on instead of ending the process half way.
-pub(super) fn interrupt() -> Result<Signal, Failure> {
-    signal(SignalKind::interrupt()).map_err(|error| Failure::Failed(error.into()))
-}
-
 fn failed(text: String) -> Failure {
     Failure::Failed(anyhow::anyhow!(text))
 }
 
 pub(super) async fn pause(path: Option<&Path>, args: PauseArgs) -> Result<ExitCode, Failure> {
     let (name, place) = (args.name, Place::open(path).await?);
-    let mut interrupt = interrupt()?;
+    let interrupt = Interrupt::listen()?;
     if !read(place.store.pause(&place.org_id, &name).await)? {
         return Err(place.unknown(&name).await);
     }
-    let still = place.let_go(&name, None, &mut interrupt).await?;
+    let still = place.let_go(&name, None, &interrupt).await?;
     place.store.close().await;
     if let Some(owner) = still {
         return Err(failed(format!(
@@ -187,6 +186,14 @@ pub(super) async fn resume(path: Option<&Path>, args: ResumeArgs) -> Result<Exit
 
 pub(super) async fn rename(path: Option<&Path>, args: RenameArgs) -> Result<ExitCode, Failure> {
     let RenameArgs { old, new } = args;
+    config::valid_name(&new).map_err(|why| {
+        failed(format!(
+            "`{new}` cannot be the name of a subscription: {why}"
+        ))
+    })?;
+    if old == new {
+        return Err(failed(format!("{old} is called that already")));
+    }
     let place = Place::open(path).await?;
     let renamed = match place.store.rename(&place.org_id, &old, &new).await {
         Err(StoreError::Held { .. }) => rename_held(&place, &old, &new).await?,
@@ -200,7 +207,8 @@ pub(super) async fn rename(path: Option<&Path>, args: RenameArgs) -> Result<Exit
         }
         Renamed::Unknown => Err(place.unknown(&old).await),
         Renamed::NameTaken => Err(failed(format!(
-            "{new} has a position of its own: nothing was renamed"
+            "{new} has a position of its own: nothing was renamed. Choose another name; or, if {new} is not needed \
+             any more, run `orgstream rename {new} {new}-old` first"
         ))),
     }
 }
@@ -213,9 +221,9 @@ async fn rename_held(place: &Place, old: &str, new: &str) -> Result<Renamed, Fai
     }
     let status = place.status(old).await?;
     let was_paused = status.is_some_and(|one| one.paused_at.is_some());
-    let mut interrupt = interrupt()?;
+    let interrupt = Interrupt::listen()?;
     read(place.store.pause(&place.org_id, old).await)?;
-    let let_go = place.let_go(old, Some(RENAME_LIMIT), &mut interrupt);
+    let let_go = place.let_go(old, Some(RENAME_LIMIT), &interrupt);
     let renamed = match let_go.await {
         Ok(None) => read(place.store.rename(&place.org_id, old, new).await),
         Ok(Some(owner)) => Err(failed(format!(

@@ -384,6 +384,7 @@ mod tests {
                 place: None,
                 received_at: SystemTime::UNIX_EPOCH,
                 ahead: false,
+                replayed: false,
             },
         }
     }

@@ -24,7 +24,8 @@ use crate::config::{
 };
 use crate::emulator::sample::{self, Traffic};
 use crate::emulator::{
-    DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Emulator, EmulatorConfig, Settings,
+    DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Emulator, EmulatorConfig, Handle, PublishError,
+    Settings,
 };
 use crate::event::Topic;
 use crate::handler::{Answer, BatchAnswer, BatchLimits, EventBatch, Handler, Registry};
@@ -34,6 +35,9 @@ use crate::store::{self, SubscriptionStatus};
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Quiet topics move their positions every few seconds instead of every two minutes.
 const KEEPALIVE_MS: u64 = 5_000;
+
+/// How often the org is asked whether the daemon has opened its streams.
+const STREAMS_LOOK: Duration = Duration::from_millis(50);
 
 /// See it all work: an org in memory, sample traffic and the daemon.
 ///
@@ -82,8 +86,12 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         note(&introduction(&emulator));
         tokio::spawn(tell(store.clone(), progress.clone(), stop.clone()));
     }
-    let traffic = Traffic::new(emulator.clone(), None).run(args.pace, stop.clone());
-    let traffic = tokio::spawn(traffic);
+    let traffic = tokio::spawn(traffic(
+        emulator.clone(),
+        config.subscriptions.len(),
+        args.pace,
+        stop.clone(),
+    ));
     let result = tokio::select! {
         result = app::run(config, &registry, stop.clone()) => result,
         // What is in flight can never be handled then.
@@ -97,6 +105,22 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     note(&closing(&statuses(&store).await, &progress));
     emulator.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Sample traffic, once all streams are open: each kind of event is seen from the beginning.
+async fn traffic(
+    emulator: Handle,
+    streams: usize,
+    pace: f64,
+    stop: CancellationToken,
+) -> Result<(), PublishError> {
+    while emulator.state().streams.len() < streams {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(STREAMS_LOOK) => {}
+        }
+    }
+    Traffic::new(emulator, None).run(pace, stop).await
 }
 
 /// A folder for this run, for this user only; removed when dropped.

@@ -9,6 +9,7 @@ mod dead_letters;
 mod demo;
 mod emulator;
 mod holes;
+mod interrupt;
 mod migrate;
 mod output;
 mod publish;
@@ -21,11 +22,13 @@ mod topics;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::{Parser, Subcommand};
 
 use crate::app::RunError;
 use crate::config::{ConfigError, Env as _, ProcessEnv};
+use crate::handler::Registry;
 use crate::telemetry::{self, LogFilter, LogSettings};
 
 /// Streams a Salesforce org's Platform Events and Change Data Capture to your handlers.
@@ -118,6 +121,46 @@ impl From<anyhow::Error> for Failure {
 
 /// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
+    main_with(Registry::builtin())
+}
+
+/// The types of handlers. Set once, before any command runs: a process has one command line.
+static REGISTRY: OnceLock<Registry> = OnceLock::new();
+
+/// The types of handlers that the configuration may name.
+fn registry() -> &'static Registry {
+    REGISTRY.get_or_init(Registry::builtin)
+}
+
+/// As [`main`], with handlers of one's own: a whole `orgstream`, of which every command knows them.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use orgstream::handler::{BatchAnswer, EventBatch, Handler, Options, Registry, async_trait};
+///
+/// struct Count;
+///
+/// #[async_trait]
+/// impl Handler for Count {
+///     async fn handle(&self, batch: &EventBatch) -> BatchAnswer {
+///         tracing::info!(events = batch.events.len(), "counted");
+///         BatchAnswer::HANDLED
+///     }
+/// }
+///
+/// fn main() -> std::process::ExitCode {
+///     let mut registry = Registry::builtin();
+///     registry.register("count", |config| {
+///         Options::new(config).finish(Some(()))?; // no keys of its own
+///         Ok(Arc::new(Count))
+///     });
+///     orgstream::cli::main_with(registry)
+/// }
+/// ```
+pub fn main_with(registry: Registry) -> ExitCode {
+    if REGISTRY.set(registry).is_err() {
+        return fail("the command line was begun twice");
+    }
     let cli = Cli::parse();
     if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()

@@ -11,11 +11,10 @@ use tracing::{info, warn};
 use super::Failure;
 use crate::app;
 use crate::config::{ProcessEnv, Subscriptions};
-use crate::handler::Registry;
 
 pub(super) async fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
-    let registry = Registry::builtin();
-    let loaded = app::load_config(path, Subscriptions::Required, &ProcessEnv, &registry)?;
+    let registry = super::registry();
+    let loaded = app::load_config(path, Subscriptions::Required, &ProcessEnv, registry)?;
     for warning in &loaded.warnings {
         warn!(place = %warning.place, "{}", warning.message);
     }
@@ -27,12 +26,12 @@ pub(super) async fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
     );
     let stop = CancellationToken::new();
     on_signal(stop.clone())?;
-    app::run(loaded.config, &registry, stop).await?;
+    app::run(loaded.config, registry, stop).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// A terminal or a supervisor may send one request twice, to the process and to its group.
-const SAME_REQUEST: Duration = Duration::from_millis(200);
+pub(super) const SAME_REQUEST: Duration = Duration::from_millis(200);
 
 /// The first SIGTERM or SIGINT asks to stop; the second stops at once.
 pub(super) fn on_signal(stop: CancellationToken) -> Result<(), Failure> {

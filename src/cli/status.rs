@@ -1,5 +1,6 @@
 //! `orgstream status`: each subscription, as the store knows it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -12,9 +13,12 @@ use super::connect::{self, JsonFlag, read};
 use super::control::owner;
 use super::output::{NONE, Table, age, length, note, one_line, print, print_json, since};
 use crate::config::{self, ProcessEnv};
-use crate::event::rfc3339;
-use crate::store::SubscriptionStatus;
+use crate::event::{OrgId, rfc3339};
+use crate::store::{Store, SubscriptionStatus, Worker};
 use crate::subscription::Kept;
+
+/// State of what the store does not give to those that ask for it.
+const REFUSED: &str = "refused";
 
 /// Show each subscription: state, owner, lag, position, parked events, holes.
 ///
@@ -22,7 +26,8 @@ use crate::subscription::Kept;
 /// whether or not a daemon runs.
 ///
 /// STATE is connecting, live, paused (its buffer is full), reconnecting, blocked or stopped, as its owner
-/// wrote it; or `waiting for a worker`, where nobody runs it, or `paused by a person`. OWNER is the worker that
+/// wrote it; or where nobody runs it `waiting for a worker`, `refused`, where the store does not give it to
+/// those that have it in their configuration, or `paused by a person`. OWNER is the worker that
 /// runs it: its dyno, or host and process. LAG is the time since the stream was last live with nothing unfinished; on a
 /// quiet topic it grows until the next keepalive, some minutes at most, so a lag that keeps growing means
 /// that the daemon is behind or gone. POSITION is the replay ID up to which every event is finished, AGE
@@ -30,7 +35,8 @@ use crate::subscription::Kept;
 /// stands still for longer loses events.
 ///
 /// Exits with 1 if anything needs a person: a blocked subscription, a parked event, or a hole that nobody
-/// has acknowledged, or a position that is about to leave the bus.
+/// has acknowledged, a position that is about to leave the bus, a subscription that is refused to a worker, or
+/// one that nobody runs while no worker is alive.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  orgstream status\n  orgstream status --json")]
 pub(super) struct StatusArgs {
@@ -39,7 +45,7 @@ pub(super) struct StatusArgs {
 }
 
 /// A subscription, as `--json` prints it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Shown {
     name: String,
     topic: String,
@@ -63,7 +69,15 @@ struct Shown {
     finished: u64,
     parked: u64,
     holes: u64,
+    /// Workers that have it in their configuration and are not given it.
+    refused: Vec<RefusedTo>,
     needs_a_person: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct RefusedTo {
+    worker: String,
+    why: String,
 }
 
 pub(super) async fn run(path: Option<&Path>, args: StatusArgs) -> Result<ExitCode, Failure> {
@@ -71,30 +85,80 @@ pub(super) async fn run(path: Option<&Path>, args: StatusArgs) -> Result<ExitCod
     let (retention, warning) = config::load_bus_retention(path, &ProcessEnv)?;
     let bus = Bus { retention, warning };
     let store = connect::store(&config).await?;
-    let subscriptions = store.subscriptions().await;
+    let found = look(store.as_ref()).await;
     store.close().await;
-    let subscriptions = read(subscriptions)?;
+    let (subscriptions, fleet) = found?;
     let now = SystemTime::now();
+    let view = View { bus, fleet, now };
     if args.output.json {
-        let shown: Vec<Shown> = subscriptions
-            .iter()
-            .map(|one| shown(one, now, &bus))
-            .collect();
-        print_json(&shown)?;
-    } else if subscriptions.is_empty() {
+        let known = subscriptions.iter().map(|one| view.shown(one));
+        let all: Vec<Shown> = known.chain(view.unknown(&subscriptions)).collect();
+        print_json(&all)?;
+    } else if subscriptions.is_empty() && view.fleet.refused.is_empty() {
         note("the store knows no subscription yet: `orgstream run` makes them");
     } else {
-        print(&table(&subscriptions, now, &bus))?;
+        print(&view.table(&subscriptions))?;
         for one in &subscriptions {
-            for line in advice(one).into_iter().chain(bus.advice(one, now)) {
+            for line in advice(one).into_iter().chain(view.bus.advice(one, now)) {
                 note(&line);
             }
         }
+        for line in view.fleet.advice() {
+            note(&line);
+        }
     }
-    let needed = subscriptions
-        .iter()
-        .any(|one| needs_a_person(one) || bus.leaving(one, now).is_some());
-    Ok(ExitCode::from(u8::from(needed)))
+    let needed = subscriptions.iter().any(|one| view.needs_a_person(one));
+    Ok(ExitCode::from(u8::from(
+        needed || !view.fleet.refused.is_empty(),
+    )))
+}
+
+async fn look(store: &dyn Store) -> Result<(Vec<SubscriptionStatus>, Fleet), Failure> {
+    let subscriptions = read(store.subscriptions().await)?;
+    let fleet = Fleet {
+        alive: false,
+        org_id: read(store.bound_org().await)?,
+        refused: BTreeMap::new(),
+    };
+    Ok((subscriptions, fleet.of(read(store.workers().await)?)))
+}
+
+/// The workers that live.
+struct Fleet {
+    alive: bool,
+    org_id: Option<OrgId>,
+    /// What is refused to them, by name: the topic, and to whom.
+    refused: BTreeMap<String, (String, Vec<RefusedTo>)>,
+}
+
+impl Fleet {
+    fn of(mut self, workers: Vec<Worker>) -> Self {
+        self.alive = !workers.is_empty();
+        for worker in workers {
+            for one in worker.refused {
+                let refused = self.refused.entry(one.name).or_default();
+                refused.0 = one.topic;
+                refused.1.push(RefusedTo {
+                    worker: worker.name.clone(),
+                    why: one.why,
+                });
+            }
+        }
+        self
+    }
+
+    fn refused(&self, name: &str) -> &[RefusedTo] {
+        self.refused.get(name).map_or(&[], |(_, to)| to)
+    }
+
+    fn advice(&self) -> impl Iterator<Item = String> {
+        self.refused.iter().flat_map(|(name, (_, to))| {
+            to.iter().map(move |one| {
+                let (worker, why) = (&one.worker, one_line(&one.why));
+                format!("{name} is refused to {worker}: {why}")
+            })
+        })
+    }
 }
 
 /// What its owner last said counts for as long as it has one.
@@ -102,73 +166,134 @@ fn is_blocked(one: &SubscriptionStatus) -> bool {
     one.held && one.state == "blocked"
 }
 
-fn needs_a_person(one: &SubscriptionStatus) -> bool {
-    is_blocked(one) || one.parked > 0 || one.holes > 0
+/// All that is shown, at one moment.
+struct View {
+    bus: Bus,
+    fleet: Fleet,
+    now: SystemTime,
 }
 
-/// The state for people: what the owner wrote, where there is one.
-fn state(one: &SubscriptionStatus) -> &str {
-    match (one.held, one.paused_at) {
-        (true, _) => &one.state,
-        (false, Some(_)) => "paused by a person",
-        (false, None) => "waiting for a worker",
+impl View {
+    fn needs_a_person(&self, one: &SubscriptionStatus) -> bool {
+        let deserted = !one.held && one.paused_at.is_none() && !self.fleet.alive;
+        is_blocked(one)
+            || deserted
+            || one.parked > 0
+            || one.holes > 0
+            || !self.fleet.refused(&one.key.name).is_empty()
+            || self.bus.leaving(one, self.now).is_some()
     }
-}
 
-fn shown(one: &SubscriptionStatus, now: SystemTime, bus: &Bus) -> Shown {
-    Shown {
-        name: one.key.name.clone(),
-        topic: one.key.topic.to_string(),
-        org_id: one.key.org_id.to_string(),
-        state: one.state.clone(),
-        detail: one.detail.clone(),
-        state_at: one.state_at.map(rfc3339),
-        held: one.held,
-        owner: owner(one),
-        holder: one.holder.clone(),
-        paused_at: one.paused_at.map(rfc3339),
-        epoch: one.epoch,
-        lag_seconds: one.caught_up_at.map(|then| since(then, now).as_secs_f64()),
-        position: one.position.as_ref().map(ToString::to_string),
-        position_at: one.position_at.map(rfc3339),
-        position_time: one.position_time.map(rfc3339),
-        kept_until: bus.kept(one, now).map(|kept| rfc3339(kept.until)),
-        caught_up_at: one.caught_up_at.map(rfc3339),
-        received: one.received,
-        finished: one.finished,
-        parked: one.parked,
-        holes: one.holes,
-        needs_a_person: needs_a_person(one) || bus.leaving(one, now).is_some(),
+    /// The state for people: what the owner wrote, where there is one.
+    fn state<'a>(&self, one: &'a SubscriptionStatus) -> &'a str {
+        let refused = !self.fleet.refused(&one.key.name).is_empty();
+        match (one.held, one.paused_at) {
+            (true, _) => &one.state,
+            (false, Some(_)) => "paused by a person",
+            (false, None) if refused => REFUSED,
+            (false, None) => "waiting for a worker",
+        }
     }
-}
 
-fn table(subscriptions: &[SubscriptionStatus], now: SystemTime, bus: &Bus) -> String {
-    let mut table = Table::new([
-        "NAME", "TOPIC", "STATE", "OWNER", "LAG", "POSITION", "AGE", "KEPT", "RECEIVED",
-        "FINISHED", "PARKED", "HOLES",
-    ]);
-    for one in subscriptions {
-        table.row([
-            one.key.name.clone(),
-            one.key.topic.to_string(),
-            state(one).to_owned(),
-            owner(one).unwrap_or_else(|| NONE.to_owned()),
-            age(one.caught_up_at, now),
-            one.position
+    fn shown(&self, one: &SubscriptionStatus) -> Shown {
+        let now = self.now;
+        Shown {
+            name: one.key.name.clone(),
+            topic: one.key.topic.to_string(),
+            org_id: one.key.org_id.to_string(),
+            state: self.state(one).to_owned(),
+            detail: one.detail.clone().filter(|_| one.held),
+            state_at: one.state_at.map(rfc3339),
+            held: one.held,
+            owner: owner(one),
+            holder: one.holder.clone(),
+            paused_at: one.paused_at.map(rfc3339),
+            epoch: one.epoch,
+            lag_seconds: one.caught_up_at.map(|then| since(then, now).as_secs_f64()),
+            position: one.position.as_ref().map(ToString::to_string),
+            position_at: one.position_at.map(rfc3339),
+            position_time: one.position_time.map(rfc3339),
+            kept_until: self.bus.kept(one, now).map(|kept| rfc3339(kept.until)),
+            caught_up_at: one.caught_up_at.map(rfc3339),
+            received: one.received,
+            finished: one.finished,
+            parked: one.parked,
+            holes: one.holes,
+            refused: self.fleet.refused(&one.key.name).to_vec(),
+            needs_a_person: self.needs_a_person(one),
+        }
+    }
+
+    /// Those that the store has not even begun to keep, because it refused them.
+    fn unknown(&self, known: &[SubscriptionStatus]) -> impl Iterator<Item = Shown> {
+        let unknown = self
+            .fleet
+            .refused
+            .iter()
+            .filter(|(name, _)| !known.iter().any(|one| one.key.name == **name));
+        unknown.map(|(name, (topic, to))| Shown {
+            name: name.clone(),
+            topic: topic.clone(),
+            org_id: self
+                .fleet
+                .org_id
                 .as_ref()
-                .map_or_else(|| NONE.to_owned(), ToString::to_string),
-            age(one.position_at, now),
-            bus.kept(one, now).map_or_else(
-                || NONE.to_owned(),
-                |kept| kept.left.map_or_else(|| "over".to_owned(), length),
-            ),
-            one.received.to_string(),
-            one.finished.to_string(),
-            one.parked.to_string(),
-            one.holes.to_string(),
-        ]);
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            state: REFUSED.to_owned(),
+            refused: to.clone(),
+            needs_a_person: true,
+            ..Shown::default()
+        })
     }
-    table.text()
+
+    fn table(&self, subscriptions: &[SubscriptionStatus]) -> String {
+        let now = self.now;
+        let mut table = Table::new([
+            "NAME", "TOPIC", "STATE", "OWNER", "LAG", "POSITION", "AGE", "KEPT", "RECEIVED",
+            "FINISHED", "PARKED", "HOLES",
+        ]);
+        for one in subscriptions {
+            table.row([
+                one.key.name.clone(),
+                one.key.topic.to_string(),
+                self.state(one).to_owned(),
+                owner(one).unwrap_or_else(|| NONE.to_owned()),
+                age(one.caught_up_at, now),
+                one.position
+                    .as_ref()
+                    .map_or_else(|| NONE.to_owned(), ToString::to_string),
+                age(one.position_at, now),
+                self.bus.kept(one, now).map_or_else(
+                    || NONE.to_owned(),
+                    |kept| kept.left.map_or_else(|| "over".to_owned(), length),
+                ),
+                one.received.to_string(),
+                one.finished.to_string(),
+                one.parked.to_string(),
+                one.holes.to_string(),
+            ]);
+        }
+        for one in self.unknown(subscriptions) {
+            let [name, topic, state] = [one.name, one.topic, one.state];
+            let none = || NONE.to_owned();
+            table.row([
+                name,
+                topic,
+                state,
+                none(),
+                none(),
+                none(),
+                none(),
+                none(),
+                none(),
+                none(),
+                none(),
+                none(),
+            ]);
+        }
+        table.text()
+    }
 }
 
 /// What to say below the table: why a stream is not live, and where to look for what is counted.
@@ -250,139 +375,4 @@ fn events(count: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::OrgId;
-    use crate::store::SubscriptionKey;
-
-    fn status() -> SubscriptionStatus {
-        SubscriptionStatus {
-            key: SubscriptionKey {
-                org_id: OrgId::parse("00D5g000004emu1EAA").unwrap(),
-                name: "orders".into(),
-                topic: "Order__e".parse().unwrap(),
-            },
-            state: "live".into(),
-            detail: None,
-            state_at: None,
-            holder: Some("0f9d5c1e-1111-4222-8333-444455556666".into()),
-            held: true,
-            worker: Some("worker.1".into()),
-            paused_at: None,
-            epoch: 3,
-            position: Some("00000000001204450000".parse().unwrap()),
-            position_time: None,
-            position_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(90)),
-            caught_up_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(95)),
-            received: 12,
-            finished: 11,
-            parked: 0,
-            holes: 0,
-        }
-    }
-
-    const BUS: Bus = Bus {
-        retention: Duration::from_secs(1000),
-        warning: Duration::from_secs(200),
-    };
-
-    #[test]
-    fn a_position_that_is_about_to_leave_the_bus_says_until_when_it_is_kept() {
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let with_time = SubscriptionStatus {
-            position_time: Some(at(50)),
-            ..status()
-        };
-        assert_eq!(BUS.advice(&with_time, at(849)), None);
-        let advice = BUS.advice(&with_time, at(850)).unwrap();
-        assert!(advice.contains("until 1970-01-01T00:17:30Z"), "{advice}");
-        let advice = BUS.advice(&with_time, at(1050)).unwrap();
-        assert!(advice.contains("lost already"), "{advice}");
-        assert!(shown(&with_time, at(850), &BUS).needs_a_person);
-        // Of an older row only the time of its writing is known.
-        assert!(BUS.leaving(&status(), at(890)).is_some());
-        let none = SubscriptionStatus {
-            position: None,
-            ..with_time
-        };
-        assert!(BUS.leaving(&none, at(5000)).is_none());
-    }
-
-    #[test]
-    fn a_subscription_is_one_line() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
-        let text = table(&[status()], now, &BUS);
-        let line: Vec<&str> = text.lines().nth(1).unwrap().split("  ").collect();
-        let cells: Vec<&str> = line
-            .iter()
-            .map(|cell| cell.trim())
-            .filter(|cell| !cell.is_empty())
-            .collect();
-        assert_eq!(
-            cells,
-            [
-                "orders",
-                "/event/Order__e",
-                "live",
-                "worker.1",
-                "5 s",
-                "00000000001204450000",
-                "10 s",
-                "16 min",
-                "12",
-                "11",
-                "0",
-                "0"
-            ]
-        );
-        assert_eq!(shown(&status(), now, &BUS).lag_seconds, Some(5.0));
-    }
-
-    #[test]
-    fn what_nobody_runs_says_what_it_waits_for() {
-        let free = SubscriptionStatus {
-            held: false,
-            state: "blocked".into(),
-            detail: Some("long ago".into()),
-            ..status()
-        };
-        assert_eq!(state(&free), "waiting for a worker");
-        assert!(!needs_a_person(&free));
-        assert!(advice(&free)[0].contains("`orgstream run`"));
-        let paused = SubscriptionStatus {
-            paused_at: Some(SystemTime::UNIX_EPOCH),
-            ..free
-        };
-        assert_eq!(state(&paused), "paused by a person");
-        assert!(advice(&paused)[0].contains("`orgstream resume orders`"));
-        let unnamed = SubscriptionStatus {
-            worker: None,
-            ..status()
-        };
-        assert_eq!(owner(&unnamed).as_deref(), Some("0f9d5c1e"));
-    }
-
-    #[test]
-    fn blocked_parked_and_holes_need_a_person_and_say_where_to_look() {
-        assert!(!needs_a_person(&status()));
-        assert!(advice(&status()).is_empty());
-        let blocked = SubscriptionStatus {
-            state: "blocked".into(),
-            detail: Some("sign-in refused".into()),
-            ..status()
-        };
-        assert!(needs_a_person(&blocked));
-        assert_eq!(advice(&blocked), ["orders is blocked: sign-in refused"]);
-        let parked = SubscriptionStatus {
-            parked: 1,
-            holes: 2,
-            ..status()
-        };
-        assert!(needs_a_person(&parked));
-        let lines = advice(&parked);
-        assert!(
-            lines[0].contains("1 event parked") && lines[1].contains("2 holes"),
-            "{lines:?}"
-        );
-    }
-}
+mod tests;

@@ -12,7 +12,6 @@ use super::output::{NONE, Table, note, print, print_json};
 use crate::app::{self, Org};
 use crate::config::{ProcessEnv, SalesforceConfig, Subscriptions};
 use crate::event::Topic;
-use crate::handler::Registry;
 
 /// Show what the org says about topics.
 ///
@@ -73,8 +72,8 @@ fn wanted(
     if !given.is_empty() {
         return Ok((connect::salesforce(path)?, given));
     }
-    let registry = Registry::builtin();
-    let loaded = app::load_config(path, Subscriptions::Optional, &ProcessEnv, &registry)?;
+    let registry = super::registry();
+    let loaded = app::load_config(path, Subscriptions::Optional, &ProcessEnv, registry)?;
     let mut topics: Vec<Topic> = Vec::new();
     for subscription in loaded.config.subscriptions {
         if !topics.contains(&subscription.topic) {

@@ -40,6 +40,7 @@ pub use load::{
 };
 pub(crate) use show::masked_url;
 pub use show::show;
+pub(crate) use subscription::valid_name;
 
 /// What the loader asks of parts it knows nothing about.
 #[derive(Clone, Copy)]

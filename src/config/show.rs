@@ -41,7 +41,7 @@ const PLAIN_PARAMETERS: [&str; 6] = [
 /// Writes the configuration as TOML, every key with its value, defaults included.
 ///
 /// Secrets are `***`. In the options of a handler, which this module knows nothing about, that is every
-/// header, every option whose name speaks of a key, token, password or the like, and in every URL the
+/// header, every variable under `env`, every option whose name speaks of a key, token, password or the like, and in every URL the
 /// password and the query's values.
 pub fn show(config: &Config) -> String {
     let mut out = Writer::default();
@@ -237,7 +237,7 @@ fn handler(out: &mut Writer, config: &HandlerConfig) {
 /// An option's value with everything masked that may be a secret.
 fn masked(name: &str, value: &Value) -> Value {
     let lower = name.to_lowercase();
-    if SECRET_NAMES.iter().any(|secret| lower.contains(secret)) {
+    if lower == "env" || SECRET_NAMES.iter().any(|secret| lower.contains(secret)) {
         return blotted(value);
     }
     match value {
@@ -358,6 +358,7 @@ mod tests {
              api_key = 'hunter2'\n\
              headers = { Authorization = 'Bearer hunter2', 'X-Plain' = 'hunter2' }\n\
              nested = { deep = [{ client_secret = 'hunter2', note = 'seen' }] }\n\
+             env = { COLOUR = 'hunter2' }\n\
              timeout = '30s'\n",
         )
         .unwrap();

@@ -353,7 +353,7 @@ fn parse_start(text: &str) -> Result<Start, String> {
 }
 
 /// A name that is safe in a metric label, a URL and a SQL prompt.
-fn valid_name(text: &str) -> Result<String, String> {
+pub(crate) fn valid_name(text: &str) -> Result<String, String> {
     let mut bytes = text.bytes();
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     if text.len() <= NAME_LENGTH

@@ -1,5 +1,6 @@
 //! An event as CloudEvents 1.0 JSON: one mapping, used by every handler (design 4.3).
 
+use std::fmt;
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -74,41 +75,76 @@ pub fn rfc3339(time: SystemTime) -> String {
         .unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
 }
 
-impl Serialize for CloudEvent<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl CloudEvent<'_> {
+    /// Shows each attribute, in the order of the JSON object, by its name: everything but `data`, which is
+    /// [`Decoded::data`](super::Decoded::data). Ends with the first error that `show` gives.
+    ///
+    /// For what carries attributes beside the data, as headers do.
+    pub fn each_attribute<E>(
+        &self,
+        mut show: impl FnMut(&'static str, Attribute<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        use Attribute::{Boolean, Integer, Text};
         let event = self.event;
-        let data: &RawValue =
-            serde_json::from_slice(&event.decoded.data).map_err(S::Error::custom)?;
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("specversion", "1.0")?;
-        map.serialize_entry("id", event.identity().as_str())?;
-        map.serialize_entry("source", &self.source())?;
-        map.serialize_entry("type", &self.type_name())?;
+        show("specversion", Text("1.0"))?;
+        show("id", Text(event.identity().as_str()))?;
+        show("source", Text(&self.source()))?;
+        show("type", Text(&self.type_name()))?;
         if let Some(subject) = self.subject() {
-            map.serialize_entry("subject", subject)?;
+            show("subject", Text(subject))?;
         }
-        map.serialize_entry("time", &rfc3339(event.occurred_at()))?;
-        map.serialize_entry("datacontenttype", "application/json")?;
-        map.serialize_entry(
-            "dataschema",
-            &format!("urn:salesforce:avro:{}", event.raw.schema_id),
-        )?;
-        map.serialize_entry("topic", event.source.topic.as_str())?;
+        show("time", Text(&rfc3339(event.occurred_at())))?;
+        show("datacontenttype", Text("application/json"))?;
+        let schema = format!("urn:salesforce:avro:{}", event.raw.schema_id);
+        show("dataschema", Text(&schema))?;
+        show("topic", Text(event.source.topic.as_str()))?;
         if let Some(replay_id) = &event.raw.replay_id {
-            map.serialize_entry("replayid", &replay_id.to_string())?;
+            show("replayid", Text(&replay_id.to_string()))?;
         }
-        map.serialize_entry("orgid", event.source.org_id.as_str())?;
+        show("orgid", Text(event.source.org_id.as_str()))?;
         if let Some(key) = self.subject() {
-            map.serialize_entry("partitionkey", key)?;
+            show("partitionkey", Text(key))?;
         }
-        map.serialize_entry("eventuuid", &event.raw.id)?;
-        map.serialize_entry("epoch", &event.epoch)?;
+        show("eventuuid", Text(&event.raw.id))?;
+        show("epoch", Integer(event.epoch))?;
         if event.replayed {
-            map.serialize_entry("replayed", &true)?;
+            show("replayed", Boolean(true))?;
         }
         if event.partial {
-            map.serialize_entry("partial", &true)?;
+            show("partial", Boolean(true))?;
         }
+        Ok(())
+    }
+}
+
+/// The value of an attribute. Its text is what CloudEvents calls the canonical string representation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Attribute<'a> {
+    /// Any text.
+    Text(&'a str),
+    /// A whole number.
+    Integer(i64),
+    /// True or false.
+    Boolean(bool),
+}
+
+impl fmt::Display for Attribute<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Integer(number) => number.fmt(f),
+            Self::Boolean(truth) => truth.fmt(f),
+        }
+    }
+}
+
+impl Serialize for CloudEvent<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let data: &RawValue =
+            serde_json::from_slice(&self.event.decoded.data).map_err(S::Error::custom)?;
+        let mut map = serializer.serialize_map(None)?;
+        self.each_attribute(|name, value| map.serialize_entry(name, &value))?;
         map.serialize_entry("data", data)?;
         map.end()
     }

@@ -1,5 +1,6 @@
 //! What receives events: the [`Handler`] trait, the registry of types, and the built-in handlers.
 
+mod exec;
 mod log;
 mod options;
 mod postgres;
@@ -14,10 +15,11 @@ mod webhook;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-
 use crate::event::Event;
 
+/// What an `impl Handler` is written with.
+pub use async_trait::async_trait;
+pub use exec::ExecHandler;
 pub use log::{LineSink, LogHandler};
 pub use options::{OptionProblem, Options, masked};
 pub use postgres::PostgresHandler;
@@ -133,6 +135,11 @@ pub trait Handler: Send + Sync {
     async fn check(&self) -> Result<(), String> {
         Ok(())
     }
+
+    /// Gives up what it holds at the other side: the process ends, and [`Handler::handle`] is not called any
+    /// more. Dropped where it takes longer than `limit`, which is a few seconds at least. A handler without
+    /// anything to give up in order, such as connections that simply end, needs none.
+    async fn close(&self, _limit: Duration) {}
 
     /// The form in which it takes events within a transaction of the store, where it is of that kind
     /// ([`Registry::register_transactional`]): then that form is called, and [`Handler::handle`] never.

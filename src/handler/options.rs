@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::registry::HandlerConfigError;
-use crate::config::{HandlerConfig, parse_duration};
+use crate::config::{HandlerConfig, parse_bytes, parse_duration};
 
 /// What is wrong with one key of a `[[subscription.handler]]`. Never shows a value: it may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -133,6 +133,23 @@ impl<'a> Options<'a> {
         self.text(key)
     }
 
+    /// A list of texts that the handler cannot do without; `expected` says what the key takes.
+    pub fn required_texts(
+        &mut self,
+        key: &'static str,
+        expected: &'static str,
+    ) -> Option<Vec<String>> {
+        let Some(value) = self.value(key) else {
+            self.problems.push(OptionProblem::Missing { key, expected });
+            return None;
+        };
+        let texts = value.as_array().and_then(|items| {
+            let texts = items.iter().map(|item| item.as_str().map(str::to_owned));
+            texts.collect::<Option<Vec<_>>>()
+        });
+        self.typed(key, expected, value, texts)
+    }
+
     /// A duration above zero such as `"30s"`.
     pub fn duration(&mut self, key: &'static str, default: Duration) -> Duration {
         const EXPECTED: &str = "a text with a duration, such as \"500ms\", \"30s\" or \"15m\"";
@@ -147,6 +164,12 @@ impl<'a> Options<'a> {
             Some(Err(reason)) => self.invalid(key, format!("is not a duration: {reason}")),
         }
         default
+    }
+
+    /// Whether the value of a key is `true` or `false`, as such or as a text: for keys that take other types too.
+    pub fn is_boolean(&self, key: &str) -> bool {
+        let value = self.config.options.get(key);
+        value.and_then(truth).is_some()
     }
 
     /// A whole number within `range`. A text with such a number will do too, because `${VAR}` works in
@@ -174,11 +197,58 @@ impl<'a> Options<'a> {
         let Some(value) = self.value(key) else {
             return default;
         };
-        let answer = value
-            .as_bool()
-            .or_else(|| value.as_str()?.trim().parse().ok());
-        self.typed(key, "true or false", value, answer)
+        self.typed(key, "true or false", value, truth(value))
             .unwrap_or(default)
+    }
+
+    /// A size in bytes such as `"64KiB"`, or a whole number of bytes, within `range`.
+    pub fn bytes(
+        &mut self,
+        key: &'static str,
+        default: usize,
+        range: RangeInclusive<usize>,
+    ) -> usize {
+        const EXPECTED: &str = "a text with a size, such as \"64KiB\" or \"1MiB\"";
+        let Some(value) = self.value(key) else {
+            return default;
+        };
+        let text = match value {
+            toml::Value::Integer(number) => Some(number.to_string()),
+            value => value.as_str().map(str::to_owned),
+        };
+        let text = self.typed(key, EXPECTED, value, text);
+        match text.map(|text| parse_bytes(&text)) {
+            None => {}
+            Some(Ok(bytes)) if range.contains(&bytes) => return bytes,
+            Some(Ok(_)) => self.invalid(
+                key,
+                format!("must be from {} to {} bytes", range.start(), range.end()),
+            ),
+            Some(Err(reason)) => self.invalid(key, format!("is not a size: {reason}")),
+        }
+        default
+    }
+
+    /// Several texts: a list of them, or one text with commas or white space between them, for `${VAR}` works
+    /// in texts only. Empty where the key is not there.
+    pub fn texts(&mut self, key: &'static str) -> Vec<String> {
+        let Some(value) = self.value(key) else {
+            return Vec::new();
+        };
+        let texts = match value {
+            toml::Value::Array(items) => items
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned))
+                .collect(),
+            value => value.as_str().map(|text| {
+                text.split([',', ' ', '\t', '\r', '\n'])
+                    .filter(|part| !part.is_empty())
+                    .map(str::to_owned)
+                    .collect()
+            }),
+        };
+        self.typed(key, "a text or a list of texts", value, texts)
+            .unwrap_or_default()
     }
 
     /// A table of texts, any of which may be a secret; empty where the key is not there.
@@ -197,6 +267,11 @@ impl<'a> Options<'a> {
             }
         }
         texts
+    }
+
+    /// Whether the key is there, whatever its value.
+    pub fn has(&self, key: &str) -> bool {
+        self.config.options.contains_key(key)
     }
 
     /// Notes that the value of `key`, a dotted path where it lies in a table, cannot be used. `reason`
@@ -259,11 +334,17 @@ impl<'a> Options<'a> {
     }
 }
 
+fn truth(value: &toml::Value) -> Option<bool> {
+    value
+        .as_bool()
+        .or_else(|| value.as_str()?.trim().parse().ok())
+}
+
 /// What stands in the place of a secret.
 const MASK: &str = "***";
 
 /// The options with whatever may be a secret masked, for showing the configuration: all texts under
-/// `headers`, those under a key that sounds secret, and user information and query of an address.
+/// `headers` and `env`, those under a key that sounds secret, and user information and query of an address.
 pub fn masked(options: &BTreeMap<String, toml::Value>) -> BTreeMap<String, toml::Value> {
     options
         .iter()
@@ -272,19 +353,18 @@ pub fn masked(options: &BTreeMap<String, toml::Value>) -> BTreeMap<String, toml:
 }
 
 fn masked_value(key: &str, value: &toml::Value, within_secret: bool) -> toml::Value {
-    const SECRET: [&str; 9] = [
+    const SECRET: [&str; 7] = [
         "header",
         "secret",
         "token",
         "password",
         "auth",
         "credential",
-        "api_key",
-        "access_key",
-        "private_key",
+        "key",
     ];
     let lowercase = key.to_ascii_lowercase();
-    let secret = within_secret || SECRET.iter().any(|word| lowercase.contains(word));
+    let secret =
+        within_secret || lowercase == "env" || SECRET.iter().any(|word| lowercase.contains(word));
     match value {
         toml::Value::Table(table) => toml::Value::Table(
             table
@@ -337,6 +417,10 @@ mod tests {
             pause = "90s"
             size = 500
             size_from_variable = "12"
+            room = "64KiB"
+            bytes = 100
+            list = ["a b", "c"]
+            list_from_variable = "a, b\n c"
             fast = true
             headers = { a = "b" }
             "#,
@@ -350,6 +434,12 @@ mod tests {
         );
         assert_eq!(options.integer("size", 1, 1..=1000), 500);
         assert_eq!(options.integer("size_from_variable", 1, 1..=1000), 12);
+        assert_eq!(options.bytes("room", 1, 1..=1 << 20), 64 << 10);
+        assert_eq!(options.bytes("bytes", 1, 1..=1 << 20), 100);
+        assert_eq!(options.texts("list"), ["a b", "c"]);
+        assert_eq!(options.texts("list_from_variable"), ["a", "b", "c"]);
+        assert!(options.texts("nothing").is_empty());
+        assert!(options.has("list") && !options.has("nothing"));
         assert!(options.boolean("fast", false));
         assert_eq!(options.secret_table("headers")["a"].expose_secret(), "b");
         assert!(options.finish(Some(())).is_ok());
@@ -365,6 +455,8 @@ mod tests {
             size = 5000
             pause = "hidden"
             fast = "hidden"
+            room = "2MiB"
+            list = ["hidden", 7]
             name = 7
             headers = { a = 1, b = "hidden" }
             "#,
@@ -376,6 +468,8 @@ mod tests {
         options.duration("pause", Duration::ZERO);
         options.integer("size", 1, 1..=1000);
         options.boolean("fast", false);
+        options.bytes("room", 1, 1..=1 << 20);
+        options.texts("list");
         options.secret_table("headers");
         let error = options.finish(Some(())).unwrap_err();
         let HandlerConfigError::Options { problems, .. } = &error else {
@@ -390,6 +484,8 @@ mod tests {
                 "pause",
                 "size",
                 "fast",
+                "room",
+                "list",
                 "headers.a",
                 "tiemout",
                 "zzz"
@@ -411,6 +507,7 @@ mod tests {
             timeout = "30s"
             size = 5
             headers = { Authorization = "hidden", nested = ["hidden"] }
+            env = { COLOUR = "hidden" }
             "#,
         );
         let shown = format!("{:?}", masked(&config.options));

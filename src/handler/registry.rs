@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::options::{OptionProblem, nearest};
 use super::transactional::InTransaction;
-use super::{Handler, LogHandler, PostgresHandler, TransactionalHandler, WebhookHandler};
+use super::{
+    ExecHandler, Handler, LogHandler, PostgresHandler, TransactionalHandler, WebhookHandler,
+};
 use crate::config::HandlerConfig;
 
 /// A handler that cannot be made from its configuration. Shows no values: they may be secrets.
@@ -98,6 +100,9 @@ impl Registry {
         let mut registry = Self {
             factories: BTreeMap::new(),
         };
+        registry.register("exec", |config| {
+            Ok(Arc::new(ExecHandler::from_config(config)?))
+        });
         registry.register("log", |config| {
             Ok(Arc::new(LogHandler::from_config(config)?))
         });
@@ -186,7 +191,7 @@ mod tests {
     fn the_builtin_types_are_there() {
         let registry = Registry::builtin();
         let names: Vec<&str> = registry.type_names().collect();
-        assert_eq!(names, ["log", "postgres", "webhook"]);
+        assert_eq!(names, ["exec", "log", "postgres", "webhook"]);
         assert!(registry.build(&config("log", "")).is_ok());
     }
 
@@ -197,7 +202,7 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "handler `h`: there is no type `webhok`, did you mean `webhook`?; the types are log, postgres, webhook"
+            "handler `h`: there is no type `webhok`, did you mean `webhook`?; the types are exec, log, postgres, webhook"
         );
     }
 

@@ -4,6 +4,6 @@ pub mod auth;
 pub mod limits;
 mod origin;
 pub mod pubsub;
-mod tls;
+pub(crate) mod tls;
 
 pub use origin::{InvalidOrigin, Origin};

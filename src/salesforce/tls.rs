@@ -7,13 +7,19 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 /// Both the built-in and the machine's roots, so that it works in a container without CA files and behind
-/// a proxy whose CA the machine (or SSL_CERT_FILE) knows. The error names the file and its fault.
-pub(super) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+/// a proxy whose CA the machine (or SSL_CERT_FILE) knows.
+pub(crate) fn usual_roots() -> RootCertStore {
     let mut roots = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
     // What the machine holds that cannot be read or used is none of our business.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+/// The usual roots and those of one more file. The error names the file and its fault.
+pub(super) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut roots = usual_roots();
     if let Some(path) = ca_file {
         for certificate in read_ca_file(path)? {
             roots

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{HoleKind, Recent, StoreError, SubscriptionKey, Tenure};
+use super::{Footing, HoleKind, Recent, Refused, StoreError, SubscriptionKey, Tenure};
 use crate::config::Start;
 use crate::event::{OrgId, ReplayId, Topic};
 
@@ -158,6 +158,46 @@ pub(super) fn not_a_rename(
             topic: key.topic.to_string(),
         }),
     }
+}
+
+/// Refuses a name that a person gave up: who has it in its configuration still means what is called `new`
+/// now. On another topic it is another subscription.
+pub(super) fn not_given_up(
+    key: &SubscriptionKey,
+    former: Option<(String, String)>,
+) -> Result<(), StoreError> {
+    match former {
+        Some((new, topic)) if topic == key.topic.as_str() => Err(StoreError::Renamed {
+            name: key.name.clone(),
+            new,
+            topic,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Where a subscription would go on, by whether it has a position and whether it began at LATEST.
+pub(super) fn footing(placed: bool, begun: bool) -> Footing {
+    match (placed, begun) {
+        (true, _) => Footing::Placed,
+        (false, true) => Footing::Begun,
+        (false, false) => Footing::New,
+    }
+}
+
+/// What a worker was refused, as stored: a JSON array.
+pub(super) fn refused_json(refused: &[Refused]) -> String {
+    let all = refused.iter().map(|one| {
+        serde_json::json!({
+            "name": plain(&one.name), "topic": plain(&one.topic), "why": plain(&one.why),
+        })
+    });
+    serde_json::Value::from_iter(all).to_string()
+}
+
+/// Reads what [`refused_json`] wrote. Of another version's words nothing can be told.
+pub(super) fn refused_from(json: &str) -> Vec<Refused> {
+    serde_json::from_str(json).unwrap_or_default()
 }
 
 /// Where a subscription without a position begins, as stored; a replay ID would be a position.

@@ -47,6 +47,8 @@ pub struct DeadLetter {
     /// True where it is parked off the live stream: until the position passes its event, a stream that begins
     /// at the position brings that once more.
     pub ahead: bool,
+    /// True for an event of a side replay: it says so when it is handed over once more, too.
+    pub replayed: bool,
 }
 
 /// A parked event as stored.
@@ -213,21 +215,21 @@ pub trait DeadLetters: Send + Sync {
     async fn resolve(&self, lease: &Lease, ids: &[i64]) -> Result<Vec<i64>, StoreError>;
 
     /// These letters were tried again, in vain: they stay open, for this reason now, and nobody's wish for
-    /// another attempt is left.
+    /// another attempt is left. Gives those that were open until now; the others stay as they are.
     async fn park_again(
         &self,
         lease: &Lease,
         ids: &[i64],
         refusal: &Refusal,
-    ) -> Result<(), StoreError>;
+    ) -> Result<Vec<i64>, StoreError>;
 
-    /// A letter that could not be decoded for anyone can be now: it counts as handled, and each handler has
-    /// a letter of its own in its place, which asks for an attempt; its event is as far ahead as it was. All or nothing; nothing where it was
-    /// not open any more, and then gives `None`.
+    /// Letters that could not be decoded for anyone, one or all of a unit, can be now: they count as handled,
+    /// and each handler has letters of its own in their place, which ask for an attempt; the event of each is as far ahead as it was. All or nothing;
+    /// nothing where one of them was not open any more, and then gives `None`.
     async fn pass_on(
         &self,
         lease: &Lease,
-        id: i64,
+        ids: &[i64],
         letters: &[DeadLetter],
     ) -> Result<Option<Vec<Placed>>, StoreError>;
 
@@ -255,6 +257,7 @@ pub trait DeadLetters: Send + Sync {
     /// A person takes that back where the attempt was not made yet. Gives the numbers of those letters.
     async fn withdraw_retry(&self, ids: &[i64]) -> Result<Vec<i64>, StoreError>;
 
-    /// A person gives open letters up. Gives their numbers.
+    /// A person gives open letters up, and with each all of its unit, for none of it is handed over without
+    /// the rest. Gives their numbers.
     async fn discard(&self, selection: &LetterSelection) -> Result<Vec<i64>, StoreError>;
 }

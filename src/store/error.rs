@@ -75,6 +75,20 @@ pub enum StoreError {
         /// Topic of both.
         topic: String,
     },
+    /// A person gave the name up by a rename, and a configuration still has it.
+    #[error(
+        "subscription `{name}` was renamed to `{new}` and goes on under that name: call it `{new}` in the \
+         configuration, or run `orgstream rename {new} {name}` to name it back; a subscription of its own on \
+         {topic} needs another name"
+    )]
+    Renamed {
+        /// The name in the configuration.
+        name: String,
+        /// What it is called now.
+        new: String,
+        /// Topic of both.
+        topic: String,
+    },
     /// The tables are missing or of another version.
     #[error("the store's schema is not ready: {0}")]
     NotMigrated(String),

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use super::{FinishedAhead, StoreError, SubscriptionKey};
 use crate::config::Start;
@@ -61,6 +62,21 @@ pub struct Worker {
     pub name: String,
     /// Version of the program.
     pub version: String,
+    /// Names of the subscriptions that it can run: those of its configuration that it was not refused.
+    pub subscriptions: Vec<String>,
+    /// Those of its configuration that it cannot begin.
+    pub refused: Vec<Refused>,
+}
+
+/// A subscription that a worker has in its configuration, and that the store does not give it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Its name.
+    pub name: String,
+    /// Its topic, by that configuration.
+    pub topic: String,
+    /// Why, and what to do about it.
+    pub why: String,
 }
 
 /// What a heartbeat brought.
@@ -100,13 +116,36 @@ pub struct Surveyed {
     pub paused: bool,
     /// Grows whenever a person asks something of the owner.
     pub asked: i64,
+    /// What whoever takes it over next finds.
+    pub footing: Footing,
+}
+
+/// Where a subscription would go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Footing {
+    /// Nowhere yet: it would begin as the configuration says, or a rewind.
+    New,
+    /// It began at LATEST and has no position: who takes it over begins at another LATEST, and what came
+    /// in between is lost.
+    Begun,
+    /// At its position.
+    Placed,
+}
+
+/// A worker that lives and does not stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Random for each start of the process.
+    pub holder: String,
+    /// Names of the subscriptions that it can run.
+    pub subscriptions: Vec<String>,
 }
 
 /// Who there is, and what they hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// Workers that live and do not stop.
-    pub workers: usize,
+    /// Workers that live and do not stop, by holder.
+    pub workers: Vec<Peer>,
     /// Workers that are stopping: what they run is free in a moment.
     pub stopping: usize,
     /// The rows of one org. A subscription that never ran has none.
@@ -127,7 +166,8 @@ pub trait Leases: Send + Sync {
     /// Takes a subscription over for `ttl` under a new epoch, creating its row at first. The same holder
     /// may take over again. `configured` names every subscription of the configuration, and
     /// `start_is_explicit` says that the configuration names where to begin: both decide whether a new name
-    /// is a rename (design 3.1, rule 4).
+    /// is a rename (design 3.1, rule 4). A name that a person gave up by a rename is
+    /// refused in any case ([`StoreError::Renamed`]).
     ///
     /// # Errors
     ///
@@ -160,6 +200,9 @@ pub trait Leases: Send + Sync {
     /// Looks at all workers, and at all subscriptions of an org. Bounded by `limit`, and waits for no other
     /// call but a heartbeat.
     async fn survey(&self, org_id: &OrgId, limit: Duration) -> Result<Survey, StoreError>;
+
+    /// The workers that live, for people to see: by name.
+    async fn workers(&self) -> Result<Vec<Worker>, StoreError>;
 
     /// Gives a lease back, so that another worker may take over at once. One whose epoch has passed is left
     /// alone.

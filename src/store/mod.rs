@@ -43,7 +43,9 @@ pub use dead_letter::{
 };
 pub use error::StoreError;
 pub use hole::{Hole, HoleFilter, HoleKind, Holes, StoredHole};
-pub use lease::{Heartbeat, Lease, Leases, Survey, Surveyed, TakenOver, Tenure, Worker};
+pub use lease::{
+    Footing, Heartbeat, Lease, Leases, Peer, Refused, Survey, Surveyed, TakenOver, Tenure, Worker,
+};
 pub use position::{FinishedAhead, Positions, Progress, Recent, StateReport, SubscriptionStatus};
 pub use retention::{PRUNE_PORTION, Pruned, Retention};
 pub use schema::Schemas;

@@ -55,6 +55,9 @@ pub enum TransactionError {
     /// A statement of the work, or the commit, which looks at deferred constraints. May quote what a row holds.
     #[error("a statement failed")]
     Work(sqlx::Error),
+    /// The commit was asked for, and its answer was lost: nobody knows yet whether all is stored or nothing.
+    #[error("the answer to the commit was lost: {0}")]
+    Unheard(String),
 }
 
 /// Transactions for handlers.
@@ -68,8 +71,8 @@ pub trait Transactions: Send + Sync {
     ///
     /// Takes at most `limit`, once it has one of the connections that are set apart for this.
     ///
-    /// An error says nothing about what was stored, for the answer to a commit may be lost: done again, it
-    /// finds finished what was.
+    /// After [`TransactionError::Unheard`] all may be stored or nothing: done again, it finds finished what
+    /// was. Any other error means that nothing is stored.
     ///
     /// # Errors
     ///

@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::observe::Observer;
 use crate::event::rfc3339;
-use crate::store::SubscriptionKey;
+use crate::store::{SubscriptionKey, SubscriptionStatus};
 
 /// How often a person is told at most.
 const TELL_AGAIN: Duration = Duration::from_secs(3600);
@@ -94,10 +94,17 @@ impl PositionAge {
         self.tell(&kept, place, key, Instant::now());
     }
 
-    /// Looks at a position that is not being worked on, for want of a session.
-    pub(crate) fn look_from_afar(&mut self, place: SystemTime, key: &SubscriptionKey) {
-        let kept = Kept::of(place, self.retention, SystemTime::now());
-        self.tell(&kept, place, key, Instant::now());
+    /// Looks at a position that nobody works on, as the store has it.
+    pub(crate) fn look_from_afar(&mut self, stored: &SubscriptionStatus) {
+        let observer = Observer::new(&stored.key.name);
+        let now = SystemTime::now();
+        if let Some(then) = stored.caught_up_at {
+            observer.lag(now.duration_since(then).unwrap_or_default());
+        }
+        let place = stored.position_time.or(stored.position_at);
+        if let Some(place) = place.filter(|_| stored.position.is_some()) {
+            self.look(Some(place), None, &stored.key, &observer);
+        }
     }
 
     /// True where people were told.

@@ -18,6 +18,8 @@ use crate::store::{HandOver, Lease, Mark, Store, StoreError, TransactionError, W
 pub(super) enum CallEnd {
     /// The handler, or whatever kept it from its work, has answered.
     Answered(BatchAnswer),
+    /// It was answered for, and perhaps stored: the answer to the commit was lost.
+    Unheard(String),
     /// Another worker has taken over: nothing was written, and it is nobody's fault.
     Fenced,
 }
@@ -98,7 +100,8 @@ impl Call {
         CallEnd::Answered(match done {
             Ok(()) => task.answer.unwrap_or(BatchAnswer::HANDLED),
             Err(TransactionError::Store(StoreError::Fenced { .. })) => return CallEnd::Fenced,
-            // Perhaps it was stored after all: then the next attempt finds it finished.
+            // The next attempt finds finished what was stored.
+            Err(TransactionError::Unheard(why)) => return CallEnd::Unheard(why),
             Err(TransactionError::Store(error)) => BatchAnswer::retry(error.to_string()),
             Err(TransactionError::Work(error)) => BatchAnswer::All(answer_to(&error)),
         })

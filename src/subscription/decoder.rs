@@ -44,6 +44,8 @@ pub(super) struct Undecodable {
     pub(super) reason: &'static str,
     /// For a person.
     pub(super) error: String,
+    /// Off the stream of a side replay.
+    pub(super) replayed: bool,
 }
 
 impl Undecodable {
@@ -77,6 +79,7 @@ impl Undecodable {
             place: None,
             received_at: self.received_at,
             ahead: false,
+            replayed: self.replayed,
         }
     }
 }
@@ -292,6 +295,7 @@ impl Decoder {
             header,
             reason,
             error,
+            replayed: self.maker.replayed,
         }))
     }
 }

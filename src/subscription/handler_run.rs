@@ -193,6 +193,29 @@ impl HandlerRun {
         batch: Vec<Waiting>,
         answer: BatchAnswer,
     ) -> Answered {
+        self.take(now, call, batch, answer, true)
+    }
+
+    /// Takes the end of a call of which nobody knows whether it finished its events. They are tried once more
+    /// whatever happened before, which tells: what is finished must not be parked.
+    pub(super) fn unheard(
+        &mut self,
+        now: Instant,
+        call: CallId,
+        batch: Vec<Waiting>,
+        why: String,
+    ) -> Answered {
+        self.take(now, call, batch, BatchAnswer::retry(why), false)
+    }
+
+    fn take(
+        &mut self,
+        now: Instant,
+        call: CallId,
+        batch: Vec<Waiting>,
+        answer: BatchAnswer,
+        known: bool,
+    ) -> Answered {
         self.lanes.end_call(call);
         let whole = matches!(answer, BatchAnswer::All(_)) && batch.len() > 1;
         let answers = one_each(answer, &batch);
@@ -231,7 +254,7 @@ impl HandlerRun {
                 Answer::Retry(retry) => {
                     let records = waiting.records.clone();
                     let together = whole || follows;
-                    if self.failed(now, waiting, retry, together, &mut result) {
+                    if self.failed(now, waiting, retry, (together, known), &mut result) {
                         unsettled.extend(records);
                     }
                 }
@@ -241,25 +264,27 @@ impl HandlerRun {
         result
     }
 
-    /// True where it is handed over once more.
+    /// True where it is handed over once more. It failed `together` with others or not, and it is `known`
+    /// that nothing of it is finished, or not.
     fn failed(
         &mut self,
         now: Instant,
         mut waiting: Waiting,
         retry: Retry,
-        together: bool,
+        (together, known): (bool, bool),
         result: &mut Answered,
     ) -> bool {
         // An attempt counts against the event only if the handler succeeded with others meanwhile: a
         // handler that is down is not a bad event.
-        let counts = self.successes > waiting.successes_seen;
+        let counts = known && self.successes > waiting.successes_seen;
         if counts {
             waiting.counted += 1;
             waiting.successes_seen = self.successes;
         }
         let since = *waiting.failing_since.get_or_insert(now);
-        let exhausted = (counts && waiting.counted >= self.retry.attempts)
-            || now.duration_since(since) >= self.retry.total;
+        let exhausted = known
+            && ((counts && waiting.counted >= self.retry.attempts)
+                || now.duration_since(since) >= self.retry.total);
         // What is parked already stops nobody.
         let parks = self.on_exhausted == OnExhausted::Park
             || matches!(waiting.origin, Origin::Letter { .. });

@@ -113,7 +113,7 @@ struct Letter {
 pub(super) struct NewLetter {
     pub(super) slot: Slot,
     pub(super) identity: EventIdentity,
-    /// Records it concerns, as [`super::lanes::held_records`] gives them.
+    /// Records it concerns, as [`super::lanes::Holding::records`] gives them.
     pub(super) records: Vec<RecordHash>,
     pub(super) unit: Option<String>,
     pub(super) bytes: usize,

@@ -1,14 +1,14 @@
 //! Whether the lease holds, by this process's own clock (design 3.1, rule 11).
 
-use std::time::Instant;
-
 use tokio::sync::watch;
+
+use super::sleepless::Moment;
 
 /// What the keeper last said.
 #[derive(Debug)]
 struct Term {
     /// It holds until then; `None` for ever.
-    until: Option<Instant>,
+    until: Option<Moment>,
     /// Why it was not renewed the last time.
     trouble: Option<String>,
     /// Another worker has it.
@@ -25,7 +25,7 @@ pub struct LeaseKeeper(watch::Sender<Term>);
 pub struct LeaseClock(watch::Receiver<Term>);
 
 /// A lease that holds until `until`; `None` for ever, where a lock of the operating system stands for it.
-pub fn lease_clock(until: Option<Instant>) -> (LeaseKeeper, LeaseClock) {
+pub fn lease_clock(until: Option<Moment>) -> (LeaseKeeper, LeaseClock) {
     let (sender, receiver) = watch::channel(Term {
         until,
         trouble: None,
@@ -36,7 +36,7 @@ pub fn lease_clock(until: Option<Instant>) -> (LeaseKeeper, LeaseClock) {
 
 impl LeaseKeeper {
     /// It was renewed, and holds until then. `until` counts from before the store was asked, less a margin.
-    pub fn renewed(&self, until: Option<Instant>) {
+    pub fn renewed(&self, until: Option<Moment>) {
         self.0.send_modify(|term| {
             term.until = until;
             term.trouble = None;
@@ -57,20 +57,24 @@ impl LeaseKeeper {
     }
 
     /// True while nobody else can have taken over.
-    pub fn holds(&self, now: Instant) -> bool {
-        self.0.borrow().holds(now)
+    pub fn holds(&self) -> bool {
+        self.0.borrow().holds(Moment::now())
     }
 }
 
 impl Term {
-    fn holds(&self, now: Instant) -> bool {
+    fn holds(&self, now: Moment) -> bool {
         !self.lost && self.until.is_none_or(|until| now < until)
     }
 }
 
 impl LeaseClock {
     /// True while nobody else can have taken over.
-    pub fn holds(&self, now: Instant) -> bool {
+    pub fn holds(&self) -> bool {
+        self.holds_at(Moment::now())
+    }
+
+    fn holds_at(&self, now: Moment) -> bool {
         self.0.borrow().holds(now)
     }
 
@@ -80,9 +84,9 @@ impl LeaseClock {
     }
 
     /// Why nothing may be handed out, for a person; `None` while it holds.
-    pub fn trouble(&self, now: Instant) -> Option<String> {
+    pub fn trouble(&self) -> Option<String> {
         let term = self.0.borrow();
-        if term.holds(now) {
+        if term.holds(Moment::now()) {
             return None;
         }
         let why = term.trouble.as_deref().unwrap_or("not heard of yet");
@@ -107,17 +111,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_lease_that_ran_out_holds_again_once_it_is_renewed() {
-        let now = Instant::now();
+        let now = Moment::now();
         let (keeper, mut clock) = lease_clock(Some(now));
-        assert!(!clock.holds(now));
+        assert!(!clock.holds_at(now));
         keeper.failed("the database is away");
-        assert!(clock.trouble(now).unwrap().ends_with("is away"));
-        let later = now + Duration::from_secs(5);
+        assert!(clock.trouble().unwrap().ends_with("is away"));
+        let later = now + Duration::from_secs(60);
         keeper.renewed(Some(later));
         clock.changed().await;
-        assert!(clock.holds(now));
-        assert_eq!(clock.trouble(now), None);
-        assert!(!clock.holds(later));
+        assert!(clock.holds());
+        assert_eq!(clock.trouble(), None);
+        assert!(!clock.holds_at(later));
     }
 
     #[tokio::test]
@@ -127,12 +131,12 @@ mod tests {
         clock.changed().await;
         keeper.renewed(None);
         assert!(clock.is_lost());
-        assert!(!clock.holds(Instant::now()));
+        assert!(!clock.holds());
     }
 
     #[test]
     fn a_lease_for_ever_always_holds() {
         let (_keeper, clock) = lease_clock(None);
-        assert!(clock.holds(Instant::now() + Duration::from_secs(1_000_000)));
+        assert!(clock.holds_at(Moment::now() + Duration::from_secs(1_000_000)));
     }
 }

@@ -17,6 +17,9 @@ use crate::telemetry::metrics;
 /// How long a schema may be sought while other letters wait.
 const SCHEMA_PATIENCE: Duration = Duration::from_secs(15);
 
+/// Reasons of letters that were given to nobody.
+const UNREAD: [&str; 3] = ["undecodable", "schema_refused", "schema_unavailable"];
+
 /// Loads portions of dead letters.
 #[derive(Clone)]
 pub(super) struct LetterLoader {
@@ -59,8 +62,9 @@ pub(super) enum LoadedLetter {
     Later { tickets: Vec<Ticket>, why: String },
     /// One of them does not decode, so `others` cannot go either.
     Undecodable {
+        slot: Slot,
         named: Named,
-        others: Vec<Ticket>,
+        others: Vec<Named>,
         refusal: Refusal,
     },
 }
@@ -106,7 +110,7 @@ impl LetterLoader {
                 return LoadedLetter::Gone(tickets);
             };
             unit.clone_from(&one.letter.unit);
-            let anew = drawn.slot == Slot::Everyone;
+            let anew = drawn.slot == Slot::Everyone || UNREAD.contains(&&*one.letter.reason);
             match self.event(one.letter, anew).await {
                 Ok(event) => events.push(((*ticket, placed.id), event)),
                 Err(NoEvent::Later(why)) if drawn.slot != Slot::Everyone => {
@@ -117,12 +121,11 @@ impl LetterLoader {
                         NoEvent::Later(error) => ("schema_unavailable", error),
                         NoEvent::Never { reason, error } => (reason, error),
                     };
+                    let all = drawn.letters.iter().map(|(other, at)| (*other, at.id));
                     return LoadedLetter::Undecodable {
+                        slot: drawn.slot,
                         named: (*ticket, placed.id),
-                        others: tickets
-                            .into_iter()
-                            .filter(|other| other != ticket)
-                            .collect(),
+                        others: all.filter(|(other, _)| other != ticket).collect(),
                         refusal: Refusal {
                             reason: reason.to_owned(),
                             error,
@@ -158,6 +161,7 @@ impl LetterLoader {
 
     /// `anew` has a schema sought that was refused a moment ago.
     async fn event(&self, letter: DeadLetter, anew: bool) -> Result<Event, NoEvent> {
+        let replayed = letter.replayed;
         let seeking = async {
             match anew {
                 true => self.schemas.get_anew(&letter.schema_id).await,
@@ -185,9 +189,10 @@ impl LetterLoader {
             replay_id: letter.replay_id,
         };
         let made = self.maker.make(&schema, raw, letter.received_at);
-        made.map_err(|(_, failure)| NoEvent::Never {
-            reason: "undecodable",
-            error: failure.error.to_string(),
-        })
+        made.map(|event| Event { replayed, ..event })
+            .map_err(|(_, failure)| NoEvent::Never {
+                reason: "undecodable",
+                error: failure.error.to_string(),
+            })
     }
 }

@@ -35,6 +35,7 @@ mod reader;
 mod replay_end;
 mod resume;
 mod rewind;
+mod sleepless;
 mod state;
 mod streams;
 mod tracker;
@@ -56,6 +57,7 @@ use crate::store::{Lease, LetterSummary, SettledAhead, Store, StoreError, TakenO
 use crate::telemetry::metrics;
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
+pub use sleepless::Moment;
 pub use state::State;
 
 pub(crate) use age::{Kept, PositionAge};
@@ -175,6 +177,11 @@ pub async fn run(
         release(&shared.store, &lease).await;
     }
     Ok(ended)
+}
+
+/// What the gauges say of a subscription that another worker runs.
+pub(crate) fn shown_elsewhere(name: &str) {
+    Observer::new(name).ended();
 }
 
 /// A subscription under one epoch.
@@ -312,7 +319,7 @@ type Letters = (Vec<LetterSummary>, Vec<SettledAhead>);
 
 /// Gives the lease back, so that another worker need not wait for its end. Politeness: one that cannot be
 /// given back now runs out.
-async fn release(store: &Arc<dyn Store>, lease: &Lease) {
+pub(crate) async fn release(store: &Arc<dyn Store>, lease: &Lease) {
     let began = Instant::now();
     let released = tokio::time::timeout(RELEASE_LIMIT, store.release(lease)).await;
     metrics::store_called("release", began.elapsed());

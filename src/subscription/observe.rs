@@ -117,9 +117,10 @@ impl Observer {
         self.0.credits.set(f64::from(outstanding));
     }
 
-    /// It does not run here any more: what its gauges said is another worker's to say.
+    /// It does not run here any more: what its gauges said is another worker's to say. Zero would say that all
+    /// is well.
     pub(super) fn ended(&self) {
-        self.lag(Duration::ZERO);
+        self.0.lag.set(f64::NAN);
         self.in_flight(0, 0);
         self.credits(0);
         self.position_kept(f64::NAN);

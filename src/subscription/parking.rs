@@ -45,8 +45,8 @@ pub(super) enum Move {
     Resolve(Vec<Named>),
     /// They were refused once more.
     ParkAgain(Vec<Named>, Refusal),
-    /// It can be decoded now: each handler gets a letter of its own.
-    PassOn(Named, Vec<DeadLetter>),
+    /// One, or all of a unit, can be decoded now: each handler gets letters of its own.
+    PassOn(Vec<Named>, Vec<DeadLetter>),
     /// A person changed something: all open letters are read.
     Look,
 }
@@ -59,10 +59,10 @@ pub(super) enum Done {
     Parked(Vec<Parked>, Vec<Placed>, Vec<Placed>),
     /// These are handled, or were given up by a person just now.
     Resolved(Vec<Named>),
-    /// These are open, for another reason.
-    ParkedAgain(Vec<Named>),
-    /// It counts as handled; the handlers' own letters with their places, unless it was not open any more.
-    PassedOn(Named, Option<Vec<(DeadLetter, Placed)>>),
+    /// Of these, those with these numbers are open, for another reason.
+    ParkedAgain(Vec<Named>, Vec<i64>),
+    /// They count as handled; the handlers' own letters with their places, unless not all were open any more.
+    PassedOn(Vec<Named>, Option<Vec<(DeadLetter, Placed)>>),
     /// All open letters.
     Looked(Vec<LetterSummary>),
 }
@@ -252,16 +252,14 @@ impl Parking {
                     let (ids, refusal) = (ids.clone(), refusal.clone());
                     async move { store.park_again(&lease, &ids, &refusal).await }
                 });
-                self.writing.spawn(async move {
-                    written.await?;
-                    Some(Done::ParkedAgain(named))
-                });
+                self.writing
+                    .spawn(async move { Some(Done::ParkedAgain(named, written.await?)) });
             }
             Move::PassOn(named, letters) => {
-                let given: Arc<[DeadLetter]> = letters.clone().into();
+                let (ids, given) = (ids(&named), Arc::<[DeadLetter]>::from(letters.clone()));
                 let written = self.keep_writing("pass_on", move |store, lease| {
-                    let letters = given.clone();
-                    async move { store.pass_on(&lease, named.1, &letters).await }
+                    let (ids, letters) = (ids.clone(), given.clone());
+                    async move { store.pass_on(&lease, &ids, &letters).await }
                 });
                 self.writing.spawn(async move {
                     let placed = written.await?;
@@ -350,5 +348,6 @@ pub(super) fn dead_letter(
         place: None,
         received_at: event.received_at,
         ahead: false,
+        replayed: event.replayed,
     }
 }

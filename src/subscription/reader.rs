@@ -131,7 +131,7 @@ impl Reader {
     /// Opens a stream, once the lease holds and there is room for an event.
     async fn connect(&mut self) -> Result<Step, Break> {
         self.in_flight.owe(0);
-        if !self.clock.holds(Instant::now()) {
+        if !self.clock.holds() {
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(Step::Stopped),
                 () = self.clock.changed() => return Ok(Step::Disconnected),
@@ -159,14 +159,14 @@ impl Reader {
             self.probe().await?;
             self.begun = true;
             // That may have taken long.
-            if !self.clock.holds(Instant::now()) {
+            if !self.clock.holds() {
                 return Ok(Step::Disconnected);
             }
         }
         let from = self.resume.from();
         if from == ReplayFrom::Earliest {
             self.cost.tell().await;
-            if !self.clock.holds(Instant::now()) {
+            if !self.clock.holds() {
                 return Ok(Step::Disconnected);
             }
         }
@@ -265,7 +265,7 @@ impl Reader {
         }
         let starved = streaming.credits.outstanding() == 0;
         // Somebody else may have begun where our time is up; what was asked for before still comes.
-        if self.clock.holds(now)
+        if self.clock.holds()
             && let Some(more) = streaming.credits.ask(self.in_flight.room(), now)
         {
             // An error means that the call is over: the next response, or its absence, tells why.

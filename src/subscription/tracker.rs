@@ -229,11 +229,6 @@ impl Tracker {
         before != 0 && entry.unfinished == 0
     }
 
-    /// True for the set of all handlers.
-    pub(super) fn is_all(&self, handlers: HandlerSet) -> bool {
-        self.all & !handlers == 0
-    }
-
     /// Every handler: for an event that is parked for all of them.
     pub(super) fn finish_for_all(&mut self, seq: Seq) -> bool {
         self.finish(seq, self.all)

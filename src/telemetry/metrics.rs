@@ -76,7 +76,7 @@ table! {
     DEAD_LETTERS_RESOLVED = "dead_letters_resolved_total", Kind::Counter, Count, ["subscription", "outcome"],
         "Dead letters that are open no more: handled after all, or discarded by a person.";
     LAG = "lag_seconds", Kind::Gauge, Seconds, ["subscription"],
-        "Age of the oldest received unfinished event; while the stream is not live, at least the time since it was last caught up.";
+        "Age of the oldest received unfinished event; while the stream is not live, and where nobody runs the subscription, at least the time since it was last caught up; NaN where another worker runs it.";
     POSITION_KEPT = "position_kept_seconds", Kind::Gauge, Seconds, ["subscription"],
         "How long the bus still keeps what follows the position; below zero where it is older than that; NaN where another worker runs the subscription.";
     IN_FLIGHT_EVENTS = "in_flight_events", Kind::Gauge, Count, ["subscription"],

@@ -20,11 +20,13 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::SubscriptionConfig;
 use crate::handler::Handler;
-use crate::store::{Heartbeat, StoreError, Survey, Surveyed, TakenOver, Worker as Identity};
-use crate::subscription::{self, Assignment, Ended, Shared, State, lease_clock};
+use crate::store::{
+    Heartbeat, Lease, Refused, StoreError, Survey, Surveyed, TakenOver, Worker as Identity,
+};
+use crate::subscription::{self, Assignment, Ended, Moment, Shared, State, lease_clock};
 use crate::telemetry::metrics;
 
-use pulse::{Pulse, Told};
+use pulse::{Pulse, Tidings, Told};
 use share::Standing;
 use slot::{Phase, Running, Slot};
 
@@ -89,7 +91,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Bug> {
 /// What the store answered to a request to take a subscription over.
 struct Claimed {
     place: usize,
-    sent_at: Instant,
+    sent_at: Moment,
     result: Result<TakenOver, StoreError>,
 }
 
@@ -112,6 +114,8 @@ struct Worker {
     /// Nothing may be handed out, and people were told.
     ran_out: bool,
     stop: CancellationToken,
+    /// Leases of subscriptions that a bug ended: given back at the end.
+    left: Vec<Lease>,
     /// When a stop gives up waiting for claims.
     claims_until: Option<Instant>,
     result: Result<(), Bug>,
@@ -145,6 +149,7 @@ impl Worker {
             failures: 0,
             ran_out: false,
             stop,
+            left: Vec::new(),
             claims_until: None,
             result: Ok(()),
         }
@@ -163,11 +168,8 @@ impl Worker {
                 break;
             }
             let slots = &self.slots;
-            let running = || {
-                let running = slots.iter().filter(|slot| slot.running().is_some());
-                running.map(|slot| slot.key.clone()).collect()
-            };
-            self.pulse.begin(Instant::now(), running, stopping);
+            self.pulse
+                .begin(Instant::now(), || tidings(slots), stopping);
             let wake = self.pulse.wake_at(stopping);
             tokio::select! {
                 told = self.pulse.told() => match told {
@@ -180,9 +182,12 @@ impl Worker {
                     Err(reason) if reason.is_cancelled() => {}
                     Err(reason) => self.bug(None, reason),
                 },
-                Some(finished) = self.running.join_next() => match finished {
-                    Ok((place, ended)) => self.finished(place, ended),
-                    Err(reason) => self.bug(None, reason),
+                Some(finished) = self.running.join_next_with_id() => match finished {
+                    Ok((_, (place, ended))) => self.finished(place, ended),
+                    Err(reason) => match self.slots.iter().position(|slot| slot.is_run_by(reason.id())) {
+                        Some(place) => self.finished(place, Err(reason)),
+                        None => self.bug(None, reason),
+                    },
                 },
                 () = sleep_until(wake) => {}
                 () = sleep_until(self.claims_until), if !self.claims.is_empty() => {
@@ -196,6 +201,9 @@ impl Worker {
                 }
             }
         }
+        for lease in &self.left {
+            subscription::release(&self.shared.store, lease).await;
+        }
         let retire = self.shared.store.retire(&self.identity.holder);
         match tokio::time::timeout(RETIRE_LIMIT, retire).await {
             Ok(Ok(())) => {}
@@ -208,12 +216,12 @@ impl Worker {
 
     /// The lease holds that long by our clock, if the store was asked at `sent_at`: less by a margin, in
     /// which what was handed out just before may end.
-    fn until(&self, sent_at: Instant) -> Option<Instant> {
+    fn until(&self, sent_at: Moment) -> Option<Moment> {
         let holds = self.shared.store.leases_run_out();
         holds.then(|| sent_at + self.lease - self.lease / 5)
     }
 
-    fn beaten(&mut self, sent_at: Instant, beat: &Heartbeat) {
+    fn beaten(&mut self, sent_at: Moment, beat: &Heartbeat) {
         self.succeeded();
         let until = self.until(sent_at);
         for slot in &self.slots {
@@ -263,9 +271,8 @@ impl Worker {
 
     /// Tells people when nothing is handed out any more, and when it goes on.
     fn look_at_the_clock(&mut self) {
-        let now = Instant::now();
         let mut running = self.slots.iter().filter_map(Slot::running);
-        let ran_out = running.any(|one| !one.keeper.holds(now));
+        let ran_out = running.any(|one| !one.keeper.holds());
         if ran_out && !self.ran_out {
             warn!("leases ran out before they could be renewed: nothing is handed out under them");
         } else if self.ran_out && !ran_out {
@@ -276,6 +283,10 @@ impl Worker {
 
     fn surveyed(&mut self, survey: &Survey) {
         self.succeeded();
+        if self.stop.is_cancelled() {
+            // What would be taken now would be let go at once.
+            return;
+        }
         let now = Instant::now();
         let rows: HashMap<&str, &Surveyed> = survey
             .subscriptions
@@ -293,9 +304,13 @@ impl Worker {
             .collect();
         let take_lapsed = self.pulse.may_take_lapsed(now);
         let plan = share::plan(&self.identity.holder, &standings, survey, take_lapsed);
-        if survey.workers != std::mem::replace(&mut self.workers, survey.workers) {
+        // It counts itself, whatever a survey saw of it.
+        let others = survey.workers.iter();
+        let others = others.filter(|peer| peer.holder != self.identity.holder);
+        let workers = others.count() + 1;
+        if workers != std::mem::replace(&mut self.workers, workers) {
             info!(
-                workers = survey.workers,
+                workers,
                 share = plan.share,
                 "living workers that share the subscriptions"
             );
@@ -338,10 +353,10 @@ impl Worker {
         let (key, explicit) = (slot.key.clone(), slot.config.start_is_explicit);
         let configured = self.configured.clone();
         self.claims.spawn(async move {
-            let sent_at = Instant::now();
+            let (sent_at, began) = (Moment::now(), Instant::now());
             let result = store.take_over(&key, &holder, lease, &configured, explicit);
             let result = result.await;
-            metrics::store_called("take_over", sent_at.elapsed());
+            metrics::store_called("take_over", began.elapsed());
             Claimed {
                 place,
                 sent_at,
@@ -365,13 +380,16 @@ impl Worker {
                     "not taken over"
                 );
                 let blocked_retry = self.shared.salesforce.blocked_retry;
-                self.slots[place].refused(&error, blocked_retry);
+                if self.slots[place].refused(&error, blocked_retry) {
+                    // So that others count on this worker no more.
+                    self.pulse.hurry(Instant::now());
+                }
             }
         }
     }
 
     /// Runs what was taken over; gives it back at once where the worker stops meanwhile.
-    fn begin(&mut self, place: usize, sent_at: Instant, taken: TakenOver) {
+    fn begin(&mut self, place: usize, sent_at: Moment, taken: TakenOver) {
         let (keeper, clock) = lease_clock(self.until(sent_at));
         let slot = &mut self.slots[place];
         info!(
@@ -384,13 +402,7 @@ impl Worker {
         let (ask, asked) = watch::channel(slot.asked);
         let stop = self.stop.child_token();
         self.taken += 1;
-        slot.begun(Running {
-            keeper,
-            ask,
-            stop: stop.clone(),
-            taken_at: Instant::now(),
-            since: self.taken,
-        });
+        let lease = taken.lease.clone();
         let run = subscription::run(
             self.shared.clone(),
             slot.config.clone(),
@@ -398,15 +410,24 @@ impl Worker {
             taken,
             Assignment { clock, asked },
             slot.shown.clone(),
-            stop,
+            stop.clone(),
         );
-        self.running.spawn(async move { (place, run.await) });
+        let task = self.running.spawn(async move { (place, run.await) });
+        slot.begun(Running {
+            keeper,
+            ask,
+            stop,
+            taken_at: Moment::now(),
+            since: self.taken,
+            lease,
+            task: task.id(),
+        });
     }
 
     fn finished(&mut self, place: usize, ended: Result<Ended, JoinError>) {
         let stopping = self.stop.is_cancelled();
         let slot = &mut self.slots[place];
-        slot.ended(stopping);
+        let lease = slot.ended(stopping);
         match ended {
             Ok(Ended::Stopped) => {}
             Ok(Ended::TakenOver) => warn!(
@@ -415,6 +436,8 @@ impl Worker {
             ),
             Err(reason) => {
                 let subscription = slot.key.name.clone();
+                // Not at once: something of it may still be with a handler.
+                self.left.extend(lease);
                 self.bug(Some(subscription), reason);
             }
         }
@@ -430,6 +453,25 @@ impl Worker {
             });
         }
     }
+}
+
+/// What the others hear of this worker.
+fn tidings(slots: &[Slot]) -> Tidings {
+    let mut tidings = Tidings::default();
+    for slot in slots {
+        if slot.running().is_some() {
+            tidings.running.push(slot.key.clone());
+        }
+        match slot.refused_because() {
+            None => tidings.able.push(slot.key.name.clone()),
+            Some(why) => tidings.refused.push(Refused {
+                name: slot.key.name.clone(),
+                topic: slot.key.topic.to_string(),
+                why: why.to_owned(),
+            }),
+        }
+    }
+    tidings
 }
 
 /// Never ends where there is no time.

@@ -9,8 +9,9 @@ use futures_util::future::BoxFuture;
 
 use crate::event::OrgId;
 use crate::store::{
-    Heartbeat, Store, StoreError, SubscriptionKey, Survey, Tenure, Worker as Identity,
+    Heartbeat, Refused, Store, StoreError, SubscriptionKey, Survey, Tenure, Worker as Identity,
 };
+use crate::subscription::Moment;
 use crate::telemetry::metrics;
 
 /// How often the worker looks around.
@@ -25,10 +26,21 @@ const SURVEY_OFTEN: Duration = Duration::from_millis(200);
 /// The least time from one survey to the next, and how long after its end a lease is looked at again.
 const SURVEY_PAUSE: Duration = Duration::from_millis(50);
 
+/// What a heartbeat says of this worker.
+#[derive(Default)]
+pub(super) struct Tidings {
+    /// Leases to be renewed.
+    pub(super) running: Vec<SubscriptionKey>,
+    /// Names of what it can run.
+    pub(super) able: Vec<String>,
+    /// What it cannot begin.
+    pub(super) refused: Vec<Refused>,
+}
+
 /// What the store said.
 pub(super) enum Told {
     /// To a heartbeat that was sent at this moment.
-    Beat(Instant, Result<Heartbeat, StoreError>),
+    Beat(Moment, Result<Heartbeat, StoreError>),
     /// To a survey.
     Survey(Result<Survey, StoreError>),
 }
@@ -41,6 +53,8 @@ pub(super) struct Pulse {
     ttl: Duration,
     call: Option<BoxFuture<'static, Told>>,
     next_beat: Instant,
+    /// When the last heartbeat was sent.
+    beat_at: Instant,
     next_survey: Instant,
     /// The first heartbeat went through: this worker counts among the living.
     counted: bool,
@@ -67,6 +81,7 @@ impl Pulse {
             ttl,
             call: None,
             next_beat: now,
+            beat_at: now,
             next_survey: now,
             counted: false,
             surveyed_at: None,
@@ -75,23 +90,29 @@ impl Pulse {
         }
     }
 
-    /// Begins the next call if one is due and none is under way. `running` is what is to be renewed.
-    pub(super) fn begin(
-        &mut self,
-        now: Instant,
-        running: impl FnOnce() -> Vec<SubscriptionKey>,
-        stopping: bool,
-    ) {
+    /// Begins the next call if one is due and none is under way. `tell` gives what a heartbeat says.
+    pub(super) fn begin(&mut self, now: Instant, tell: impl FnOnce() -> Tidings, stopping: bool) {
         if self.call.is_some() {
             return;
         }
         let store = self.store.clone();
         if now >= self.next_beat {
-            let (identity, ttl, running) = (self.identity.clone(), self.ttl, running());
+            self.beat_at = now;
+            let ttl = self.ttl;
+            let Tidings {
+                running,
+                able,
+                refused,
+            } = tell();
+            let identity = Identity {
+                subscriptions: able,
+                refused,
+                ..self.identity.clone()
+            };
             self.call = Some(Box::pin(async move {
-                let sent_at = Instant::now();
+                let (sent_at, began) = (Moment::now(), Instant::now());
                 let beat = store.heartbeat(&identity, ttl, &running, stopping).await;
-                metrics::store_called("heartbeat", sent_at.elapsed());
+                metrics::store_called("heartbeat", began.elapsed());
                 Told::Beat(sent_at, beat)
             }));
         } else if self.counted && !stopping && now >= self.next_survey {
@@ -114,13 +135,13 @@ impl Pulse {
         self.call = None;
         let now = Instant::now();
         match &told {
-            Told::Beat(sent_at, Ok(beat)) => {
+            Told::Beat(_, Ok(beat)) => {
                 self.counted = true;
                 self.next_beat = if beat.renewed.len() < beat.held.len() {
                     // A row was locked by a write, which takes a moment.
                     now + (self.ttl / 20).min(LOCKED_PAUSE)
                 } else {
-                    *sent_at + self.ttl / 5
+                    self.beat_at + self.ttl / 5
                 };
             }
             Told::Beat(_, Err(_)) => self.next_beat = now + (self.ttl / 10).min(SURVEY_EVERY),
@@ -187,7 +208,7 @@ impl Pulse {
 mod tests {
     use super::*;
     use crate::config::StoreConfig;
-    use crate::store::{self, Surveyed};
+    use crate::store::{self, Footing, Surveyed};
 
     const TTL: Duration = Duration::from_secs(15);
 
@@ -197,6 +218,8 @@ mod tests {
             holder: "me".to_owned(),
             name: "me.1".to_owned(),
             version: "0".to_owned(),
+            subscriptions: Vec::new(),
+            refused: Vec::new(),
         };
         let org_id = OrgId::parse("00D5g000004emu1EAA").unwrap();
         let store = store::open(&config).await.unwrap();
@@ -205,7 +228,7 @@ mod tests {
 
     fn survey(holder: &str, rest: Duration) -> Survey {
         Survey {
-            workers: 2,
+            workers: Vec::new(),
             stopping: 0,
             subscriptions: vec![Surveyed {
                 name: "orders".to_owned(),
@@ -215,6 +238,7 @@ mod tests {
                 },
                 paused: false,
                 asked: 0,
+                footing: Footing::Placed,
             }],
         }
     }
@@ -222,15 +246,15 @@ mod tests {
     #[tokio::test]
     async fn a_worker_is_counted_before_it_looks_around() {
         let mut pulse = pulse(Instant::now()).await;
-        pulse.begin(Instant::now(), Vec::new, false);
+        pulse.begin(Instant::now(), Tidings::default, false);
         // The tables are not there yet.
         assert!(matches!(pulse.told().await, Told::Beat(_, Err(_))));
-        pulse.begin(Instant::now(), Vec::new, false);
+        pulse.begin(Instant::now(), Tidings::default, false);
         assert!(pulse.call.is_none(), "a survey is due, and has to wait");
         pulse.store.migrate().await.unwrap();
-        pulse.begin(pulse.next_beat, Vec::new, false);
+        pulse.begin(pulse.next_beat, Tidings::default, false);
         assert!(matches!(pulse.told().await, Told::Beat(_, Ok(_))));
-        pulse.begin(Instant::now(), Vec::new, false);
+        pulse.begin(Instant::now(), Tidings::default, false);
         assert!(matches!(pulse.told().await, Told::Survey(Ok(_))));
     }
 

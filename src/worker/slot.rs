@@ -11,8 +11,8 @@ use super::share::Standing;
 use crate::config::{BackoffConfig, SubscriptionConfig};
 use crate::event::OrgId;
 use crate::handler::Handler;
-use crate::store::{StoreError, SubscriptionKey, Surveyed, Tenure};
-use crate::subscription::{self, LeaseKeeper, State};
+use crate::store::{Lease, StoreError, SubscriptionKey, Surveyed, Tenure};
+use crate::subscription::{self, LeaseKeeper, Moment, State};
 
 /// Pauses while the store fails.
 const STORE_RETRY: BackoffConfig = BackoffConfig {
@@ -27,9 +27,12 @@ pub(super) struct Running {
     pub(super) ask: watch::Sender<i64>,
     pub(super) stop: CancellationToken,
     /// When the store gave it to us.
-    pub(super) taken_at: Instant,
+    pub(super) taken_at: Moment,
     /// Grows with each that this worker took.
     pub(super) since: u64,
+    /// As it was taken; a rewind raises its epoch.
+    pub(super) lease: Lease,
+    pub(super) task: tokio::task::Id,
 }
 
 pub(super) enum Phase {
@@ -52,6 +55,8 @@ pub(super) struct Slot {
     /// Not to be taken over before.
     not_before: Option<Instant>,
     failures: u32,
+    /// Why the store does not give it to this configuration.
+    refused: Option<String>,
 }
 
 impl Slot {
@@ -75,20 +80,30 @@ impl Slot {
             paused: false,
             not_before: None,
             failures: 0,
+            refused: None,
         }
     }
 
     pub(super) fn standing(&self, now: Instant) -> Standing {
         match &self.phase {
-            Phase::Idle => Standing::Idle {
-                ready: self.not_before.is_none_or(|at| at <= now),
-            },
+            Phase::Idle => {
+                let ready = self.not_before.is_none_or(|at| at <= now);
+                match self.refused {
+                    None => Standing::Idle { ready },
+                    Some(_) => Standing::Refused { ready },
+                }
+            }
             Phase::Claiming => Standing::Claiming,
             Phase::Running(running) if running.stop.is_cancelled() => Standing::Leaving,
             Phase::Running(running) => Standing::Running {
                 since: running.since,
             },
         }
+    }
+
+    /// Why this worker cannot run it, where the store said so.
+    pub(super) fn refused_because(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 
     pub(super) fn running(&self) -> Option<&Running> {
@@ -105,6 +120,7 @@ impl Slot {
             // A person did something: perhaps just what it waited for.
             self.not_before = None;
             self.failures = 0;
+            self.refused = None;
             self.asked = asked;
         }
         let paused = row.is_some_and(|row| row.paused);
@@ -157,22 +173,26 @@ impl Slot {
         }
     }
 
-    /// The store did not give it to us.
-    pub(super) fn refused(&mut self, error: &StoreError, blocked_retry: BackoffConfig) {
+    /// The store did not give it to us. True where the others should hear of it.
+    pub(super) fn refused(&mut self, error: &StoreError, blocked_retry: BackoffConfig) -> bool {
         self.phase = Phase::Idle;
+        let before = self.refused.take();
         let pause = match error {
             // The next survey tells more.
             StoreError::Held { .. } => {
                 self.show(State::Elsewhere);
-                return;
+                return before.is_some();
             }
             StoreError::Paused { .. } => {
                 self.show(State::Stopped);
-                return;
+                return before.is_some();
             }
             StoreError::Unavailable(_) => subscription::pause(&STORE_RETRY, self.failures),
             // Waits for a person, who may mend it in the store while we run.
-            _ => subscription::pause(&blocked_retry, 0),
+            _ => {
+                self.refused = Some(error.to_string());
+                subscription::pause(&blocked_retry, 0)
+            }
         };
         self.failures = self.failures.saturating_add(1);
         self.not_before = Some(Instant::now() + pause);
@@ -186,6 +206,7 @@ impl Slot {
         self.show(State::Blocked {
             detail: error.to_string(),
         });
+        self.refused != before
     }
 
     /// It was given to us.
@@ -193,16 +214,26 @@ impl Slot {
         self.phase = Phase::Running(running);
         self.not_before = None;
         self.failures = 0;
+        self.refused = None;
     }
 
-    /// It does not run here any more.
-    pub(super) fn ended(&mut self, stopping: bool) {
-        self.phase = Phase::Idle;
+    /// True where this task runs it.
+    pub(super) fn is_run_by(&self, task: tokio::task::Id) -> bool {
+        self.running().is_some_and(|running| running.task == task)
+    }
+
+    /// It does not run here any more. Gives the lease that it ran under.
+    pub(super) fn ended(&mut self, stopping: bool) -> Option<Lease> {
+        let phase = std::mem::replace(&mut self.phase, Phase::Idle);
         self.show(if stopping || self.paused {
             State::Stopped
         } else {
             State::Elsewhere
         });
+        match phase {
+            Phase::Running(running) => Some(running.lease),
+            Phase::Idle | Phase::Claiming => None,
+        }
     }
 
     fn show(&self, state: State) {

@@ -46,7 +46,12 @@ pub(crate) async fn transaction(org: &Emulator, key: &str, events: usize) -> Vec
 }
 
 /// The same, of records from this number on.
-async fn transaction_from(org: &Emulator, key: &str, events: usize, first: usize) -> Vec<String> {
+pub(crate) async fn transaction_from(
+    org: &Emulator,
+    key: &str,
+    events: usize,
+    first: usize,
+) -> Vec<String> {
     let events: Vec<Value> = (0..events)
         .map(|n| {
             let (name, number) = (format!("{key}.{n}"), first + n);
@@ -402,21 +407,21 @@ async fn a_transaction_waits_while_the_stream_is_away() {
     let store = Store::sqlite();
     org.settings(json!({"events_per_response": 1})).await;
     let hook = Hook::start(ok).await;
+    let handlers = webhook(&hook.url(), "");
+    let config = config(&org, &store, ALL, "group_wait = \"300ms\"", &handlers);
+    let daemon = Daemon::run(&config);
     transaction(&org, "a", 2).await;
-    transaction(&org, "b", 3).await;
-    // It ends after the first event of `b`, and comes back much later than the wait would be over.
+    hook.accepts(1).await;
+    // The stream ends after the first event of `b`, and does not come back before it is let.
+    org.fault(json!({"rpc": "Subscribe", "kind": "error", "code": "service.unavailable"}))
+        .await;
     org.fault(json!({"rpc": "Subscribe", "kind": "end", "times": 1, "after_events": 3}))
         .await;
-    let handlers = webhook(&hook.url(), "");
-    let config = config(&org, &store, ALL, "group_wait = \"300ms\"", &handlers).replace(
-        "reconnect = { initial = \"50ms\", max = \"500ms\" }",
-        "reconnect = { initial = \"4s\", max = \"4s\" }",
-    );
-    let daemon = Daemon::run(&config);
+    transaction(&org, "b", 3).await;
     daemon.logged(&["stream broke"]).await;
-    hook.accepts(1).await;
     tokio::time::sleep(Duration::from_millis(1000)).await;
     assert_eq!(accepted(&hook), [whole("a", 2)]);
+    org.clear_faults().await;
     hook.accepts(2).await;
     assert_eq!(accepted(&hook), [whole("a", 2), whole("b", 3)]);
     assert_eq!(daemon.stop().await.1, 0);

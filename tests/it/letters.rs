@@ -64,6 +64,10 @@ impl Refusing {
         self.mended.store(true, Ordering::Relaxed);
     }
 
+    pub(crate) fn unmend(&self) {
+        self.mended.store(false, Ordering::Relaxed);
+    }
+
     fn slow(&self, pace: u64) {
         self.pace.store(pace, Ordering::Relaxed);
     }

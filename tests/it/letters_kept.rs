@@ -13,7 +13,7 @@ on_both! {
 }
 
 /// The schema of Account: its ID and its text.
-fn account_schema() -> (String, Value) {
+pub(crate) fn account_schema() -> (String, Value) {
     let folder = crate::support::daemon::project().join("schemas");
     let path = std::fs::read_dir(folder)
         .unwrap()
@@ -30,7 +30,7 @@ fn account_schema() -> (String, Value) {
 }
 
 /// An ID that the org does not know.
-const UNKNOWN: &str = "dW5rbm93bnVua25vd251bm";
+pub(crate) const UNKNOWN: &str = "dW5rbm93bnVua25vd251bm";
 
 async fn what_could_not_be_decoded_holds_its_records_and_goes_to_every_handler_once_it_can_be(
     store: Store,

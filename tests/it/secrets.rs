@@ -11,6 +11,7 @@ const ACCOUNTS: &str = "/data/AccountChangeEvent";
 const SECRET: &str = "planted-client-secret";
 const HEADER: &str = "planted-webhook-header";
 const ADDRESS: &str = "planted-part-of-an-address";
+const SIGNING: &str = "whsec_cGxhbnRlZC1zaWduaW5nLXNlY3JldC0wMTIzNDU2Nzg5";
 const PAYLOAD: &str = "planted payload text";
 const ENCRYPTION: &str = "planted-encryption-key-0123456789abcdef";
 
@@ -32,6 +33,7 @@ start = "earliest"
 type = "webhook"
 url = "{url}?key={ADDRESS}"
 headers = {{ Authorization = "Bearer {HEADER}", X-Api-Key = "{HEADER}" }}
+signing_secrets = ["{SIGNING}"]
 retry = {{ initial = "20ms", max = "100ms", attempts = 2 }}
 "#,
         org.text("login_url"),
@@ -93,6 +95,7 @@ async fn nothing_is_logged(store: &str) {
         SECRET,
         HEADER,
         ADDRESS,
+        &SIGNING["whsec_".len()..],
         PAYLOAD,
         ENCRYPTION,
         refresh,

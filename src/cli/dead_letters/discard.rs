@@ -11,12 +11,12 @@ use super::super::Failure;
 use super::super::connect::{JsonFlag, read};
 use super::super::output::{ask, note, print_json, print_line};
 use super::choice::Choice;
-use super::ways::released;
+use super::ways::{released, whole};
 use crate::store::{LetterSelection, Store};
 
 /// Give parked events up: they are never handed over.
 ///
-/// Their rows stay, marked as discarded, until `[retention]` prunes them. Events that were parked behind them
+/// Of a transaction that is handed over whole, all of its events go together. Their rows stay, marked as discarded, until `[retention]` prunes them. Events that were parked behind them
 /// go to their handler next, oldest first.
 ///
 /// Asks before it does anything, unless `--yes` is given; without a terminal to ask on, `--yes` is needed.
@@ -42,10 +42,20 @@ pub(super) async fn run(
     let chosen = args.choice.open(store).await?;
     if chosen.is_empty() {
         note("no parked events are open that you name");
+        if args.output.json {
+            print_json(&json!({"discarded": [], "released": 0}))?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    let ids: HashSet<i64> = chosen.iter().map(|letter| letter.placed.id).collect();
     let open = read(store.select_letters(&LetterSelection::default()).await)?;
+    let named: HashSet<i64> = chosen.iter().map(|letter| letter.placed.id).collect();
+    let ids = whole(&open, &named);
+    if ids.len() > named.len() {
+        let more = events(ids.len() - named.len());
+        note(&format!(
+            "{more} of the same transactions as these go with them"
+        ));
+    }
     let released = released(&open, &ids, unordered);
     let what = what(ids.len(), released);
     if !args.yes && !confirmed(&what)? {

@@ -16,7 +16,7 @@ use super::choice::Choice;
 use super::summary;
 use crate::avro::Schema;
 use crate::event::{Event, OrgId, RawEvent, SchemaId, Source};
-use crate::store::{Store, StoredDeadLetter};
+use crate::store::{PART, Store, StoredDeadLetter};
 
 /// Letters that are read at a time.
 const PORTION: usize = 50;
@@ -120,8 +120,11 @@ impl<'a> Decoder<'a> {
             decoded,
             received_at: letter.received_at,
             epoch: self.epochs.get(&stored.subscription).copied().unwrap_or(0),
-            replayed: false,
-            partial: false,
+            replayed: letter.replayed,
+            partial: letter
+                .unit
+                .as_deref()
+                .is_some_and(|unit| unit.starts_with(PART)),
             key: letter
                 .record_ids
                 .first()

@@ -6,19 +6,23 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Value, json};
-use tokio::signal::unix::Signal;
 
 use super::super::Failure;
 use super::super::connect::{JsonFlag, read};
-use super::super::control::interrupt;
+use super::super::interrupt::Interrupt;
 use super::super::output::{Progress, note, one_line, print_json, print_line};
 use super::Configured;
 use super::choice::Choice;
 use super::ways::{Way, ways};
 use crate::store::{LetterSelection, LetterSummary, Store};
 
-/// How often the store is looked at.
+/// How often the store is looked at: seldomer the longer it takes.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
+const LOOK_SELDOM: Duration = Duration::from_secs(3);
+
+/// How often all that are open are looked at although none of those that were asked for has changed: what
+/// they wait behind may have.
+const LOOK_AROUND: Duration = Duration::from_secs(5);
 
 /// How long a subscription may be without a worker before nobody waits for it: a restart takes less.
 const NO_WORKER: Duration = Duration::from_secs(10);
@@ -34,7 +38,7 @@ const TOLD: usize = 20;
 /// One that could not be decoded is decoded anew, with the schema that wrote it, and given to every handler.
 ///
 /// Waits until each is handled or refused, or waits itself behind another parked event that nobody asked for,
-/// and says which. Ctrl-C takes back what was not tried yet.
+/// and says which. Ctrl-C takes back what was not tried yet; once more, and the command ends at once.
 ///
 /// Exits with 1 if not all of them were handled.
 #[derive(Debug, Args)]
@@ -76,15 +80,18 @@ pub(super) async fn run(
         .into_iter()
         .partition(|letter| configured.has_no_handler(letter));
     tell_orphans(&orphans);
-    if chosen.is_empty() && !orphans.is_empty() {
-        return Ok(ExitCode::FAILURE);
-    }
     if chosen.is_empty() {
-        note("no parked events are open that you name");
-        return Ok(ExitCode::SUCCESS);
+        if orphans.is_empty() {
+            note("no parked events are open that you name");
+        }
+        if args.output.json {
+            print_json(&Outcome::default().json())?;
+        }
+        return Ok(ExitCode::from(u8::from(!orphans.is_empty())));
     }
     // Before they are marked: a Ctrl-C in between has to take that back.
-    let mut interrupt = interrupt()?;
+    let interrupt = Interrupt::listen()?;
+    let subscriptions = chosen.iter().map(|one| one.subscription.clone()).collect();
     let ids = chosen.iter().map(|letter| letter.placed.id).collect();
     let selection = LetterSelection {
         ids,
@@ -97,8 +104,10 @@ pub(super) async fn run(
     let mut watch = Watch {
         store,
         unordered: &unordered,
+        subscriptions,
         asked,
         own: BTreeSet::new(),
+        seen: None,
         outcome: Outcome::default(),
         unattended: None,
     };
@@ -106,7 +115,7 @@ pub(super) async fn run(
         watch.look().await?;
         true
     } else {
-        watch.wait(&mut interrupt, args.output.json).await?
+        watch.wait(&interrupt, args.output.json).await?
     };
     let well = orphans.is_empty() && (args.no_wait || watch.outcome.is_well());
     watch.outcome.tell(args.output.json, args.no_wait)?;
@@ -136,9 +145,13 @@ fn tell_orphans(orphans: &[LetterSummary]) {
 struct Watch<'a> {
     store: &'a dyn Store,
     unordered: &'a HashSet<String>,
+    /// Those of the letters.
+    subscriptions: BTreeSet<String>,
     asked: BTreeSet<i64>,
     /// Letters of handlers in the place of one that was asked for, which counts for those they handle.
     own: BTreeSet<i64>,
+    /// How they were when all that are open were looked at last, and when that was.
+    seen: Option<(Instant, Vec<LetterSummary>)>,
     outcome: Outcome,
     /// Since when nobody runs a subscription of theirs.
     unattended: Option<Instant>,
@@ -146,37 +159,45 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     /// True where all are settled, or can be only by something else first.
-    async fn wait(&mut self, interrupt: &mut Signal, json: bool) -> Result<bool, Failure> {
+    async fn wait(&mut self, interrupt: &Interrupt, json: bool) -> Result<bool, Failure> {
         let mut progress = Progress::new(!json);
+        let began = Instant::now();
         loop {
-            self.look().await?;
-            let outcome = &self.outcome;
-            progress.show(&format!(
-                "{} handled, {} refused again, {} still waiting",
-                outcome.handled.len(),
-                outcome.refused.len(),
-                outcome.waiting.len() + outcome.behind.len(),
-            ));
-            if outcome.waiting.is_empty() {
-                return Ok(true);
+            // The store may hang.
+            let Some(settled) = interrupt.or(self.look_on(&mut progress)).await else {
+                break;
+            };
+            if let Some(all) = settled? {
+                return Ok(all);
             }
-            match self.worker_missing().await? {
-                None => self.unattended = None,
-                Some(_) => {
-                    let since = self.unattended.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= NO_WORKER {
-                        return Ok(false);
-                    }
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-                _ = interrupt.recv() => {
-                    self.withdraw().await?;
-                    return Ok(false);
-                }
+            let pause = (began.elapsed() / 10).clamp(LOOK_EVERY, LOOK_SELDOM);
+            if interrupt.or(tokio::time::sleep(pause)).await.is_none() {
+                break;
             }
         }
+        self.withdraw().await?;
+        Ok(false)
+    }
+
+    /// One look, and what it shows: whether all are settled, `None` where it is worth waiting.
+    async fn look_on(&mut self, progress: &mut Progress) -> Result<Option<bool>, Failure> {
+        self.look().await?;
+        let outcome = &self.outcome;
+        progress.show(&format!(
+            "{} handled, {} refused again, {} still waiting",
+            outcome.handled.len(),
+            outcome.refused.len(),
+            outcome.waiting.len() + outcome.behind.len(),
+        ));
+        if outcome.waiting.is_empty() {
+            return Ok(Some(true));
+        }
+        if self.worker_missing().await?.is_none() {
+            self.unattended = None;
+            return Ok(None);
+        }
+        let since = self.unattended.get_or_insert_with(Instant::now);
+        Ok((since.elapsed() >= NO_WORKER).then_some(false))
     }
 
     /// Looks what became of them, and of those that came in the place of one.
@@ -189,7 +210,19 @@ impl Watch<'_> {
     async fn look_once(&mut self) -> Result<bool, Failure> {
         let ids: Vec<i64> = self.asked.union(&self.own).copied().collect();
         let letters = read(self.store.letter_summaries(&ids).await)?;
-        let open = read(self.store.select_letters(&LetterSelection::default()).await)?;
+        let same = |(at, seen): &(Instant, _)| *seen == letters && at.elapsed() < LOOK_AROUND;
+        if self.seen.as_ref().is_some_and(same) {
+            return Ok(false);
+        }
+        let mut open = Vec::new();
+        for subscription in &self.subscriptions {
+            let selection = LetterSelection {
+                subscription: Some(subscription.clone()),
+                ..LetterSelection::default()
+            };
+            open.extend(read(self.store.select_letters(&selection).await)?);
+        }
+        self.seen = Some((Instant::now(), letters.clone()));
         let ways = ways(&open, self.unordered);
         let known = self.own.len();
         let mut outcome = Outcome::default();
@@ -240,6 +273,7 @@ impl Watch<'_> {
             .chain(self.outcome.behind.keys());
         let ids: Vec<i64> = waiting.copied().collect();
         let withdrawn = read(self.store.withdraw_retry(&ids).await)?;
+        self.seen = None;
         self.look().await?;
         for id in withdrawn {
             self.outcome.refused.remove(&id);
@@ -254,13 +288,16 @@ impl Watch<'_> {
         if self.outcome.waiting.is_empty() {
             return Ok(None);
         }
-        let ids: Vec<i64> = self.outcome.waiting.iter().copied().collect();
-        let letters = read(self.store.letter_summaries(&ids).await)?;
-        let names: BTreeSet<String> = letters.into_iter().map(|one| one.subscription).collect();
+        let waits = |one: &&LetterSummary| self.outcome.waiting.contains(&one.placed.id);
+        let letters = self.seen.iter().flat_map(|(_, letters)| letters);
+        let names: BTreeSet<&str> = letters
+            .filter(waits)
+            .map(|one| one.subscription.as_str())
+            .collect();
         let all = read(self.store.subscriptions().await)?;
         let missing = all
             .into_iter()
-            .find(|one| names.contains(&one.key.name) && !one.held);
+            .find(|one| names.contains(one.key.name.as_str()) && !one.held);
         Ok(missing.map(|one| one.key.name))
     }
 }
@@ -270,6 +307,7 @@ impl Outcome {
         self.refused.is_empty()
             && self.behind.is_empty()
             && self.waiting.is_empty()
+            && self.discarded.is_empty()
             && self.withdrawn.is_empty()
     }
 

@@ -92,6 +92,17 @@ fn units<'a>(letters: &[&'a LetterSummary]) -> Vec<Unit<'a>> {
     units
 }
 
+/// These with all of their units.
+pub(super) fn whole(open: &[LetterSummary], named: &HashSet<i64>) -> HashSet<i64> {
+    let all: Vec<&LetterSummary> = open.iter().collect();
+    let is_named = |letter: &&LetterSummary| named.contains(&letter.placed.id);
+    let units = units(&all)
+        .into_iter()
+        .filter(|unit| unit.iter().any(is_named));
+    let theirs = units.flatten().map(|letter| letter.placed.id);
+    theirs.chain(named.iter().copied()).collect()
+}
+
 /// How many letters behind `gone` will be handed over once those are given up, and were not before.
 pub(super) fn released(
     open: &[LetterSummary],
@@ -191,5 +202,7 @@ pub(super) mod tests {
             of(behind(3, &["B"])),
         ];
         assert_eq!(ways(&open, &HashSet::new())[&2], Way::Behind(1));
+        assert_eq!(whole(&open, &HashSet::from([3])), HashSet::from([2, 3]));
+        assert_eq!(whole(&open, &HashSet::from([1])), HashSet::from([1]));
     }
 }

@@ -13,7 +13,6 @@ use crate::cli::connect::read;
 use crate::cli::output::length;
 use crate::config::{ProcessEnv, Subscriptions};
 use crate::event::{Topic, TopicKind, rfc3339};
-use crate::handler::Registry;
 use crate::store::{CommandKind, Recent, ReplayArguments, Store, SubscriptionStatus};
 
 /// What will be asked, and what a person should know before.
@@ -278,8 +277,8 @@ fn unknown_handler(
     args: &ReplayArgs,
     one: &SubscriptionStatus,
 ) -> Option<String> {
-    let registry = Registry::builtin();
-    let loaded = app::load_config(path, Subscriptions::Optional, &ProcessEnv, &registry).ok()?;
+    let registry = crate::cli::registry();
+    let loaded = app::load_config(path, Subscriptions::Optional, &ProcessEnv, registry).ok()?;
     let mut configured = loaded.config.subscriptions.into_iter();
     let configured = configured.find(|s| s.name == one.key.name)?;
     let known: Vec<&str> = configured

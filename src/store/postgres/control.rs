@@ -73,12 +73,20 @@ async fn rename(
     if taken.is_some() {
         return Ok(Renamed::NameTaken);
     }
-    // Tables with a foreign key follow by themselves; these two outlive their subscription.
+    sql::query("delete from orgstream.former_name where org_id = $1 and name = $2")
+        .bind(org_id.as_str())
+        .bind(new)
+        .execute(&mut *conn)
+        .await?;
+    // Tables with a foreign key follow by themselves; these two outlive their subscription. The old name is
+    // kept from being begun anew by a worker whose configuration still has it.
     for statement in [
         "update orgstream.subscription set name = $3, epoch = epoch + 1, asked = asked + 1, \
              lease_until = null where org_id = $1 and name = $2",
         "update orgstream.dead_letter set subscription = $3 where org_id = $1 and subscription = $2",
         "update orgstream.hole set subscription = $3 where org_id = $1 and subscription = $2",
+        "insert into orgstream.former_name (org_id, name, subscription) values ($1, $2, $3) \
+         on conflict (org_id, name) do update set subscription = excluded.subscription, renamed_at = now()",
     ] {
         sql::query(statement)
             .bind(org_id.as_str())

@@ -10,11 +10,11 @@ use super::hole::rewound_from;
 use super::{PostgresStore, bounded, sql};
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
-    begin_from, from_ms, from_sql_count, not_a_rename, not_paused, org_from, plain, replay_id,
-    same_org, same_topic, span_ms, tenure,
+    begin_from, footing, from_ms, not_a_rename, not_given_up, not_paused, org_from, plain,
+    plain_list, refused_from, refused_json, replay_id, same_org, same_topic, span_ms, tenure,
 };
 use crate::store::{
-    FinishedAhead, Heartbeat, Lease, Leases, StoreError, SubscriptionKey, Survey, Surveyed,
+    FinishedAhead, Heartbeat, Lease, Leases, Peer, StoreError, SubscriptionKey, Survey, Surveyed,
     TakenOver, Worker,
 };
 
@@ -75,6 +75,10 @@ impl Leases for PostgresStore {
             Ok(survey)
         })
         .await
+    }
+
+    async fn workers(&self) -> Result<Vec<Worker>, StoreError> {
+        transaction!(self, |conn| workers(conn))
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
@@ -216,6 +220,17 @@ async fn create(
     if names.contains(&key.name) {
         return Ok(());
     }
+    // Looked up after the names: a rename in between shows in one or the other.
+    let former = sql::query_as(
+        "select s.name, s.topic from orgstream.former_name f \
+         join orgstream.subscription s on s.org_id = f.org_id and s.name = f.subscription \
+         where f.org_id = $1 and f.name = $2",
+    )
+    .bind(key.org_id.as_str())
+    .bind(&key.name)
+    .fetch_optional(&mut *conn)
+    .await?;
+    not_given_up(key, former)?;
     not_a_rename(key, &names, configured, start_is_explicit)?;
     sql::query(
         "insert into orgstream.subscription (org_id, name, topic) values ($1, $2, $3) \
@@ -274,14 +289,17 @@ async fn live(
     stopping: bool,
 ) -> Result<(), StoreError> {
     sql::query(
-        "insert into orgstream.worker (holder, name, version, lives_until) \
-         values ($1, $2, $3, now() + $4 * interval '1 millisecond') \
-         on conflict (holder) do update set seen_at = now(), lives_until = excluded.lives_until",
+        "insert into orgstream.worker (holder, name, version, lives_until, subscriptions, refused) \
+         values ($1, $2, $3, now() + $4 * interval '1 millisecond', $5, $6::text::jsonb) \
+         on conflict (holder) do update set seen_at = now(), lives_until = excluded.lives_until, \
+             subscriptions = excluded.subscriptions, refused = excluded.refused",
     )
     .bind(&worker.holder)
     .bind(plain(&worker.name))
     .bind(&worker.version)
     .bind(if stopping { 0 } else { span_ms(ttl) })
+    .bind(plain_list(&worker.subscriptions))
+    .bind(refused_json(&worker.refused))
     .execute(&mut *conn)
     .await?;
     // Several may sweep at the same time.
@@ -338,34 +356,64 @@ async fn renew(
 
 /// All workers and the subscriptions of an org, at one moment.
 async fn survey(conn: &mut PgConnection, org_id: &OrgId) -> Result<Survey, StoreError> {
+    let mut survey = Survey::default();
+    let workers = sql::query(
+        "select holder, subscriptions, lives_until > now() as lives from orgstream.worker \
+         where lives_until > now() \
+            or lives_until <= seen_at and seen_at > now() - interval '30 seconds' order by holder",
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    for row in &workers {
+        if row.try_get("lives")? {
+            survey.workers.push(Peer {
+                holder: row.try_get("holder")?,
+                subscriptions: row.try_get("subscriptions")?,
+            });
+        } else {
+            survey.stopping += 1;
+        }
+    }
     let rows = sql::query(
-        "select w.workers, w.stopping, s.name, s.holder, s.asked, s.paused_at is not null as paused, \
-                (extract(epoch from s.lease_until - now()) * 1000)::bigint as rest \
-         from (select count(*) filter (where lives_until > now()) as workers, \
-                      count(*) filter (where lives_until <= seen_at \
-                                       and seen_at > now() - interval '30 seconds') as stopping \
-               from orgstream.worker) w \
-         left join orgstream.subscription s on s.org_id = $1 order by s.name",
+        "select name, holder, asked, paused_at is not null as paused, \
+                position is not null as placed, begun_at is not null and begin_from is distinct from 'earliest' as begun, \
+                (extract(epoch from lease_until - now()) * 1000)::bigint as rest \
+         from orgstream.subscription where org_id = $1 order by name",
     )
     .bind(org_id.as_str())
     .fetch_all(conn)
     .await?;
-    let mut survey = Survey::default();
     for row in &rows {
-        let count = |column| Ok::<_, sqlx::Error>(from_sql_count(row.try_get(column)?));
-        survey.workers = usize::try_from(count("workers")?).unwrap_or(usize::MAX);
-        survey.stopping = usize::try_from(count("stopping")?).unwrap_or(usize::MAX);
-        // An org without subscriptions gives one row, of workers alone.
-        if let Some(name) = row.try_get("name")? {
-            survey.subscriptions.push(Surveyed {
-                name,
-                tenure: tenure(row.try_get("holder")?, row.try_get("rest")?),
-                paused: row.try_get("paused")?,
-                asked: row.try_get("asked")?,
-            });
-        }
+        survey.subscriptions.push(Surveyed {
+            name: row.try_get("name")?,
+            tenure: tenure(row.try_get("holder")?, row.try_get("rest")?),
+            paused: row.try_get("paused")?,
+            asked: row.try_get("asked")?,
+            footing: footing(row.try_get("placed")?, row.try_get("begun")?),
+        });
     }
     Ok(survey)
+}
+
+/// The workers that live.
+async fn workers(conn: &mut PgConnection) -> Result<Vec<Worker>, StoreError> {
+    let rows = sql::query(
+        "select holder, name, version, subscriptions, refused::text as refused \
+         from orgstream.worker where lives_until > now() order by name, holder",
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Worker {
+                holder: row.try_get("holder")?,
+                name: row.try_get("name")?,
+                version: row.try_get("version")?,
+                subscriptions: row.try_get("subscriptions")?,
+                refused: refused_from(row.try_get("refused")?),
+            })
+        })
+        .collect()
 }
 
 async fn release(conn: &mut PgConnection, lease: &Lease) -> Result<(), StoreError> {

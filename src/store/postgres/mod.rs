@@ -57,6 +57,8 @@ pub(super) struct PostgresStore {
     /// For transactions of handlers, as many again: they may take long, and must not keep positions from being
     /// written.
     handler_connections: Connections,
+    /// The longest pause within one of them.
+    longest_pause: Duration,
     timeout: Duration,
     sealer: Sealer,
     /// Numbers the progress writes of this process. Begins at the clock, so that a store opened anew goes
@@ -76,6 +78,7 @@ impl PostgresStore {
             connections: connections(config.max_connections.saturating_sub(1))?,
             lease_connection: connections(1)?,
             handler_connections: connections(config.max_connections)?,
+            longest_pause: transaction::longest_pause(config.lease),
             timeout: config.timeout,
             sealer: Sealer(cipher),
             last_write: AtomicI64::new(to_ms(SystemTime::now())),

@@ -1,6 +1,7 @@
 //! A handler's rows and the marks of its events in one transaction.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,9 +14,14 @@ use super::lease::hold;
 use super::{PostgresStore, sql};
 use crate::store::{HandOver, Mark, StoreError, TransactionError, Transactions, Work};
 
-/// The longest pause between two statements. Less than a lease, so that a worker that is frozen within a
-/// transaction does not keep the next one from taking over.
+/// The longest pause between two statements, whatever the lease.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// The longest pause between two statements under such leases. A lease is renewed every fifth of it, so what
+/// a worker had open when it froze is rolled back by the time another one may take over.
+pub(super) fn longest_pause(lease: Duration) -> Duration {
+    LONGEST_PAUSE.min(lease - lease / 5)
+}
 
 #[async_trait]
 impl Transactions for PostgresStore {
@@ -27,26 +33,47 @@ impl Transactions for PostgresStore {
     ) -> Result<(), TransactionError> {
         // Waited for without a limit: whoever has one is bounded, and to be many is no failure.
         let seat = self.handler_connections.seat().await?;
-        in_time(limit, converse(seat, Some(hand_over), limit, work)).await
+        let limits = (limit, self.longest_pause);
+        let stage = Stage::default();
+        let conversation = converse(seat, Some(hand_over), limits, &stage, work);
+        in_time(limit, &stage, conversation).await
     }
 
     async fn try_out(&self, limit: Duration, work: &mut dyn Work) -> Result<(), TransactionError> {
-        in_time(limit, async {
+        let stage = Stage::default();
+        in_time(limit, &stage, async {
             let seat = self.handler_connections.seat().await?;
-            converse(seat, None, limit, work).await
+            converse(seat, None, (limit, self.longest_pause), &stage, work).await
         })
         .await
+    }
+}
+
+/// How far a conversation is: from the moment that it asks for the commit, nobody knows its outcome before
+/// the answer is there.
+#[derive(Debug, Default)]
+struct Stage {
+    commits: AtomicBool,
+}
+
+impl Stage {
+    fn error(&self, why: String) -> TransactionError {
+        match self.commits.load(Ordering::Relaxed) {
+            true => TransactionError::Unheard(why),
+            false => StoreError::Unavailable(why).into(),
+        }
     }
 }
 
 /// Ends a conversation that takes too long; its connection is closed, and the server rolls back.
 async fn in_time(
     limit: Duration,
+    stage: &Stage,
     conversation: impl Future<Output = Result<(), TransactionError>> + Send,
 ) -> Result<(), TransactionError> {
     timeout(limit, conversation).await.unwrap_or_else(|_| {
         let why = format!("the transaction took longer than {limit:?}");
-        Err(StoreError::Unavailable(why).into())
+        Err(stage.error(why))
     })
 }
 
@@ -54,7 +81,8 @@ async fn in_time(
 async fn converse(
     seat: Seat<'_>,
     hand_over: Option<HandOver<'_>>,
-    limit: Duration,
+    (limit, pause): (Duration, Duration),
+    stage: &Stage,
     work: &mut dyn Work,
 ) -> Result<(), TransactionError> {
     let mut lent = seat.connect().await?;
@@ -62,7 +90,7 @@ async fn converse(
     let limits = Limits {
         statement,
         lock: statement / 2,
-        pause: limit.min(LONGEST_PAUSE),
+        pause: limit.min(pause),
     };
     // Numbers of ours only.
     let begin = AssertSqlSafe(lent.begin_statement(limits));
@@ -78,7 +106,10 @@ async fn converse(
             .map_err(TransactionError::Work),
     };
     match done {
-        Ok(true) => tx.commit().await.map_err(TransactionError::Work)?,
+        Ok(true) => {
+            stage.commits.store(true, Ordering::Relaxed);
+            tx.commit().await.map_err(not_committed)?;
+        }
         Ok(false) => tx.rollback().await.map_err(StoreError::from)?,
         Err(error) => {
             // It fails where the connection is lost, and then what was lost is the news.
@@ -90,6 +121,18 @@ async fn converse(
     }
     lent.give_back();
     Ok(())
+}
+
+/// What it means that a commit failed. The server says no, as where a deferred constraint is violated; or it
+/// says nothing, or that it is going away, which it may do after the commit.
+fn not_committed(error: sqlx::Error) -> TransactionError {
+    let code = error.as_database_error().and_then(|error| error.code());
+    let says_no =
+        code.is_some_and(|code| !["08", "57", "58", "XX"].contains(&code.get(..2).unwrap_or("")));
+    match says_no {
+        true => TransactionError::Work(error),
+        false => TransactionError::Unheard(error.to_string()),
+    }
 }
 
 /// All that happens between begin and commit. True where there is something to commit.
@@ -227,5 +270,23 @@ fn letter(mark: &Mark) -> Option<i64> {
     match mark {
         Mark::Letter(id) => Some(*id),
         Mark::Ahead(_) | Mark::Nothing => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_of_a_frozen_worker_is_gone_before_its_lease() {
+        for seconds in [2, 3, 10, 15, 300] {
+            let lease = Duration::from_secs(seconds);
+            let pause = longest_pause(lease);
+            assert!(
+                pause <= lease * 4 / 5 && pause <= LONGEST_PAUSE,
+                "{lease:?}"
+            );
+        }
+        assert_eq!(longest_pause(Duration::from_secs(15)), LONGEST_PAUSE);
     }
 }

@@ -11,8 +11,8 @@ use super::hole::rewound_from;
 use super::{READ, SqliteStore, WRITE, bounded};
 use crate::event::{EventIdentity, OrgId};
 use crate::store::common::{
-    begin_from, from_ms, not_a_rename, not_paused, org_from, replay_id, same_org, same_topic,
-    span_ms, to_ms,
+    begin_from, footing, from_ms, not_a_rename, not_given_up, not_paused, org_from, refused_from,
+    refused_json, replay_id, same_org, same_topic, span_ms, to_ms,
 };
 use crate::store::{
     FinishedAhead, Heartbeat, Lease, Leases, StoreError, SubscriptionKey, Survey, Surveyed,
@@ -66,6 +66,10 @@ impl Leases for SqliteStore {
             transaction!(self, READ, |conn| survey(conn, org_id))
         })
         .await
+    }
+
+    async fn workers(&self) -> Result<Vec<Worker>, StoreError> {
+        transaction!(self, READ, |conn| workers(conn))
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
@@ -208,6 +212,16 @@ async fn create(
     if names.contains(&key.name) {
         return Ok(());
     }
+    let former = sqlx::query_as(
+        "select s.name, s.topic from former_name f \
+         join subscription s on s.org_id = f.org_id and s.name = f.subscription \
+         where f.org_id = $1 and f.name = $2",
+    )
+    .bind(key.org_id.as_str())
+    .bind(&key.name)
+    .fetch_optional(&mut *conn)
+    .await?;
+    not_given_up(key, former)?;
     not_a_rename(key, &names, configured, start_is_explicit)?;
     sqlx::query(
         "insert into subscription (org_id, name, topic, created_at) values ($1, $2, $3, $4)",
@@ -253,16 +267,20 @@ async fn live(
     let now = to_ms(SystemTime::now());
     let left = if stopping { 0 } else { span_ms(ttl) };
     sqlx::query(
-        "insert into worker (holder, name, version, started_at, seen_at, lives_until) \
-         values ($1, $2, $3, $4, $4, $5) \
+        "insert into worker \
+             (holder, name, version, started_at, seen_at, lives_until, subscriptions, refused) \
+         values ($1, $2, $3, $4, $4, $5, $6, $7) \
          on conflict (holder) do update \
-             set seen_at = excluded.seen_at, lives_until = excluded.lives_until",
+             set seen_at = excluded.seen_at, lives_until = excluded.lives_until, \
+                 subscriptions = excluded.subscriptions, refused = excluded.refused",
     )
     .bind(&worker.holder)
     .bind(&worker.name)
     .bind(&worker.version)
     .bind(now)
     .bind(now.saturating_add(left))
+    .bind(json!(worker.subscriptions).to_string())
+    .bind(refused_json(&worker.refused))
     .execute(&mut *conn)
     .await?;
     sqlx::query("delete from worker where lives_until < $1")
@@ -302,7 +320,9 @@ async fn renew(
 /// that is gone has left behind; any other learns from the lock that it may take none.
 async fn survey(conn: &mut SqliteConnection, org_id: &OrgId) -> Result<Survey, StoreError> {
     let rows = sqlx::query(
-        "select name, asked, paused_at is not null as paused \
+        "select name, asked, paused_at is not null as paused, \
+                position is not null as placed, \
+                begun_at is not null and begin_from is not 'earliest' as begun \
          from subscription where org_id = $1 order by name",
     )
     .bind(org_id.as_str())
@@ -314,13 +334,38 @@ async fn survey(conn: &mut SqliteConnection, org_id: &OrgId) -> Result<Survey, S
             tenure: Tenure::Free,
             paused: row.try_get("paused")?,
             asked: row.try_get("asked")?,
+            footing: footing(row.try_get("placed")?, row.try_get("begun")?),
         })
     });
     Ok(Survey {
-        workers: 1,
+        // Whoever looks counts itself.
+        workers: Vec::new(),
         stopping: 0,
         subscriptions: subscriptions.collect::<Result<_, StoreError>>()?,
     })
+}
+
+/// The worker that lives, and what is left of one that died.
+async fn workers(conn: &mut SqliteConnection) -> Result<Vec<Worker>, StoreError> {
+    let rows = sqlx::query(
+        "select holder, name, version, subscriptions, refused \
+         from worker where lives_until > $1 order by name, holder",
+    )
+    .bind(to_ms(SystemTime::now()))
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let subscriptions: String = row.try_get("subscriptions")?;
+            Ok(Worker {
+                holder: row.try_get("holder")?,
+                name: row.try_get("name")?,
+                version: row.try_get("version")?,
+                subscriptions: serde_json::from_str(&subscriptions).unwrap_or_default(),
+                refused: refused_from(row.try_get("refused")?),
+            })
+        })
+        .collect()
 }
 
 async fn release(conn: &mut SqliteConnection, lease: &Lease) -> Result<(), StoreError> {

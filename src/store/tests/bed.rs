@@ -231,6 +231,7 @@ pub(super) fn letter(record: &str, handler: Option<&str>) -> DeadLetter {
         place: None,
         received_at: now(),
         ahead: true,
+        replayed: false,
     }
 }
 

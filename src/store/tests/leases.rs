@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::bed::{BRIEF, Bed, hole, key, letter, org, replay, take};
 use crate::store::{
-    HoleKind, Lease, Progress, Renamed, Store, StoreError, SubscriptionKey, Surveyed, TakenOver,
-    Tenure, Worker,
+    Footing, HoleKind, Lease, Peer, Progress, Refused, Renamed, Store, StoreError, SubscriptionKey,
+    Surveyed, TakenOver, Tenure, Worker,
 };
 
 /// Longer than any test.
@@ -16,6 +16,8 @@ fn worker(holder: &str) -> Worker {
         holder: holder.to_owned(),
         name: format!("{holder}.1"),
         version: "0.0.0".to_owned(),
+        subscriptions: vec!["accounts".to_owned()],
+        refused: Vec::new(),
     }
 }
 
@@ -49,7 +51,7 @@ async fn surveyed(store: &dyn Store) -> Surveyed {
 }
 
 async fn workers(store: &dyn Store) -> usize {
-    store.survey(&org(), LONG).await.unwrap().workers
+    store.survey(&org(), LONG).await.unwrap().workers.len()
 }
 
 fn both(name: &str) -> (Vec<String>, Vec<String>) {
@@ -131,7 +133,7 @@ pub(super) async fn a_heartbeat_renews_what_is_still_the_holders_even_after_it_r
 pub(super) async fn workers_are_counted_while_they_live_and_do_not_stop(bed: &Bed) {
     let store = bed.ready().await;
     if !run_out(&*store) {
-        assert_eq!(workers(&*store).await, 1);
+        assert_eq!(workers(&*store).await, 0, "whoever looks counts itself");
         return;
     }
     assert_eq!(workers(&*store).await, 0, "an org without subscriptions");
@@ -145,12 +147,12 @@ pub(super) async fn workers_are_counted_while_they_live_and_do_not_stop(bed: &Be
     let two = worker("two");
     store.heartbeat(&two, LONG, &[], true).await.unwrap();
     let survey = store.survey(&org(), LONG).await.unwrap();
-    assert_eq!((survey.workers, survey.stopping), (1, 1));
+    assert_eq!((survey.workers.len(), survey.stopping), (1, 1));
     for holder in ["one", "two"] {
         store.retire(holder).await.unwrap();
     }
     let survey = store.survey(&org(), LONG).await.unwrap();
-    assert_eq!((survey.workers, survey.stopping), (0, 0));
+    assert_eq!((survey.workers.len(), survey.stopping), (0, 0));
 }
 
 pub(super) async fn a_worker_that_is_dead_for_a_day_is_forgotten(bed: &Bed) {
@@ -235,16 +237,88 @@ pub(super) async fn a_rename_takes_everything_along_and_fences_the_old_owner(bed
     };
     let late = store.save_progress(&late, &progress).await;
     assert!(matches!(late, Err(StoreError::Fenced { .. })), "{late:?}");
-    // The new name is a rename no more; the old one would be.
+    // The new name is a rename no more; the old one is given up.
     let customers = ["customers".to_owned()];
     let new = key("customers", "Account");
     let taken = store.take_over(&new, "two", BRIEF, &customers, false);
     assert_eq!(taken.await.unwrap().position, Some(replay("0a")));
     let back = claim(&*store, "one", BRIEF).await;
+    assert!(matches!(back, Err(StoreError::Renamed { .. })), "{back:?}");
+}
+
+pub(super) async fn a_name_that_was_given_up_is_not_begun_anew_until_it_is_given_back(bed: &Bed) {
+    let store = bed.ready().await;
+    take(&*store).await;
+    let rename = async |old: &str, new: &str| {
+        let renamed = store.rename(&org(), old, new).await.unwrap();
+        assert_eq!(renamed, Renamed::Done);
+    };
+    // As a worker asks whose configuration has the old name yet, and says where it begins.
+    let begin = async |name: &str, topic: &str| {
+        let configured = [name.to_owned()];
+        let key = key(name, topic);
+        store.take_over(&key, "one", BRIEF, &configured, true).await
+    };
+    rename("accounts", "customers").await;
+    rename("customers", "clients").await;
+    for name in ["accounts", "customers"] {
+        match begin(name, "Account").await {
+            Err(StoreError::Renamed { name: old, new, .. }) => {
+                assert_eq!((old.as_str(), new.as_str()), (name, "clients"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(store.subscriptions().await.unwrap().len(), 1);
+    // On another topic it cannot be meant.
+    begin("customers", "Contact").await.unwrap();
+    rename("clients", "accounts").await;
+    begin("accounts", "Account").await.unwrap();
+    let given_up = begin("clients", "Account").await;
     assert!(
-        matches!(back, Err(StoreError::RenameSuspected { .. })),
-        "{back:?}"
+        matches!(given_up, Err(StoreError::Renamed { .. })),
+        "{given_up:?}"
     );
+}
+
+pub(super) async fn a_worker_tells_the_others_what_it_can_run_and_people_what_it_was_refused(
+    bed: &Bed,
+) {
+    let store = bed.ready().await;
+    let mut one = worker("one");
+    store.heartbeat(&one, LONG, &[], false).await.unwrap();
+    one.subscriptions = vec!["accounts".to_owned(), "orders".to_owned()];
+    one.refused = vec![Refused {
+        name: "contacts".to_owned(),
+        topic: "/data/ContactChangeEvent".to_owned(),
+        why: "\"quoted\", and\nmore".to_owned(),
+    }];
+    store.heartbeat(&one, LONG, &[], false).await.unwrap();
+    assert_eq!(store.workers().await.unwrap(), [one.clone()]);
+    if run_out(&*store) {
+        let survey = store.survey(&org(), LONG).await.unwrap();
+        let peer = Peer {
+            holder: "one".to_owned(),
+            subscriptions: one.subscriptions.clone(),
+        };
+        assert_eq!(survey.workers, [peer]);
+    }
+    store.heartbeat(&one, LONG, &[], true).await.unwrap();
+    assert_eq!(store.workers().await.unwrap(), []);
+}
+
+pub(super) async fn a_survey_tells_what_has_a_position_and_what_began_without_one(bed: &Bed) {
+    let store = bed.ready().await;
+    let held = lease(&*store, "one", LONG).await;
+    assert_eq!(surveyed(&*store).await.footing, Footing::New);
+    store.mark_begun(&held).await.unwrap();
+    assert_eq!(surveyed(&*store).await.footing, Footing::Begun);
+    let progress = Progress {
+        position: Some(replay("0a")),
+        ..Progress::default()
+    };
+    store.save_progress(&held, &progress).await.unwrap();
+    assert_eq!(surveyed(&*store).await.footing, Footing::Placed);
 }
 
 pub(super) async fn a_rename_is_refused_while_a_worker_runs_it_or_the_name_is_taken(bed: &Bed) {

@@ -266,7 +266,8 @@ pub(super) async fn a_letter_that_is_refused_once_more_says_why_and_asks_for_not
         .await
         .unwrap();
     store.ask_retry(&only(&[id])).await.unwrap();
-    store.park_again(&lease, &[id], &refusal()).await.unwrap();
+    let open = store.park_again(&lease, &[id], &refusal()).await.unwrap();
+    assert_eq!(open, [id]);
     let stored = store.dead_letter(id).await.unwrap().unwrap();
     assert_eq!(
         (stored.state.as_str(), stored.retry_asked_at),
@@ -283,7 +284,8 @@ pub(super) async fn a_letter_that_is_refused_once_more_says_why_and_asks_for_not
     );
     // One that a person gave up meanwhile stays as it is.
     store.discard(&only(&[id])).await.unwrap();
-    store.park_again(&lease, &[id], &refusal()).await.unwrap();
+    let open = store.park_again(&lease, &[id], &refusal()).await.unwrap();
+    assert_eq!(open, [0i64; 0]);
     let stored = store.dead_letter(id).await.unwrap().unwrap();
     assert_eq!(
         (stored.state.as_str(), stored.letter.attempts),
@@ -308,7 +310,7 @@ pub(super) async fn a_letter_that_can_be_decoded_now_gives_every_handler_one_in_
         place: Some(placed[0].place),
         ..letter("001A", Some(handler))
     });
-    let passed = store.pass_on(&lease, placed[0].id, &own).await.unwrap();
+    let passed = store.pass_on(&lease, &[placed[0].id], &own).await.unwrap();
     let passed = passed.unwrap();
     assert!(passed.iter().all(|one| one.place == placed[0].place));
     let open = store.open_letters(&lease).await.unwrap();
@@ -319,8 +321,53 @@ pub(super) async fn a_letter_that_can_be_decoded_now_gives_every_handler_one_in_
     let first = store.dead_letter(placed[0].id).await.unwrap().unwrap();
     assert_eq!(first.state, "handled");
     assert!(first.resolved_at.is_some());
-    let twice = store.pass_on(&lease, placed[0].id, &own).await.unwrap();
+    let twice = store.pass_on(&lease, &[placed[0].id], &own).await.unwrap();
     assert_eq!(twice, None);
+}
+
+pub(super) async fn a_unit_is_passed_on_and_given_up_whole(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let of = |unit: &str, record: &str, handler: Option<&str>| DeadLetter {
+        unit: Some(unit.to_owned()),
+        ..letter(record, handler)
+    };
+    let given = [
+        of("transaction:1", "001A", None),
+        of("transaction:1", "001B", None),
+        of("transaction:1", "001A", Some(HANDLER)),
+        of("transaction:2", "001C", None),
+        of("transaction:2", "001D", None),
+        letter("001E", None),
+    ];
+    let placed = store.park_all(&lease, &given).await.unwrap();
+    let id = |number: usize| placed[number].id;
+    let states = async || -> Vec<String> {
+        let all: Vec<i64> = placed.iter().map(|placed| placed.id).collect();
+        let all = store.letter_summaries(&all).await.unwrap();
+        all.into_iter().map(|one| one.state).collect()
+    };
+    // One of another handler, of another transaction or of none stays.
+    let mut discarded = store.discard(&only(&[id(1)])).await.unwrap();
+    discarded.sort_unstable();
+    assert_eq!(discarded, [id(0), id(1)]);
+    assert_eq!(
+        states().await,
+        ["discarded", "discarded", "open", "open", "open", "open"]
+    );
+    let by_reason = LetterSelection {
+        reason: Some("no such reason".to_owned()),
+        ..LetterSelection::default()
+    };
+    assert_eq!(store.discard(&by_reason).await.unwrap(), [0i64; 0]);
+    // Where one of them is gone, none is passed on.
+    let own = [letter("001C", Some(HANDLER)), letter("001D", Some(HANDLER))];
+    let none = store.pass_on(&lease, &[id(0), id(3)], &own).await.unwrap();
+    assert_eq!(none, None);
+    assert_eq!(states().await[3], "open");
+    let passed = store.pass_on(&lease, &[id(3), id(4)], &own).await.unwrap();
+    assert_eq!(passed.unwrap().len(), 2);
+    assert_eq!(states().await[3..], ["handled", "handled", "open"]);
 }
 
 pub(super) async fn people_ask_withdraw_and_discard_and_the_owner_hears_of_it(bed: &Bed) {
@@ -392,8 +439,8 @@ pub(super) async fn a_holder_whose_epoch_has_passed_moves_no_letter(bed: &Bed) {
     assert!(new.epoch > old.epoch);
     let refusals = [
         store.resolve(&old, &[id]).await.map(drop),
-        store.park_again(&old, &[id], &refusal()).await,
-        store.pass_on(&old, id, &[]).await.map(drop),
+        store.park_again(&old, &[id], &refusal()).await.map(drop),
+        store.pass_on(&old, &[id], &[]).await.map(drop),
         store.open_letters(&old).await.map(drop),
         store.settled_ahead(&old).await.map(drop),
         store.park_all(&old, &[behind("001B")]).await.map(drop),

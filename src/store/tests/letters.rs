@@ -21,6 +21,7 @@ pub(super) async fn a_parked_event_is_kept_as_received(bed: &Bed) {
         payload: bytes::Bytes::new(),
         record_ids: Vec::new(),
         record_name: None,
+        replayed: true,
         ..letter("001B", None)
     };
     for letter in [whole, bare] {
@@ -72,6 +73,7 @@ pub(super) async fn a_resolved_event_that_fails_anew_is_open_again(bed: &Bed) {
         .await;
     let again = DeadLetter {
         error: "422".to_owned(),
+        replayed: true,
         ..first
     };
     assert_eq!(store.park(&lease, &again).await.unwrap(), id);

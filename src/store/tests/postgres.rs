@@ -248,6 +248,8 @@ async fn a_handlers_long_transaction_blocks_no_write_of_the_owner_and_every_chan
         holder: lease.holder.clone(),
         name: "w".to_owned(),
         version: "0".to_owned(),
+        subscriptions: Vec::new(),
+        refused: Vec::new(),
     };
     let long = Duration::from_secs(60);
     let keys = [lease.key.clone()];
@@ -286,6 +288,8 @@ async fn a_locked_row_keeps_no_other_lease_from_being_renewed() {
         holder: accounts.holder.clone(),
         name: "w".to_owned(),
         version: "0".to_owned(),
+        subscriptions: Vec::new(),
+        refused: Vec::new(),
     };
     let keys = [accounts.key.clone(), contacts];
     let long = Duration::from_secs(60);
@@ -316,6 +320,8 @@ async fn heartbeats_do_not_wait_for_connections_that_other_calls_keep_busy() {
         holder: lease.holder.clone(),
         name: "w".to_owned(),
         version: "0".to_owned(),
+        subscriptions: Vec::new(),
+        refused: Vec::new(),
     };
     let beats = async {
         let ttl = Duration::from_secs(20);

@@ -379,6 +379,50 @@ pub(super) async fn a_transaction_that_takes_too_long_is_given_up(bed: &Bed) {
     store.close().await;
 }
 
+pub(super) async fn a_commit_whose_answer_does_not_come_is_no_failure_of_the_work(bed: &Bed) {
+    let (store, lease) = ready(bed).await;
+    // What a row says is done as part of the commit.
+    bed.execute(
+        "create function public.at_commit() returns trigger language plpgsql as $f$ begin \
+         if new.n = 0 then perform pg_sleep(2); \
+         elsif new.n = 1 then perform pg_terminate_backend(pg_backend_pid()); \
+         else raise unique_violation; end if; return null; end $f$; \
+         create constraint trigger t after insert on public.row deferrable initially deferred \
+         for each row execute function public.at_commit()",
+    )
+    .await;
+    let run = async |number: i64, limit: u64| {
+        let mut work = task(move |conn, finished| {
+            Box::pin(async move {
+                let insert = sqlx::query("insert into public.row select $1 where not $2");
+                let insert = insert.persistent(false).bind(number).bind(finished[0]);
+                insert.execute(conn).await?;
+                Ok(vec![true])
+            })
+        });
+        let marks = ahead(&[["a", "b", "c"][usize::try_from(number).unwrap()]]);
+        let hand_over = HandOver {
+            lease: &lease,
+            handler: "rows",
+            marks: &marks,
+        };
+        let limit = Duration::from_millis(limit);
+        let done = store.transact(hand_over, limit, &mut work).await;
+        done.map(|()| work.told)
+    };
+    for (number, limit) in [(0, 700), (1, 20_000)] {
+        let error = run(number, limit).await.unwrap_err();
+        assert!(matches!(error, TransactionError::Unheard(_)), "{error:?}");
+    }
+    let refused = run(2, 20_000).await.unwrap_err();
+    assert!(matches!(refused, TransactionError::Work(_)), "{refused:?}");
+    assert!(stored(bed).await.0 <= 1);
+    // Only another attempt tells what became of it.
+    let told = run(0, 20_000).await.unwrap();
+    assert_eq!(stored(bed).await, (1, 1), "{told:?}");
+    store.close().await;
+}
+
 pub(super) async fn a_dead_letter_is_resolved_with_the_rows(bed: &Bed) {
     let (store, lease) = ready(bed).await;
     let id = store

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinError;
 use tracing::{info, warn};
 
+use super::parked::Moment;
 use super::{Delivery, end_of_task};
 use crate::subscription::calling::{Call, CallEnd};
 use crate::subscription::handler_run::{Health, Verdict};
@@ -26,7 +27,7 @@ impl Delivery {
     pub(super) fn call_handlers(&mut self) {
         let now = Instant::now();
         // Somebody else may have begun where our time is up: nothing more is handed out.
-        if !self.assignment.clock.holds(now) {
+        if !self.assignment.clock.holds() {
             return;
         }
         for index in 0..self.runs.len() {
@@ -66,9 +67,9 @@ impl Delivery {
     #[must_use]
     pub(super) fn called(&mut self, called: Result<Called, JoinError>) -> bool {
         let called = called.unwrap_or_else(|error| end_of_task(error));
-        let CallEnd::Answered(answer) = called.end else {
+        if called.end == CallEnd::Fenced {
             return false;
-        };
+        }
         let Some(batch) = self.with_handlers.remove(&(called.handler, called.call)) else {
             return true;
         };
@@ -76,7 +77,11 @@ impl Delivery {
         let run = &mut self.runs[called.handler];
         let (name, bit) = (run.name.clone(), run.bit);
         let stale = batch.iter().any(|w| self.replays.is_stale(w.origin));
-        let answered = run.answered(now, called.call, batch, answer);
+        let answered = match called.end {
+            CallEnd::Answered(answer) => run.answered(now, called.call, batch, answer),
+            CallEnd::Unheard(why) => run.unheard(now, called.call, batch, why),
+            CallEnd::Fenced => return false,
+        };
         if stale {
             // What a handler wants again of a replay that was withdrawn meanwhile.
             run.forget(|origin| self.replays.is_stale(origin));
@@ -100,7 +105,7 @@ impl Delivery {
                 Verdict::Park { reason, error } => {
                     let letters = dead_letters(&waiting, &name, reason, &error);
                     let slot = Slot::Handler(called.handler);
-                    self.park(waiting.origin, Some((slot, bit)), letters);
+                    self.park(waiting.origin, Some((slot, bit)), letters, Moment::InTurn);
                 }
             }
         }

@@ -65,43 +65,56 @@ impl Group {
     }
 
     fn of(open: Open, partial: bool) -> Self {
-        let mut members = open.members;
         if partial {
-            for member in &mut members {
-                if let What::Event(event) = &mut member.what {
-                    Arc::make_mut(event).partial = true;
-                }
-            }
+            return Self::part(open.first, open.members);
         }
         Self {
             first: open.first,
-            members,
+            members: open.members,
             partial,
         }
     }
 
-    /// What a handler is to be given: the whole, nothing where it has finished it, or else the stretches
-    /// that it has not finished, as parts: they were grouped otherwise when it was given the rest.
-    pub(super) fn units(&self, handler: HandlerSet) -> Vec<(Seq, Unit)> {
-        let left = |member: &&Member| member.finished & handler == 0;
-        if self.members.iter().all(|member| left(&member)) {
-            return unit(self.events())
-                .map(|unit| (self.first, unit))
-                .into_iter()
-                .collect();
+    /// What a handler has not finished of it: the whole, nothing, or else stretches, as parts: they were
+    /// grouped otherwise when it was given the rest.
+    pub(super) fn left_for(&self, handler: HandlerSet) -> Vec<Self> {
+        let left = |member: &Member| member.finished & handler == 0;
+        if self.members.iter().all(left) {
+            return vec![self.clone()];
         }
-        let mut units = Vec::new();
-        let mut seq = self.first;
-        for stretch in self.members.chunk_by(|one, next| left(&one) == left(&next)) {
-            let events = stretch.iter().filter(left).filter_map(event).map(|event| {
-                let mut event = event.clone();
-                Arc::make_mut(&mut event).partial = true;
-                event
-            });
-            units.extend(unit(events.collect()).map(|unit| (seq, unit)));
-            seq += stretch.len() as Seq;
+        let mut stretches = Vec::new();
+        let mut first = self.first;
+        for stretch in (self.members).chunk_by(|one, next| left(one) == left(next)) {
+            if stretch.first().is_some_and(left) {
+                stretches.push(Self::part(first, stretch.to_vec()));
+            }
+            first += stretch.len() as Seq;
         }
-        units
+        stretches
+    }
+
+    fn part(first: Seq, mut members: Vec<Member>) -> Self {
+        for member in &mut members {
+            if let What::Event(event) = &mut member.what {
+                Arc::make_mut(event).partial = true;
+            }
+        }
+        Self {
+            first,
+            members,
+            partial: true,
+        }
+    }
+
+    /// Its events, where all of them can be handed over.
+    pub(super) fn unit(&self) -> Option<Unit> {
+        let events = self.members.iter().map(event).collect::<Option<_>>()?;
+        unit(events)
+    }
+
+    /// True where no handler had finished any of it.
+    pub(super) fn is_new(&self) -> bool {
+        self.members.iter().all(|member| member.finished == 0)
     }
 
     /// The first event in it that cannot be decoded, so that none of it can be handed over.
@@ -119,15 +132,11 @@ impl Group {
         let together = self.partial || self.members.len() > 1;
         together.then(|| name(key, self.partial, &first.identity()))
     }
-
-    fn events(&self) -> Vec<Arc<Event>> {
-        self.members.iter().filter_map(event).cloned().collect()
-    }
 }
 
-fn event(member: &Member) -> Option<&Arc<Event>> {
+fn event(member: &Member) -> Option<Arc<Event>> {
     match &member.what {
-        What::Event(event) => Some(event),
+        What::Event(event) => Some(event.clone()),
         What::Undecodable(_) => None,
     }
 }

@@ -46,6 +46,7 @@ fn undecodable(key: Option<&str>) -> Member {
             }),
             reason: "undecodable",
             error: "no".to_owned(),
+            replayed: false,
         })),
         finished: 0,
     }
@@ -197,9 +198,9 @@ fn a_handler_is_given_the_whole_or_what_it_has_not_finished_as_parts() {
         group.members[finished].finished = 0b10;
     }
     let given = |handler| -> Vec<(Seq, usize, bool)> {
-        let units = group.units(handler).into_iter();
         let told = |unit: &Unit| unit.events().iter().all(|event| event.partial);
-        units
+        (group.left_for(handler).iter())
+            .map(|left| (left.first, left.unit().unwrap()))
             .map(|(seq, unit)| (seq, unit.events().len(), told(&unit)))
             .collect()
     };
@@ -208,7 +209,26 @@ fn a_handler_is_given_the_whole_or_what_it_has_not_finished_as_parts() {
     for member in &mut group.members {
         member.finished = 0b10;
     }
-    assert!(group.units(0b10).is_empty());
+    assert!(group.left_for(0b10).is_empty());
+}
+
+#[test]
+fn what_a_handler_has_left_of_a_unit_is_not_kept_by_an_event_that_it_has_finished() {
+    let mut group = Group {
+        first: 0,
+        members: vec![of("a", 1), undecodable(Some("a")), of("a", 3)],
+        partial: false,
+    };
+    assert!(group.is_new() && group.unit().is_none());
+    group.members[1].finished = 0b01;
+    assert!(!group.is_new());
+    let left = |handler| -> Vec<(Seq, usize, bool)> {
+        (group.left_for(handler).iter())
+            .map(|left| (left.first, left.members.len(), left.undecodable().is_some()))
+            .collect()
+    };
+    assert_eq!(left(0b01), [(0, 1, false), (2, 1, false)]);
+    assert_eq!(left(0b10), [(0, 3, true)]);
 }
 
 #[test]
@@ -232,8 +252,8 @@ fn dead_letters_of_a_unit_have_its_name_and_those_of_parts_differ() {
         } else {
             group
         };
-        let units = group.units(1);
-        assert_eq!(unit_name(&units[0].1), group.name());
+        let left = group.left_for(1);
+        assert_eq!(unit_name(&left[0].unit().unwrap()), group.name());
         group.name()
     };
     assert_eq!(name(0, vec![of("a", 1)], false), None);

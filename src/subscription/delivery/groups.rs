@@ -4,14 +4,16 @@ use std::time::{Duration, Instant};
 
 use super::Delivery;
 use super::grouping::{Group, Grouping, Member, What};
+use super::parked::Moment;
 use crate::store::DeadLetter;
 use crate::subscription::credits::Credits;
 use crate::subscription::decoder::Undecodable;
+use crate::subscription::held::{PARKED_BEHIND, Slot};
 use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::Origin;
 use crate::subscription::parking::dead_letter;
 use crate::subscription::state::State;
-use crate::subscription::tracker::Tracker;
+use crate::subscription::tracker::{Seq, Tracker};
 
 /// A timer that fires later than this was not looked at: the process itself was stopped.
 const STOPPED: Duration = Duration::from_secs(1);
@@ -21,18 +23,40 @@ impl Delivery {
     pub(super) fn hand_on(&mut self, groups: Vec<Group>) {
         for group in groups {
             self.tracker.join(group.first, group.members.len());
-            match group.undecodable() {
-                Some(undecodable) => self.park_group(&group, &behind(undecodable)),
-                None => {
-                    for run in &mut self.runs {
-                        for (seq, unit) in group.units(run.bit) {
-                            run.put(Origin::Live(seq), unit, self.ordering);
-                        }
-                    }
+            match group.undecodable().filter(|_| group.is_new()) {
+                // Without one of its events none is handed over.
+                Some(undecodable) => {
+                    let letters = letters_of(&group, &behind(undecodable), None);
+                    let origin = Origin::Live(group.first);
+                    self.park_new(origin, None, letters, Moment::OnArrival);
                 }
+                None => self.give(&group, Origin::Live),
             }
         }
         self.tracker.open_from(self.grouping.open_from());
+    }
+
+    /// Gives each handler what it has not finished of a group, or parks that where it cannot be decoded.
+    pub(super) fn give(&mut self, group: &Group, origin: impl Fn(Seq) -> Origin) {
+        for index in 0..self.runs.len() {
+            let run = &mut self.runs[index];
+            let (bit, slot) = (run.bit, Slot::Handler(index));
+            let mut unread = Vec::new();
+            for left in group.left_for(bit) {
+                match (left.undecodable(), left.unit()) {
+                    (Some(undecodable), _) => {
+                        let letters = letters_of(&left, &behind(undecodable), Some(&run.name));
+                        unread.push((left.first, letters));
+                    }
+                    (None, Some(unit)) => run.put(origin(left.first), unit, self.ordering),
+                    (None, None) => {}
+                }
+            }
+            for (first, letters) in unread {
+                let handler = Some((slot, bit));
+                self.park_new(origin(first), handler, letters, Moment::OnArrival);
+            }
+        }
     }
 
     /// Closes a transaction that nothing else closes, once its wait is over.
@@ -59,19 +83,6 @@ impl Delivery {
             }
             Silence::Ours => self.grouping.wait_again(now),
         }
-    }
-
-    /// Parks all of a group for all handlers: without one of its events none is handed over.
-    fn park_group(&mut self, group: &Group, behind: &str) {
-        // All of it was parked before a restart.
-        if group
-            .members
-            .iter()
-            .all(|member| self.tracker.is_all(member.finished))
-        {
-            return;
-        }
-        self.park_new(Origin::Live(group.first), None, letters_of(group, behind));
     }
 }
 
@@ -101,14 +112,16 @@ pub(super) fn silence(
     }
 }
 
-/// The dead letters of a group that cannot be handed over, because one of its events cannot be decoded.
-pub(super) fn letters_of(group: &Group, behind: &str) -> Vec<DeadLetter> {
+/// The dead letters of a group that cannot be handed over, because one of its events cannot be decoded: of
+/// one handler, or of all.
+fn letters_of(group: &Group, behind: &str, handler: Option<&str>) -> Vec<DeadLetter> {
     let unit = group.name();
     let letter = |member: &Member| DeadLetter {
         unit: unit.clone(),
+        handler: handler.map(str::to_owned),
         ..match &member.what {
             What::Undecodable(event) => event.letter(),
-            What::Event(event) => dead_letter(event, None, "parked_behind", behind, 0),
+            What::Event(event) => dead_letter(event, handler, PARKED_BEHIND, behind, 0),
         }
     };
     group.members.iter().map(letter).collect()
@@ -124,7 +137,7 @@ pub(super) enum Silence {
     Ours,
 }
 
-pub(super) fn behind(undecodable: &Undecodable) -> String {
+fn behind(undecodable: &Undecodable) -> String {
     format!(
         "event {} of the same transaction cannot be decoded",
         undecodable.identity()

@@ -11,7 +11,7 @@ use crate::event::{RawEvent, ReplayId};
 use crate::store::{DeadLetter, Lease, LetterSummary, SettledAhead, Store};
 use crate::subscription::backoff::Backoff;
 use crate::subscription::held::{Drawing, Held, Known, Slot, Ticket, comes_again};
-use crate::subscription::lanes::{Origin, RecordHash, Waiting, held_records};
+use crate::subscription::lanes::{Holding, Origin, Waiting};
 use crate::subscription::letter_loader::{LetterLoader, Loaded};
 use crate::subscription::parking::{Done, Move, Parking};
 use tokio::task::JoinSet;
@@ -25,6 +25,7 @@ const LOAD_RETRY: BackoffConfig = BackoffConfig {
 /// The dead letters of a subscription.
 pub(super) struct Letters {
     pub(super) held: Held,
+    pub(super) holding: Holding,
     pub(super) parking: Parking,
     max_parked: usize,
     loader: LetterLoader,
@@ -68,9 +69,10 @@ impl Letters {
         ordering: Ordering,
         handlers: Vec<String>,
     ) -> Self {
+        let holding = Holding::new(ordering, &lease.key.topic);
         let mut held = Held::new(handlers, Drawing::default());
         for summary in setup.open {
-            let records = records_of(&summary, ordering);
+            let records = holding.records(&summary.record_ids);
             let comes = comes_again(&summary, setup.resume_after.as_ref());
             let to_come = comes && !setup.nothing_again;
             if summary.to_come && !to_come {
@@ -86,6 +88,7 @@ impl Letters {
         }
         Self {
             held,
+            holding,
             parking: Parking::new(lease.clone(), store.clone()),
             max_parked: setup.max_parked,
             loader: setup.loader,
@@ -161,7 +164,7 @@ impl Letters {
         })
     }
 
-    /// When there is something to look at again.
+    /// When there is something to look at again, where it may be drawn.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.not_before
     }
@@ -217,13 +220,5 @@ impl Letters {
             }
             None => "waits behind an event of the same transaction".to_owned(),
         }
-    }
-}
-
-/// The records that a letter of the store holds.
-pub(super) fn records_of(summary: &LetterSummary, ordering: Ordering) -> Vec<RecordHash> {
-    match ordering {
-        Ordering::Record => held_records(&summary.record_ids),
-        Ordering::Strict | Ordering::None => Vec::new(),
     }
 }

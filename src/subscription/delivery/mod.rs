@@ -10,6 +10,8 @@ mod parked;
 mod replay;
 mod show;
 mod side;
+#[cfg(test)]
+mod turns_tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -128,6 +130,9 @@ pub(super) struct Delivery {
     behind_since: SystemTime,
     observer: Observer,
     stop: CancellationToken,
+    /// How often the loop has turned.
+    #[cfg(test)]
+    turns: Arc<std::sync::atomic::AtomicUsize>,
 }
 
 impl Delivery {
@@ -203,6 +208,8 @@ impl Delivery {
             behind_since: setup.behind_since,
             observer: setup.observer,
             stop: setup.stop,
+            #[cfg(test)]
+            turns: Arc::default(),
         }
     }
 
@@ -213,6 +220,9 @@ impl Delivery {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            #[cfg(test)]
+            self.turns
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             if open {
                 self.close_group(Instant::now());
             }
@@ -305,11 +315,9 @@ impl Delivery {
     fn wake_at(&self) -> Option<Instant> {
         let now = Instant::now();
         let handlers = self.runs.iter().filter_map(|run| run.wake_at(now));
-        let own = [
-            self.position.wake_at(),
-            self.letters.wake_at(),
-            self.replays.wake_at(),
-        ];
+        // What is due and may not be begun would have this loop turn without end.
+        let letters = self.letters.wake_at().filter(|_| self.may_draw());
+        let own = [self.position.wake_at(), letters, self.replays.wake_at()];
         handlers.chain(own.into_iter().flatten()).min()
     }
 

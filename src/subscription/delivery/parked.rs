@@ -1,20 +1,36 @@
 //! What becomes of events that are parked, or have to be, and of letters that are tried again.
 
-use std::time::Instant;
-
 use tracing::{debug, info, warn};
 
 use super::Delivery;
-use super::letters::records_of;
-use crate::config::Ordering;
+use super::letters::Letters;
 use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal};
 use crate::subscription::handler_run::Verdict;
 use crate::subscription::held::{Known, NewLetter, PARKED_BEHIND, Since, Slot, Ticket};
-use crate::subscription::lanes::{Origin, Waiting, held_records};
+use crate::subscription::lanes::{Origin, Waiting};
 use crate::subscription::letter_loader::{Loaded, LoadedLetter, NotLoaded};
 use crate::subscription::observe::Outcome;
-use crate::subscription::parking::{Done, Move, dead_letter, dead_letters};
+use crate::subscription::parking::{Done, Move, Named, dead_letter, dead_letters};
 use crate::subscription::tracker::HandlerSet;
+
+/// When it is decided that a unit is parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// It comes off the stream, and nobody can be given it. Older ones may still be on their way to the
+    /// handlers: these are not behind it.
+    OnArrival,
+    /// It is its turn: what is older of its records is finished.
+    InTurn,
+}
+
+impl Moment {
+    fn since(self, origin: Origin) -> Since {
+        match (self, origin) {
+            (Self::OnArrival, Origin::Live(seq)) => Since::After(seq),
+            _ => Since::Always,
+        }
+    }
+}
 
 impl Delivery {
     /// Writes what is to be written, and begins with what may be tried again.
@@ -26,9 +42,14 @@ impl Delivery {
         letters.parking.go_on(room, |tickets, origin, first| {
             held.place_of(tickets, origin, first)
         });
-        if !self.stop.is_cancelled() && self.assignment.clock.holds(Instant::now()) {
-            letters.draw();
+        if self.may_draw() {
+            self.letters.draw();
         }
+    }
+
+    /// True where letters may be tried: nobody else can be at them, and there is time for it.
+    pub(super) fn may_draw(&self) -> bool {
+        !self.stop.is_cancelled() && self.assignment.clock.holds()
     }
 
     /// Takes units whose turn it was, but that are held.
@@ -37,9 +58,11 @@ impl Delivery {
             match waiting.origin {
                 Origin::Letter { .. } => {
                     let tickets = self.letters.in_lanes.remove(&(handler, waiting.origin));
-                    for ticket in tickets.unwrap_or_default() {
-                        self.letters.held.put_back(ticket);
-                    }
+                    let tickets = tickets.unwrap_or_default();
+                    let held = &mut self.letters.held;
+                    tickets.iter().for_each(|ticket| held.put_back(*ticket));
+                    // What kept them may be gone by now.
+                    tickets.iter().for_each(|ticket| held.consider(*ticket));
                 }
                 Origin::Live(_) | Origin::Replay(_) => self.park_behind(handler, &waiting),
             }
@@ -56,7 +79,7 @@ impl Delivery {
             .holder(slot, &waiting.records, waiting.origin);
         let error = self.letters.error_behind(holder);
         let letters = dead_letters(waiting, &name, PARKED_BEHIND, &error);
-        self.park_new(waiting.origin, Some((slot, bit)), letters);
+        self.park_new(waiting.origin, Some((slot, bit)), letters, Moment::InTurn);
     }
 
     /// Parks the events of a unit, less those that are parked already: the stream has brought them once more.
@@ -65,6 +88,7 @@ impl Delivery {
         origin: Origin,
         handler: Option<(Slot, HandlerSet)>,
         letters: Vec<DeadLetter>,
+        moment: Moment,
     ) {
         let (slot, bit) = handler.map_or((Slot::Everyone, None), |(slot, bit)| (slot, Some(bit)));
         let open: Vec<Option<Ticket>> = letters
@@ -72,7 +96,7 @@ impl Delivery {
             .map(|letter| self.letters.open(slot, letter))
             .collect();
         if open.iter().all(Option::is_none) {
-            self.park(origin, handler, letters);
+            self.park(origin, handler, letters, moment);
             return;
         }
         for (number, (letter, open)) in letters.into_iter().zip(open).enumerate() {
@@ -83,19 +107,25 @@ impl Delivery {
             let known =
                 |ticket: &Ticket| !is_live || self.letters.held.is_known_ahead(*ticket, slot);
             match open.filter(known) {
-                Some(ticket) => self.parked_already(ticket, origin, bit),
-                None => self.park(origin, handler, vec![letter]),
+                Some(ticket) => self.parked_already(ticket, origin, bit, moment),
+                None => self.park(origin, handler, vec![letter], moment),
             }
         }
     }
 
     /// A stream has brought the event of a letter once more. The letter stays where it is among the others,
     /// unless one of an older event was written meanwhile.
-    fn parked_already(&mut self, ticket: Ticket, origin: Origin, handlers: Option<HandlerSet>) {
+    fn parked_already(
+        &mut self,
+        ticket: Ticket,
+        origin: Origin,
+        handlers: Option<HandlerSet>,
+        moment: Moment,
+    ) {
         let held = &mut self.letters.held;
         match origin {
             Origin::Live(seq) => {
-                held.came_by(ticket, seq);
+                held.came_by(ticket, moment.since(origin), seq);
                 if held.is_misplaced(ticket, origin)
                     && let Some(id) = held.moves(ticket)
                 {
@@ -116,6 +146,7 @@ impl Delivery {
         origin: Origin,
         handler: Option<(Slot, HandlerSet)>,
         letters: Vec<DeadLetter>,
+        moment: Moment,
     ) {
         let mut tickets = Vec::with_capacity(letters.len());
         let mut letters = letters;
@@ -125,28 +156,19 @@ impl Delivery {
             self.observer
                 .parked(letter.handler.as_deref(), &letter.reason);
             tell_parked(&self.lease, letter);
-            let since = match (handler, origin) {
-                // Older ones may still be with handlers: these are not behind it.
-                (None, Origin::Live(seq)) => Since::After(seq),
-                _ => Since::Always,
-            };
             let (came, met) = match origin {
                 Origin::Live(seq) => (Some(seq), None),
                 Origin::Replay(seq) => (None, Some(seq)),
                 Origin::Letter { .. } => (None, None),
             };
-            let records = match self.ordering {
-                Ordering::Record => held_records(&letter.record_ids),
-                Ordering::Strict | Ordering::None => Vec::new(),
-            };
             tickets.push(self.letters.held.insert(NewLetter {
                 slot: handler.map_or(Slot::Everyone, |(slot, _)| slot),
                 identity: letter.identity.clone(),
-                records,
+                records: self.letters.holding.records(&letter.record_ids),
                 unit: letter.unit.clone(),
                 bytes: letter.payload.len(),
                 behind: letter.reason == PARKED_BEHIND,
-                since,
+                since: moment.since(origin),
                 ahead: letter.ahead,
                 came,
                 met,
@@ -247,21 +269,23 @@ impl Delivery {
                 self.runs[handler].put_letters(origin, ids, unit, self.ordering);
             }
             LoadedLetter::Decodes { unit, events } => {
+                let mut all = Vec::with_capacity(events.len());
+                let mut own = Vec::new();
                 for (named, event) in events {
                     let place = held.place(named.0);
-                    let own = self.runs.iter().map(|run| DeadLetter {
+                    own.extend(self.runs.iter().map(|run| DeadLetter {
                         unit: unit.clone(),
                         place,
                         ..dead_letter(&event, Some(&run.name), PARKED_BEHIND, PASSED_ON, 0)
-                    });
-                    let own = own.collect();
+                    }));
                     info!(
                         subscription = self.lease.key.name,
                         id = named.1,
                         "dead letter decodes now: every handler is given it"
                     );
-                    self.letters.parking.write(Move::PassOn(named, own));
+                    all.push(named);
                 }
+                self.letters.parking.write(Move::PassOn(all, own));
             }
             LoadedLetter::Gone(tickets) => {
                 // A look at the store, which is on its way, tells which.
@@ -278,21 +302,56 @@ impl Delivery {
                 self.letters.put_off(tickets);
             }
             LoadedLetter::Undecodable {
+                slot,
                 named,
                 others,
                 refusal,
-            } => {
-                others.iter().for_each(|ticket| held.put_back(*ticket));
-                held.refused(named.0);
-                self.letters
-                    .parking
-                    .write(Move::ParkAgain(vec![named], refusal));
-            }
+            } => self.unit_undecodable(slot, named, others, refusal),
         }
+    }
+
+    /// Without one of its events none of a unit is handed over: nobody's wish for an attempt is left of any
+    /// of them, or they would be loaded again and again.
+    fn unit_undecodable(&mut self, slot: Slot, one: Named, others: Vec<Named>, refusal: Refusal) {
+        let Letters { held, parking, .. } = &mut self.letters;
+        warn!(
+            subscription = self.lease.key.name,
+            id = one.1,
+            reason = refusal.reason,
+            error = refusal.error,
+            "dead letter still cannot be decoded"
+        );
+        held.refused(one.0);
+        let behind = format!("dead letter {} of the same transaction", one.1);
+        parking.write(Move::ParkAgain(vec![one], refusal.clone()));
+        if others.is_empty() {
+            return;
+        }
+        let refusal = match slot {
+            // They were given to nobody. What is next is to go once the one is given up.
+            Slot::Everyone => {
+                let waits = |(ticket, _): &Named| held.waits_again(*ticket);
+                others.iter().for_each(waits);
+                Refusal {
+                    reason: PARKED_BEHIND.to_owned(),
+                    error: format!("{behind} cannot be decoded"),
+                    ..refusal
+                }
+            }
+            Slot::Handler(_) => {
+                others.iter().for_each(|(ticket, _)| held.refused(*ticket));
+                Refusal {
+                    error: format!("{behind}: {}", refusal.error),
+                    ..refusal
+                }
+            }
+        };
+        parking.write(Move::ParkAgain(others, refusal));
     }
 
     /// Takes what the store has taken.
     pub(super) fn letters_written(&mut self, done: Done) {
+        let holding = self.letters.holding;
         let held = &mut self.letters.held;
         match done {
             Done::Parked(batch, placed, moved) => {
@@ -324,30 +383,44 @@ impl Delivery {
                     "dead letters handled"
                 );
             }
-            Done::ParkedAgain(named) => {
-                named.iter().for_each(|(ticket, _)| held.rests(*ticket));
+            Done::ParkedAgain(named, open) => {
+                for (ticket, id) in named {
+                    if open.contains(&id) {
+                        held.rests(ticket);
+                    } else {
+                        // A person gave it up meanwhile.
+                        held.remove(ticket);
+                    }
+                }
             }
-            Done::PassedOn((ticket, _), None) => held.remove(ticket),
-            Done::PassedOn((ticket, id), Some(own)) => {
+            Done::PassedOn(named, None) => {
+                // A look at the store, which is on its way, tells which is no longer open.
+                let tickets = named.iter().map(|(ticket, _)| *ticket);
+                tickets.clone().for_each(|ticket| held.put_back(ticket));
+                self.letters.put_off(tickets);
+            }
+            Done::PassedOn(named, Some(own)) => {
                 // The handlers' letters first: what waits behind them must not slip in between.
-                let ordering = self.ordering;
-                held.ahead
-                    .follow(id, own.iter().map(|(_, placed)| placed.id));
+                let each = own.len() / named.len().max(1);
+                for ((_, id), own) in named.iter().zip(own.chunks(each.max(1))) {
+                    let own = own.iter().map(|(_, placed)| placed.id);
+                    held.ahead.follow(*id, own);
+                }
                 for (letter, placed) in own {
                     let summary = asked_summary(letter, placed, &self.lease.key.name);
-                    let records = records_of(&summary, ordering);
+                    let records = holding.records(&summary.record_ids);
                     held.load(summary, records, false);
                 }
-                held.remove(ticket);
-                self.observer.letters_resolved("handled", 1);
+                named.iter().for_each(|(ticket, _)| held.remove(*ticket));
+                self.observer.letters_resolved("handled", named.len());
                 debug!(
                     subscription = self.lease.key.name,
-                    id, "dead letter passed on"
+                    letters = named.len(),
+                    "dead letters passed on"
                 );
             }
             Done::Looked(open) => {
-                let ordering = self.ordering;
-                let gone = held.sync(open, |summary| records_of(summary, ordering));
+                let gone = held.sync(open, |summary| holding.records(&summary.record_ids));
                 for ticket in &gone {
                     if let Some((slot, identity, id)) = held.is_to_come(*ticket) {
                         // It is given up, and so not to be handed over when it comes.

@@ -1,6 +1,6 @@
 //! What people see of a subscription: gauges and its state.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Delivery;
 use crate::subscription::handler_run::HandlerRun;
@@ -53,7 +53,7 @@ impl Delivery {
         let state = why.map_or(stream, |detail| State::Blocked { detail });
         self.position.show(&state);
         // Not for the store itself: by the time it could take this, it is over.
-        let trouble = self.assignment.clock.trouble(Instant::now());
+        let trouble = self.assignment.clock.trouble();
         let state = match (trouble, self.position.failing(), state) {
             (Some(detail), ..) => State::Blocked { detail },
             (None, Some(why), State::Live) => State::Blocked {

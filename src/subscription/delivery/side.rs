@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Delivery;
 use super::grouping::{Group, Grouping, Limits, Member, What, transaction};
-use super::groups::{Silence, behind, letters_of, silence};
+use super::groups::{Silence, silence};
 use super::replay::Ending;
 use crate::config::Start;
 use crate::event::{ChangeEventHeader, EventIdentity, ReplayId};
@@ -447,19 +447,8 @@ impl Delivery {
         side.close_group(now);
         let base = side.base;
         for group in std::mem::take(&mut side.complete) {
-            match group.undecodable().map(behind) {
-                Some(behind) => {
-                    let letters = letters_of(&group, &behind);
-                    self.park_new(Origin::Replay(base + group.first), None, letters);
-                }
-                None => {
-                    for run in &mut self.runs {
-                        for (seq, unit) in group.units(run.bit) {
-                            run.put(Origin::Replay(base + seq), unit, self.ordering);
-                        }
-                    }
-                }
-            }
+            // What is left out of it is finished for those that it is not for.
+            self.give(&group, |seq| Origin::Replay(base + seq));
         }
     }
 }

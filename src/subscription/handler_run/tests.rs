@@ -503,3 +503,32 @@ fn a_dead_letter_that_is_given_up_again_stops_nobody() {
     );
     assert_eq!(run.stopped(), None);
 }
+
+#[test]
+fn what_may_be_finished_is_tried_once_more_before_it_is_parked() {
+    let mut run = run(1, 1, OnExhausted::Park);
+    let start = Instant::now();
+    let (call, batch) = run.call(start).unwrap();
+    assert!(run.answered(start, call, batch, retry()).done.is_empty());
+    // Its total time is over when the answer to a commit is lost, and again.
+    let mut now = start + Duration::from_secs(3600);
+    for _ in 0..2 {
+        let (call, batch) = run.call(now).unwrap();
+        let answered = run.unheard(now, call, batch, "lost".to_owned());
+        assert_eq!((answered.done.len(), answered.again), (0, 1));
+        now += Duration::from_secs(60);
+    }
+    let (call, batch) = run.call(now).unwrap();
+    let answered = run.answered(now, call, batch, retry());
+    let verdict = &answered.done[0].1;
+    assert!(
+        matches!(
+            verdict,
+            Verdict::Park {
+                reason: "exhausted",
+                ..
+            }
+        ),
+        "{verdict:?}"
+    );
+}

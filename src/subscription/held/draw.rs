@@ -223,6 +223,16 @@ impl Held {
         self.leave(ticket, Phase::Refused);
     }
 
+    /// It cannot go, because another one of its unit cannot, and nobody has refused it: it holds its records
+    /// until a person asks again, or that one is given up.
+    pub(in crate::subscription) fn waits_again(&mut self, ticket: Ticket) {
+        if let Some(letter) = self.letters.get_mut(&ticket) {
+            letter.asked = false;
+            letter.behind = true;
+        }
+        self.leave(ticket, Phase::Refused);
+    }
+
     /// That is written.
     pub(in crate::subscription) fn rests(&mut self, ticket: Ticket) {
         self.leave(ticket, Phase::Open);

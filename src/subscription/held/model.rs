@@ -222,12 +222,16 @@ impl Model {
         let identity = Self::identity(event);
         let origin = Origin::Live(seq);
         self.live[seq as usize] = Live::Parks;
+        let since = match slot {
+            Slot::Everyone => Since::After(seq),
+            Slot::Handler(_) => Since::Always,
+        };
         if let Some(ticket) = self.held.open(slot, &identity) {
             assert!(
                 self.held.is_known_ahead(ticket, slot),
                 "the store knows: {event}"
             );
-            self.held.came_by(ticket, seq);
+            self.held.came_by(ticket, since, seq);
             let moves = self.held.is_misplaced(ticket, origin);
             match moves.then(|| self.held.moves(ticket)) {
                 Some(moves) => self.writes.push_back(Write {
@@ -239,7 +243,6 @@ impl Model {
             }
             return;
         }
-        let everyone = slot == Slot::Everyone;
         let ticket = self.held.insert(NewLetter {
             slot,
             identity,
@@ -247,11 +250,7 @@ impl Model {
             unit: None,
             bytes: 1,
             behind,
-            since: if everyone {
-                Since::After(seq)
-            } else {
-                Since::Always
-            },
+            since,
             ahead: true,
             came: Some(seq),
             met: None,

@@ -160,7 +160,7 @@ fn what_is_still_to_come_again_holds_nothing_until_it_has_come_by() {
     assert_eq!(held.holder(MINE, &[1], live(0)), None);
     assert_eq!(draw(&mut held), [0u64; 0], "what is older comes first");
     assert_eq!(held.open(MINE, &identity("a")), Some(ticket));
-    held.came_by(ticket, 4);
+    held.came_by(ticket, Since::Always, 4);
     assert_eq!(held.holder(MINE, &[1], live(5)), Some(ticket));
     assert_eq!(draw(&mut held), [ticket]);
     assert_eq!(held.ahead.pass(4), [0i64; 0]);

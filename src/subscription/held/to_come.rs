@@ -159,15 +159,13 @@ impl Held {
         self.ahead.all_brought(seq);
     }
 
-    /// The live stream has brought the event of a letter once more, and it was its turn, or, of one that
-    /// nobody could decode, it came in.
-    pub(in crate::subscription) fn came_by(&mut self, ticket: Ticket, seq: Seq) {
-        let since = match self.letters.get(&ticket).map(|letter| letter.slot) {
-            // Older ones may still be with handlers.
-            Some(Slot::Everyone) => Since::After(seq),
-            _ => Since::Always,
-        };
+    /// The live stream has brought the event of a letter once more, and it is decided that it is parked: from now on
+    /// it holds what is younger by `since`.
+    pub(in crate::subscription) fn came_by(&mut self, ticket: Ticket, since: Since, seq: Seq) {
         self.no_longer_to_come(ticket, since, seq);
+        if let Some(letter) = self.letters.get_mut(&ticket) {
+            letter.came.get_or_insert(seq);
+        }
     }
 
     /// The stream is at this place, and has not brought the event of this letter: it lies before the beginning, or

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -92,7 +92,18 @@ impl Daemon {
 
     /// Any command, with this configuration text (none where it is empty) and these variables alone.
     pub(crate) fn command(args: &[&str], config: &str, env: &BTreeMap<&str, String>) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orgstream"));
+        let daemon = Path::new(env!("CARGO_BIN_EXE_orgstream"));
+        Self::program(daemon, args, config, env)
+    }
+
+    /// As [`Daemon::command`], of another program than `orgstream` that is one too.
+    pub(crate) fn program(
+        program: &Path,
+        args: &[&str],
+        config: &str,
+        env: &BTreeMap<&str, String>,
+    ) -> Self {
+        let mut command = Command::new(program);
         command
             .args(args)
             .env_clear()

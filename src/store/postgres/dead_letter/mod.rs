@@ -48,17 +48,17 @@ impl DeadLetters for PostgresStore {
         lease: &Lease,
         ids: &[i64],
         refusal: &Refusal,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<i64>, StoreError> {
         transaction!(self, |conn| owner::park_again(conn, lease, ids, refusal))
     }
 
     async fn pass_on(
         &self,
         lease: &Lease,
-        id: i64,
+        ids: &[i64],
         letters: &[DeadLetter],
     ) -> Result<Option<Vec<Placed>>, StoreError> {
-        transaction!(self, |conn| owner::pass_on(conn, lease, id, letters))
+        transaction!(self, |conn| owner::pass_on(conn, lease, ids, letters))
     }
 
     async fn dead_letters(
@@ -147,15 +147,16 @@ async fn park(
         "insert into orgstream.dead_letter as d \
              (org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
               replay_id, schema_id, payload, record_ids, record_name, unit, received_at, place, \
-              retry_asked_at, ahead) \
+              retry_asked_at, ahead, replayed) \
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
-                 to_timestamp($16::bigint / 1000.0), $17, case when $18 then now() end, $19) \
+                 to_timestamp($16::bigint / 1000.0), $17, case when $18 then now() end, $19, $20) \
          on conflict (org_id, subscription, coalesce(handler, ''), identity) do update set \
              state = 'open', resolved_at = null, parked_at = now(), reason = excluded.reason, \
              error = excluded.error, attempts = excluded.attempts, unit = excluded.unit, \
              place = coalesce(excluded.place, excluded.id), retry_asked_at = excluded.retry_asked_at, \
              ahead = d.ahead or excluded.ahead, \
-             ahead_until = case when not excluded.ahead then d.ahead_until end \
+             ahead_until = case when not excluded.ahead then d.ahead_until end, \
+             replayed = excluded.replayed \
          where d.state <> 'open' \
          returning coalesce(place, id), id",
     )
@@ -178,6 +179,7 @@ async fn park(
     .bind(letter.place)
     .bind(asked)
     .bind(letter.ahead)
+    .bind(letter.replayed)
     .fetch_optional(&mut *conn)
     .await?;
     let (place, id) = match parked {
@@ -207,7 +209,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "select id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
-                    replay_id, schema_id, payload, record_ids, record_name, unit, place, ahead, \
+                    replay_id, schema_id, payload, record_ids, record_name, unit, place, ahead, replayed, \
                     state, (extract(epoch from received_at) * 1000)::bigint as received_at, \
                     (extract(epoch from parked_at) * 1000)::bigint as parked_at, \
                     (extract(epoch from retry_asked_at) * 1000)::bigint as retry_asked_at, \
@@ -287,6 +289,7 @@ fn from_row(row: &PgRow) -> Result<StoredDeadLetter, StoreError> {
             place: row.try_get("place")?,
             received_at: from_ms(row.try_get("received_at")?),
             ahead: row.try_get("ahead")?,
+            replayed: row.try_get("replayed")?,
         },
     })
 }

@@ -95,16 +95,16 @@ pub(super) async fn park_again(
     lease: &Lease,
     ids: &[i64],
     refusal: &Refusal,
-) -> Result<(), StoreError> {
+) -> Result<Vec<i64>, StoreError> {
     hold(conn, lease).await?;
-    sql::query(
+    Ok(sql::query_scalar(
         "with chosen as (select id from orgstream.dead_letter \
                          where id = any($1) and org_id = $2 and subscription = $3 \
                          and state = 'open' order by id for update) \
          update orgstream.dead_letter d \
          set reason = $4, error = $5, attempts = least(d.attempts::bigint + $6, 2147483647)::integer, \
              retry_asked_at = null \
-         from chosen where d.id = chosen.id",
+         from chosen where d.id = chosen.id returning d.id",
     )
     .bind(ids)
     .bind(lease.key.org_id.as_str())
@@ -112,26 +112,39 @@ pub(super) async fn park_again(
     .bind(plain(&refusal.reason))
     .bind(plain(&refusal.error))
     .bind(i64::from(refusal.attempts))
-    .execute(conn)
-    .await?;
-    Ok(())
+    .fetch_all(conn)
+    .await?)
 }
 
-/// Gives every handler a letter of its own in the place of one that nobody could decode.
+/// Gives every handler letters of its own in the place of those that nobody could decode.
 pub(super) async fn pass_on(
     conn: &mut PgConnection,
     lease: &Lease,
-    id: i64,
+    ids: &[i64],
     letters: &[DeadLetter],
 ) -> Result<Option<Vec<Placed>>, StoreError> {
-    if resolve(conn, lease, &[id]).await?.is_empty() {
+    hold(conn, lease).await?;
+    let open: Vec<i64> = sql::query_scalar(
+        "select id from orgstream.dead_letter where id = any($1) and org_id = $2 and subscription = $3 \
+         and state = 'open' order by id for update",
+    )
+    .bind(ids)
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .fetch_all(&mut *conn)
+    .await?;
+    if open.len() < ids.len() {
         return Ok(None);
     }
-    let (ahead, until): (bool, Option<Vec<u8>>) =
-        sql::query_as("select ahead, ahead_until from orgstream.dead_letter where id = $1")
-            .bind(id)
-            .fetch_one(&mut *conn)
-            .await?;
+    // The position passes all of a unit at once.
+    let (ahead, until): (bool, Option<Vec<u8>>) = sql::query_as(
+        "select ahead, ahead_until from orgstream.dead_letter where id = any($1) \
+         order by ahead desc, ahead_until nulls last limit 1",
+    )
+    .bind(ids)
+    .fetch_one(&mut *conn)
+    .await?;
+    resolve(conn, lease, ids).await?;
     let mut placed = Vec::with_capacity(letters.len());
     for letter in letters {
         let letter = DeadLetter {
@@ -142,7 +155,9 @@ pub(super) async fn pass_on(
         set_ahead(conn, own.id, ahead, until.as_deref()).await?;
         placed.push(own);
     }
-    set_ahead(conn, id, false, None).await?;
+    for id in ids {
+        set_ahead(conn, *id, false, None).await?;
+    }
     Ok(Some(placed))
 }
 

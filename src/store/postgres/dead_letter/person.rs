@@ -104,10 +104,18 @@ pub(super) async fn discard(
     selection: &LetterSelection,
 ) -> Result<Vec<i64>, StoreError> {
     tell_owners(conn, selection).await?;
+    // A transaction is given up whole: what would be left of it must not pass for all of it.
     let query = sql::query_scalar(concat!(
-        "with chosen as (select d.id from orgstream.dead_letter d where ",
+        "with named as (select d.org_id, d.subscription, d.handler, d.unit \
+                        from orgstream.dead_letter d where d.unit is not null and ",
         chosen!(),
-        " order by d.id for update) \
+        "), chosen as (select d.id from orgstream.dead_letter d where (",
+        chosen!(),
+        ") or (d.state = 'open' and d.unit is not null \
+               and exists (select 1 from named n where n.org_id = d.org_id \
+                           and n.subscription = d.subscription and n.unit = d.unit \
+                           and n.handler is not distinct from d.handler)) \
+         order by d.id for update) \
          update orgstream.dead_letter d \
          set state = 'discarded', resolved_at = now(), retry_asked_at = null \
          from chosen where d.id = chosen.id returning d.id"

@@ -52,7 +52,7 @@ impl DeadLetters for SqliteStore {
         lease: &Lease,
         ids: &[i64],
         refusal: &Refusal,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<i64>, StoreError> {
         transaction!(self, WRITE, |conn| owner::park_again(
             conn, lease, ids, refusal
         ))
@@ -61,10 +61,12 @@ impl DeadLetters for SqliteStore {
     async fn pass_on(
         &self,
         lease: &Lease,
-        id: i64,
+        ids: &[i64],
         letters: &[DeadLetter],
     ) -> Result<Option<Vec<Placed>>, StoreError> {
-        transaction!(self, WRITE, |conn| owner::pass_on(conn, lease, id, letters))
+        transaction!(self, WRITE, |conn| owner::pass_on(
+            conn, lease, ids, letters
+        ))
     }
 
     async fn dead_letters(
@@ -162,9 +164,9 @@ async fn park(
         "insert into dead_letter as d \
              (org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
               replay_id, schema_id, payload, record_ids, record_name, unit, received_at, place, \
-              retry_asked_at, parked_at, ahead) \
+              retry_asked_at, parked_at, ahead, replayed) \
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-                 iif($18, $19, null), $19, $20) \
+                 iif($18, $19, null), $19, $20, $21) \
          on conflict (org_id, subscription, coalesce(handler, ''), identity) do nothing \
          returning coalesce(place, id), id",
     )
@@ -188,6 +190,7 @@ async fn park(
     .bind(asked)
     .bind(to_ms(SystemTime::now()))
     .bind(letter.ahead)
+    .bind(letter.replayed)
     .fetch_optional(&mut *conn)
     .await?;
     match parked {
@@ -232,7 +235,8 @@ async fn open_again(
     let now = to_ms(SystemTime::now());
     sqlx::query(
         "update dead_letter set state = 'open', resolved_at = null, parked_at = $2, reason = $3, \
-             error = $4, attempts = $5, unit = $6, place = $7, retry_asked_at = iif($8, $2, null) \
+             error = $4, attempts = $5, unit = $6, place = $7, retry_asked_at = iif($8, $2, null), \
+             replayed = $9 \
          where id = $1",
     )
     .bind(id)
@@ -243,6 +247,7 @@ async fn open_again(
     .bind(letter.unit.as_deref().map(plain))
     .bind(place)
     .bind(asked)
+    .bind(letter.replayed)
     .execute(conn)
     .await?;
     Ok(Placed { place, id })
@@ -253,7 +258,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "select id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
-                    replay_id, schema_id, payload, record_ids, record_name, unit, place, ahead, \
+                    replay_id, schema_id, payload, record_ids, record_name, unit, place, ahead, replayed, \
                     state, received_at, parked_at, retry_asked_at, resolved_at \
              from dead_letter ",
             $rest
@@ -333,6 +338,7 @@ fn from_row(row: &SqliteRow) -> Result<StoredDeadLetter, StoreError> {
             place: row.try_get("place")?,
             received_at: from_ms(row.try_get("received_at")?),
             ahead: row.try_get("ahead")?,
+            replayed: row.try_get("replayed")?,
         },
     })
 }

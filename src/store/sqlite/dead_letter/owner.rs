@@ -94,13 +94,13 @@ pub(super) async fn park_again(
     lease: &Lease,
     ids: &[i64],
     refusal: &Refusal,
-) -> Result<(), StoreError> {
+) -> Result<Vec<i64>, StoreError> {
     hold(conn, lease).await?;
-    sqlx::query(
+    Ok(sqlx::query_scalar(
         "update dead_letter set reason = $4, error = $5, \
              attempts = min(attempts + $6, 2147483647), retry_asked_at = null \
          where id in (select value from json_each($1)) and org_id = $2 and subscription = $3 \
-         and state = 'open'",
+         and state = 'open' returning id",
     )
     .bind(ids_json(ids))
     .bind(lease.key.org_id.as_str())
@@ -108,26 +108,39 @@ pub(super) async fn park_again(
     .bind(plain(&refusal.reason))
     .bind(plain(&refusal.error))
     .bind(i64::from(refusal.attempts))
-    .execute(conn)
-    .await?;
-    Ok(())
+    .fetch_all(conn)
+    .await?)
 }
 
-/// Gives every handler a letter of its own in the place of one that nobody could decode.
+/// Gives every handler letters of its own in the place of those that nobody could decode.
 pub(super) async fn pass_on(
     conn: &mut SqliteConnection,
     lease: &Lease,
-    id: i64,
+    ids: &[i64],
     letters: &[DeadLetter],
 ) -> Result<Option<Vec<Placed>>, StoreError> {
-    if resolve(conn, lease, &[id]).await?.is_empty() {
+    hold(conn, lease).await?;
+    let open: i64 = sqlx::query_scalar(
+        "select count(*) from dead_letter where id in (select value from json_each($1)) \
+         and org_id = $2 and subscription = $3 and state = 'open'",
+    )
+    .bind(ids_json(ids))
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .fetch_one(&mut *conn)
+    .await?;
+    if usize::try_from(open).unwrap_or(0) < ids.len() {
         return Ok(None);
     }
-    let (ahead, until): (bool, Option<Vec<u8>>) =
-        sqlx::query_as("select ahead, ahead_until from dead_letter where id = $1")
-            .bind(id)
-            .fetch_one(&mut *conn)
-            .await?;
+    // The position passes all of a unit at once.
+    let (ahead, until): (bool, Option<Vec<u8>>) = sqlx::query_as(
+        "select ahead, ahead_until from dead_letter where id in (select value from json_each($1)) \
+         order by ahead desc, ahead_until nulls last limit 1",
+    )
+    .bind(ids_json(ids))
+    .fetch_one(&mut *conn)
+    .await?;
+    resolve(conn, lease, ids).await?;
     let mut placed = Vec::with_capacity(letters.len());
     for letter in letters {
         let letter = DeadLetter {
@@ -138,7 +151,9 @@ pub(super) async fn pass_on(
         set_ahead(conn, own.id, ahead, until.as_deref()).await?;
         placed.push(own);
     }
-    set_ahead(conn, id, false, None).await?;
+    for id in ids {
+        set_ahead(conn, *id, false, None).await?;
+    }
     Ok(Some(placed))
 }
 

@@ -106,11 +106,19 @@ pub(super) async fn discard(
     selection: &LetterSelection,
 ) -> Result<Vec<i64>, StoreError> {
     tell_owners(conn, selection).await?;
+    // A transaction is given up whole: what would be left of it must not pass for all of it.
     let query = sqlx::query_scalar(concat!(
-        "update dead_letter as d \
-         set state = 'discarded', resolved_at = $5, retry_asked_at = null where ",
+        "with named as materialized (select d.org_id, d.subscription, d.handler, d.unit \
+                                     from dead_letter d where d.unit is not null and ",
         chosen!(),
-        " returning id"
+        ") update dead_letter as d \
+         set state = 'discarded', resolved_at = $5, retry_asked_at = null where (",
+        chosen!(),
+        ") or (d.state = 'open' and d.unit is not null \
+               and exists (select 1 from named n where n.org_id = d.org_id \
+                           and n.subscription = d.subscription and n.unit = d.unit \
+                           and n.handler is d.handler)) \
+         returning id"
     ));
     let query = with_selection!(query, selection).bind(to_ms(SystemTime::now()));
     Ok(query.fetch_all(conn).await?)

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -12,6 +12,10 @@ use axum::serve::ListenerExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+
+mod options;
+mod reach;
+mod sent;
 
 use super::super::Registry;
 use super::super::testing::{batch, config};
@@ -126,13 +130,14 @@ async fn an_event_is_one_structured_cloud_event() {
             "content-type",
             "application/cloudevents+json; charset=utf-8",
         ),
-        ("idempotency-key", identity.as_str()),
+        ("idempotency-key", &format!("orders:{identity}")),
         ("user-agent", &agent),
         ("authorization", "Bearer x"),
         ("x-tenant", "acme"),
     ] {
         assert_eq!(request.headers()[name], value);
     }
+    assert!(!request.headers().contains_key("webhook-id"));
     let body: serde_json::Value = serde_json::from_slice(request.body()).unwrap();
     assert_eq!(body["id"], identity.as_str());
     assert_eq!(body["type"], "com.salesforce.event.Order__e.v1");
@@ -321,7 +326,7 @@ async fn a_server_with_a_certificate_that_nobody_vouches_for_gets_no_event() {
         received
     });
     let retry = retry(answer(&*handler(&url, "")).await);
-    assert!(retry.reason.contains("certificate"), "{}", retry.reason);
+    assert!(retry.reason.contains("`ca_file`"), "{}", retry.reason);
     assert_eq!(server.join().unwrap(), b"");
 }
 
@@ -390,56 +395,4 @@ async fn the_check_sends_no_event() {
     }
     let error = handler(&nowhere().await, "").check().await.unwrap_err();
     assert!(error.contains("onnection refused"), "{error}");
-}
-
-#[test]
-fn options_that_cannot_be_used_are_refused_without_showing_them() {
-    for (options, part) in [
-        ("", "`url` is missing"),
-        ("url = 'hidden'", "is not an address"),
-        (
-            "url = 'ftp://hidden/'",
-            "must begin with http:// or https://",
-        ),
-        (
-            "url = 'https://hidden:hidden@example.com/'",
-            "must not hold a user name",
-        ),
-        (
-            "url = 'http://h'\nheaders = { 'a b' = 'hidden' }",
-            "`headers.a b` is not the name",
-        ),
-        (
-            "url = 'http://h'\nheaders = { a = \"hidden\\n\" }",
-            "`headers.a` must be ASCII",
-        ),
-        (
-            "url = 'http://h'\nheaders = { content-type = 'hidden' }",
-            "set by orgstream",
-        ),
-        (
-            "url = 'http://h'\nheaders = { A = 'hidden', a = 'hidden' }",
-            "given twice",
-        ),
-        (
-            "url = 'http://h'\ntimeout = '0s'",
-            "`timeout` must be above zero",
-        ),
-        ("url = 'http://h'\nurll = 'hidden'", "did you mean `url`?"),
-    ] {
-        let error = WebhookHandler::from_config(&config("webhook", options)).unwrap_err();
-        let text = error.to_string();
-        assert!(text.contains(part), "{text}");
-        assert!(!text.contains("hidden"), "{text}");
-    }
-}
-
-#[test]
-fn nothing_secret_is_in_the_debug_form() {
-    let config = config(
-        "webhook",
-        "url = 'http://h/hidden?hidden'\nheaders = { Authorization = 'hidden' }",
-    );
-    let handler = WebhookHandler::from_config(&config).unwrap();
-    assert!(!format!("{handler:?}").contains("hidden"));
 }

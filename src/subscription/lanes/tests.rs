@@ -1,0 +1,347 @@
+//! What is ready when.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::*;
+use crate::config::Ordering;
+use crate::event::{ChangeEventHeader, ChangeType, Decoded, Event, RawEvent, SchemaId, Source};
+use crate::subscription::tracker::Seq;
+use proptest::prelude::*;
+
+/// A change event of these records.
+pub(in crate::subscription) fn event(records: &[&str]) -> Arc<Event> {
+    let header = ChangeEventHeader {
+        entity_name: "Account".to_owned(),
+        record_ids: records.iter().map(|r| (*r).to_owned()).collect(),
+        change_type: ChangeType::Update,
+        change_origin: String::new(),
+        transaction_key: String::new(),
+        sequence_number: 1,
+        commit_timestamp: 0,
+        commit_number: 0,
+        commit_user: String::new(),
+        nulled_fields: vec![],
+        diff_fields: vec![],
+        changed_fields: vec![],
+    };
+    Arc::new(Event {
+        source: Arc::new(Source {
+            org_id: crate::event::OrgId::parse("00D58000000arpq").unwrap(),
+            host: "h".to_owned(),
+            topic: "Account".parse().unwrap(),
+        }),
+        raw: RawEvent {
+            id: "u".to_owned(),
+            schema_id: SchemaId::new("s"),
+            payload: bytes::Bytes::new(),
+            replay_id: None,
+        },
+        decoded: Decoded {
+            record_name: "AccountChangeEvent".into(),
+            header: Some(header),
+            data: bytes::Bytes::from_static(b"{}"),
+            ignored_bits: 0,
+        },
+        received_at: SystemTime::UNIX_EPOCH,
+        epoch: 1,
+        replayed: false,
+        partial: false,
+        key: None,
+    })
+}
+
+fn waiting(seq: Seq, records: &[&str]) -> Waiting {
+    Waiting::new(
+        Origin::Live(seq),
+        Unit::One(event(records)),
+        Ordering::Record,
+    )
+}
+
+/// Its place in the stream.
+pub(in crate::subscription) fn seq(waiting: &Waiting) -> Seq {
+    match waiting.origin {
+        Origin::Live(seq) => seq,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn lanes(events: &[&[&str]]) -> Lanes {
+    let mut lanes = Lanes::default();
+    for (seq, records) in events.iter().enumerate() {
+        lanes.put(waiting(seq as Seq, records));
+    }
+    lanes
+}
+
+const ONE: BatchLimits = BatchLimits {
+    events: 1,
+    bytes: 1 << 20,
+};
+const TEN: BatchLimits = BatchLimits {
+    events: 10,
+    bytes: 1 << 20,
+};
+
+/// A batch where nothing is held.
+impl Lanes {
+    fn batch(&mut self, now: Instant, limits: BatchLimits) -> Option<(CallId, Vec<Waiting>)> {
+        as_call(self.next_batch(now, limits, &|_| false))
+    }
+}
+
+fn as_call(next: Option<Next>) -> Option<(CallId, Vec<Waiting>)> {
+    next.map(|next| match next {
+        Next::Call(call, batch) => (call, batch),
+        Next::Aside(aside) => panic!("{aside:?}"),
+    })
+}
+
+fn seqs(batch: Option<(CallId, Vec<Waiting>)>) -> Vec<Seq> {
+    batch.map_or(vec![], |(_, b)| b.iter().map(seq).collect())
+}
+
+#[test]
+fn different_records_run_side_by_side_and_one_record_waits() {
+    let now = Instant::now();
+    let mut lanes = lanes(&[&["A"], &["A"], &["B"]]);
+    let (first, batch) = lanes.batch(now, ONE).unwrap();
+    assert_eq!(seq(&batch[0]), 0);
+    assert_eq!(seqs(lanes.batch(now, ONE)), [2]);
+    assert!(seqs(lanes.batch(now, ONE)).is_empty());
+    lanes.end_call(first);
+    assert_eq!(seqs(lanes.batch(now, ONE)), [1]);
+}
+
+#[test]
+fn an_event_of_several_records_waits_for_all_of_theirs_and_they_for_it() {
+    let now = Instant::now();
+    let mut lanes = lanes(&[&["A"], &["A", "B"], &["B"]]);
+    let (first, _) = lanes.batch(now, ONE).unwrap();
+    assert!(
+        seqs(lanes.batch(now, ONE)).is_empty(),
+        "B must not overtake"
+    );
+    lanes.end_call(first);
+    let (second, batch) = lanes.batch(now, ONE).unwrap();
+    assert_eq!(seq(&batch[0]), 1);
+    assert!(seqs(lanes.batch(now, ONE)).is_empty());
+    lanes.end_call(second);
+    assert_eq!(seqs(lanes.batch(now, ONE)), [2]);
+}
+
+#[test]
+fn a_batch_takes_events_of_one_record_in_order() {
+    let mut lanes = lanes(&[&["A"], &["A"], &["B"]]);
+    assert_eq!(seqs(lanes.batch(Instant::now(), TEN)), [0, 1, 2]);
+}
+
+#[test]
+fn an_overflow_is_a_barrier() {
+    let now = Instant::now();
+    let mut lanes = lanes(&[&["A"], &["000000000000000AAA"], &["B"]]);
+    let (first, batch) = lanes.batch(now, TEN).unwrap();
+    assert_eq!(batch.len(), 1);
+    assert!(seqs(lanes.batch(now, TEN)).is_empty());
+    lanes.end_call(first);
+    let (barrier, batch) = lanes.batch(now, TEN).unwrap();
+    assert_eq!(seq(&batch[0]), 1);
+    assert!(seqs(lanes.batch(now, TEN)).is_empty());
+    lanes.end_call(barrier);
+    assert_eq!(seqs(lanes.batch(now, TEN)), [2]);
+}
+
+#[test]
+fn a_retry_holds_its_record_back_and_no_other() {
+    let now = Instant::now();
+    let mut lanes = lanes(&[&["A"], &["A"], &["B"]]);
+    let (call, mut batch) = lanes.batch(now, ONE).unwrap();
+    lanes.end_call(call);
+    let mut failed = batch.remove(0);
+    failed.not_before = Some(now + Duration::from_secs(1));
+    lanes.put(failed);
+    assert_eq!(seqs(lanes.batch(now, ONE)), [2]);
+    assert!(seqs(lanes.batch(now, ONE)).is_empty());
+    assert_eq!(lanes.next_due(now), Some(now + Duration::from_secs(1)));
+    assert_eq!(seqs(lanes.batch(now + Duration::from_secs(1), ONE)), [0]);
+}
+
+#[test]
+fn a_probe_prefers_an_event_that_was_not_tried_yet() {
+    let now = Instant::now();
+    let mut lanes = lanes(&[&["A"], &["B"]]);
+    let (call, mut batch) = lanes.batch(now, ONE).unwrap();
+    lanes.end_call(call);
+    batch[0].attempts = 3;
+    lanes.put(batch.remove(0));
+    assert_eq!(seqs(as_call(lanes.probe(now, &|_| false))), [1]);
+}
+
+/// What goes aside where these records are held.
+fn aside(lanes: &mut Lanes, now: Instant, held: &[&str]) -> Vec<Seq> {
+    let names: Vec<String> = held.iter().map(|name| (*name).to_owned()).collect();
+    let topic = "Account".parse().unwrap();
+    let held = Holding::new(Ordering::Record, &topic).records(&names);
+    let is_held = |w: &Waiting| w.records.iter().any(|r| held.contains(r));
+    match lanes.next_batch(now, TEN, &is_held) {
+        Some(Next::Aside(aside)) => aside.iter().map(seq).collect(),
+        Some(Next::Call(call, batch)) => {
+            lanes.end_call(call);
+            batch.into_iter().for_each(|waiting| lanes.put(waiting));
+            vec![]
+        }
+        None => vec![],
+    }
+}
+
+#[test]
+fn what_is_held_leaves_in_its_turn_with_all_that_shares_a_record_with_it() {
+    let now = Instant::now();
+    let mut lanes = lanes(&[&["A"], &["A", "B"], &["C"], &["B"], &["D"]]);
+    assert_eq!(aside(&mut lanes, now, &["A"]), [0, 1, 3]);
+    assert_eq!(aside(&mut lanes, now, &["A"]), [0; 0]);
+    assert_eq!(lanes.waiting(), 2);
+}
+
+#[test]
+fn what_is_held_by_one_record_waits_for_what_is_before_it_of_another() {
+    let now = Instant::now();
+    let mut lanes = lanes(&[&["B"], &["A", "B"]]);
+    let (call, batch) = lanes.batch(now, ONE).unwrap();
+    assert_eq!(seq(&batch[0]), 0);
+    assert_eq!(
+        aside(&mut lanes, now, &["A"]),
+        [0; 0],
+        "B is with the handler"
+    );
+    lanes.end_call(call);
+    assert_eq!(aside(&mut lanes, now, &["A"]), [1]);
+}
+
+#[test]
+fn what_waits_for_another_attempt_goes_aside_all_the_same() {
+    let now = Instant::now();
+    let mut lanes = lanes(&[&["A"]]);
+    let (call, mut batch) = lanes.batch(now, ONE).unwrap();
+    lanes.end_call(call);
+    let mut failed = batch.remove(0);
+    failed.not_before = Some(now + Duration::from_secs(60));
+    lanes.put(failed);
+    assert_eq!(aside(&mut lanes, now, &["A"]), [0]);
+}
+
+proptest! {
+    /// Whatever fails in between and however calls overlap, first successes of a record follow bus order.
+    #[test]
+    fn events_of_a_record_are_handled_in_bus_order(
+        events in proptest::collection::vec(proptest::collection::btree_set(0u8..4, 1..3), 1..40),
+        script in proptest::collection::vec((any::<bool>(), 0usize..8), 0..400),
+    ) {
+        let now = Instant::now();
+        let mut lanes = Lanes::default();
+        for (seq, records) in events.iter().enumerate() {
+            let names: Vec<String> = records.iter().map(|r| format!("r{r}")).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            lanes.put(waiting(seq as Seq, &names));
+        }
+        let limits = BatchLimits { events: 3, bytes: 1 << 20 };
+        let mut calls: Vec<(CallId, Vec<Waiting>)> = vec![];
+        let mut handled: Vec<Seq> = vec![];
+        let finish = |lanes: &mut Lanes, (call, batch): (CallId, Vec<Waiting>), ok: bool, handled: &mut Vec<Seq>| {
+            lanes.end_call(call);
+            for waiting in batch {
+                if ok { handled.push(seq(&waiting)) } else { lanes.put(waiting) }
+            }
+        };
+        for (ok, which) in script {
+            if calls.len() < 4 && let Some(call) = lanes.batch(now, limits) {
+                calls.push(call);
+            }
+            if which < calls.len() {
+                let call = calls.remove(which);
+                finish(&mut lanes, call, ok, &mut handled);
+            }
+        }
+        loop {
+            while let Some(call) = calls.pop() {
+                finish(&mut lanes, call, true, &mut handled);
+            }
+            match lanes.batch(now, limits) {
+                Some(call) => calls.push(call),
+                None => break,
+            }
+        }
+        prop_assert_eq!(handled.len(), events.len(), "nothing is stuck");
+        for record in 0..4u8 {
+            let of_record: Vec<_> = handled.iter().filter(|seq| events[**seq as usize].contains(&record)).collect();
+            prop_assert!(of_record.is_sorted(), "record {} out of order: {:?}", record, of_record);
+        }
+    }
+}
+
+fn replayed(seq: Seq, records: &[&str]) -> Waiting {
+    let unit = Unit::One(event(records));
+    Waiting::new(Origin::Replay(seq), unit, Ordering::Record)
+}
+
+#[test]
+fn a_barrier_does_not_wait_for_what_came_after_it() {
+    const WIDE: &str = "000000000000000AAA";
+    let now = Instant::now();
+    let mut lanes = lanes(&[&["A"], &["B"]]);
+    lanes.put(replayed(0, &[WIDE]));
+    lanes.put(replayed(1, &["C"]));
+    // One call after the other, so that there is always one under way, and always something newer.
+    let (mut last, batch) = lanes.batch(now, ONE).unwrap();
+    assert_eq!(seq(&batch[0]), 0);
+    let mut before = 0;
+    for next in 2.. {
+        lanes.put(waiting(next, &[&format!("r{next}")]));
+        let call = lanes.batch(now, ONE);
+        lanes.end_call(last);
+        let Some((call, batch)) = call.or_else(|| lanes.batch(now, ONE)) else {
+            panic!("nothing is ready");
+        };
+        if matches!(batch[0].origin, Origin::Replay(0)) {
+            assert!(lanes.batch(now, ONE).is_none(), "nothing beside it");
+            break;
+        }
+        before += 1;
+        assert!(before < 10, "newer ones went past it");
+        last = call;
+    }
+    assert_eq!(before, 1, "only what came before it");
+}
+
+#[test]
+fn a_barrier_that_has_to_wait_for_an_older_one_stands_in_nobodys_way_before() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(60);
+    let mut lanes = lanes(&[&["A"]]);
+    let (call, mut batch) = lanes.batch(now, ONE).unwrap();
+    lanes.end_call(call);
+    batch[0].not_before = Some(later);
+    lanes.put(replayed(0, &["001*"]));
+    lanes.put(batch.remove(0));
+    lanes.put(waiting(1, &["B"]));
+    assert_eq!(seqs(lanes.batch(now, ONE)), [1], "of the live stream");
+}
+
+#[test]
+fn a_key_holds_its_record_whatever_it_looks_like() {
+    let ids = |id: &str| vec![id.to_owned()];
+    let of = |topic: &str| Holding::new(Ordering::Record, &topic.parse().unwrap());
+    for id in ["SKU-*", "000000000000000AAA"] {
+        assert_eq!(of("/event/Order__e").records(&ids(id)).len(), 1);
+        assert_eq!(of("/data/AccountChangeEvent").records(&ids(id)).len(), 0);
+        let mut keyed = (*event(&[])).clone();
+        keyed.decoded.header = None;
+        keyed.key = Some(id.to_owned());
+        let unit = Unit::One(Arc::new(keyed));
+        let waiting = Waiting::new(Origin::Live(0), unit, Ordering::Record);
+        assert_eq!(waiting.records.len(), 1);
+    }
+    let strict = Holding::new(Ordering::Strict, &"/event/Order__e".parse().unwrap());
+    assert_eq!(strict.records(&ids("A")).len(), 0);
+}

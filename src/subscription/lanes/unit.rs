@@ -1,0 +1,219 @@
+//! What waits in the lanes: events, and the records by which they wait for each other.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::Ordering;
+use crate::event::{Event, Topic, TopicKind, is_entity_wide_id};
+use crate::subscription::tracker::Seq;
+
+/// Stands for a record. Two records that share a hash wait for each other, which is harmless.
+pub(in crate::subscription) type RecordHash = u64;
+
+/// Every event of a `strict` subscription, and platform events without a key, are one record.
+const ONE_LANE: RecordHash = 0;
+
+/// What an event must not overtake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Nothing.
+    Free,
+    /// Earlier events of these records.
+    Records(Vec<RecordHash>),
+    /// Anything, and nothing may overtake it: it concerns a whole entity.
+    Barrier,
+}
+
+impl Order {
+    /// A unit waits for the records of all its events.
+    fn of_unit(unit: &Unit, ordering: Ordering) -> Self {
+        let mut all = Vec::new();
+        for event in unit.events() {
+            match Self::of(event, ordering) {
+                Self::Free => {}
+                Self::Barrier => return Self::Barrier,
+                Self::Records(records) => all.extend(records),
+            }
+        }
+        if all.is_empty() {
+            Self::Free
+        } else {
+            Self::Records(all)
+        }
+    }
+
+    fn of(event: &Event, ordering: Ordering) -> Self {
+        match ordering {
+            Ordering::None => Self::Free,
+            Ordering::Strict => Self::Records(vec![ONE_LANE]),
+            Ordering::Record => match &event.decoded.header {
+                Some(header) if header.is_entity_wide() => Self::Barrier,
+                Some(header) if !header.record_ids.is_empty() => {
+                    Self::Records(header.record_ids.iter().map(hash).collect())
+                }
+                _ => Self::Records(vec![event.key.as_ref().map_or(ONE_LANE, hash)]),
+            },
+        }
+    }
+}
+
+/// Which records dead letters hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::subscription) struct Holding {
+    ordering: Ordering,
+    /// Of change events an ID may stand for a whole entity. The key of a platform event never does, whatever
+    /// it looks like.
+    change_events: bool,
+}
+
+impl Holding {
+    /// That of the events of a topic.
+    pub(in crate::subscription) fn new(ordering: Ordering, topic: &Topic) -> Self {
+        Self {
+            ordering,
+            change_events: matches!(
+                topic.kind(),
+                TopicKind::ChangeEvent | TopicKind::ChangeEventChannel
+            ),
+        }
+    }
+
+    /// The records that a dead letter of these IDs holds, or of this key: none where they stand for a whole
+    /// entity, and where nothing is ordered by records.
+    pub(in crate::subscription) fn records(self, record_ids: &[String]) -> Vec<RecordHash> {
+        let entity_wide =
+            || self.change_events && record_ids.iter().any(|id| is_entity_wide_id(id));
+        match self.ordering {
+            Ordering::Record if !entity_wide() => record_ids.iter().map(hash).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn of(event: &Event, ordering: Ordering) -> Self {
+        Self {
+            ordering,
+            change_events: event.decoded.header.is_some(),
+        }
+    }
+}
+
+/// The IDs of the records that an event concerns; those of a platform event are the value of its key.
+pub(in crate::subscription) fn record_ids(event: &Event) -> &[String] {
+    match (&event.decoded.header, &event.key) {
+        (None, Some(key)) => std::slice::from_ref(key),
+        _ => event.record_ids(),
+    }
+}
+
+fn hash(record: &String) -> RecordHash {
+    let mut hasher = DefaultHasher::new();
+    record.hash(&mut hasher);
+    hasher.finish().max(1) // 0 is ONE_LANE
+}
+
+/// Where an event that waits came from. In this order they are handed over, as far as their records allow:
+/// what is parked before what arrives, and a side replay behind both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in crate::subscription) enum Origin {
+    /// A dead letter that is tried again, by its place and its number.
+    Letter {
+        /// Order among the dead letters of a handler.
+        place: i64,
+        /// Number in the store.
+        id: i64,
+    },
+    /// The subscription's own stream.
+    Live(Seq),
+    /// The stream of a side replay.
+    Replay(Seq),
+}
+
+impl Origin {
+    /// The place so many events further on the same stream; a dead letter stands by itself.
+    pub(in crate::subscription) fn plus(self, events: usize) -> Self {
+        match self {
+            Self::Live(seq) => Self::Live(seq + events as Seq),
+            Self::Replay(seq) => Self::Replay(seq + events as Seq),
+            Self::Letter { .. } => self,
+        }
+    }
+}
+
+/// Events that are handed over, handled and parked together: one, or all of a transaction.
+#[derive(Debug, Clone)]
+pub(in crate::subscription) enum Unit {
+    /// By itself.
+    One(Arc<Event>),
+    /// At least two, in bus order.
+    Several(Arc<[Arc<Event>]>),
+}
+
+impl Unit {
+    /// Its events, in bus order; at least one.
+    pub(in crate::subscription) fn events(&self) -> &[Arc<Event>] {
+        match self {
+            Self::One(event) => std::slice::from_ref(event),
+            Self::Several(events) => events,
+        }
+    }
+
+    /// Bytes of its events as received.
+    pub(super) fn size(&self) -> usize {
+        self.events().iter().map(|event| event.raw.size()).sum()
+    }
+}
+
+/// A unit that waits for a handler, or is with it.
+#[derive(Debug, Clone)]
+pub(in crate::subscription) struct Waiting {
+    pub(in crate::subscription) origin: Origin,
+    /// When it came into the lanes, by number; 0 before.
+    pub(super) arrived: u64,
+    pub(in crate::subscription) unit: Unit,
+    pub(super) order: Order,
+    /// Numbers of the dead letters that it is made of, one for each event; none off a stream.
+    pub(in crate::subscription) letters: Arc<[i64]>,
+    /// Records by which it is held back, and which it would hold if it were parked.
+    pub(in crate::subscription) records: Vec<RecordHash>,
+    /// Not to be handed over before.
+    pub(in crate::subscription) not_before: Option<Instant>,
+    /// Alone in its batch: a batch that held it was refused as a whole, or it is a transaction.
+    pub(in crate::subscription) alone: bool,
+    /// Hand-overs so far.
+    pub(in crate::subscription) attempts: u32,
+    /// Failed hand-overs that count against the unit: the handler succeeded with others meanwhile.
+    pub(in crate::subscription) counted: u32,
+    /// The handler's successes when this unit failed last.
+    pub(in crate::subscription) successes_seen: u64,
+    /// When it failed first.
+    pub(in crate::subscription) failing_since: Option<Instant>,
+    /// What the handler said last.
+    pub(in crate::subscription) last_error: Option<String>,
+}
+
+impl Waiting {
+    pub(in crate::subscription) fn new(origin: Origin, unit: Unit, ordering: Ordering) -> Self {
+        let order = Order::of_unit(&unit, ordering);
+        let events = unit.events().iter();
+        let records = events
+            .flat_map(|event| Holding::of(event, ordering).records(record_ids(event)))
+            .collect();
+        Self {
+            origin,
+            arrived: 0,
+            letters: Arc::default(),
+            records,
+            alone: matches!(unit, Unit::Several(_)),
+            unit,
+            order,
+            not_before: None,
+            attempts: 0,
+            counted: 0,
+            successes_seen: 0,
+            failing_since: None,
+            last_error: None,
+        }
+    }
+}
