@@ -174,7 +174,7 @@ pub(super) async fn what_is_settled_before_the_position_follows_is_known_to_the_
     let [b, c, d, e, a, f] = [0, 1, 2, 3, 4, 5].map(|number| placed[number].id);
     store.resolve(&lease, &[b, a, f]).await.unwrap();
     // What is passed on has successors, which stand for it.
-    store.pass_on(&lease, d, &[]).await.unwrap();
+    store.pass_on(&lease, &[d], &[]).await.unwrap();
     store.discard(&only(&[c, e])).await.unwrap();
     let progress = Progress {
         position: Some(replay("0a")),

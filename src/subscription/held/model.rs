@@ -471,32 +471,6 @@ impl Model {
             _ => self.answer(which / 2, which.is_multiple_of(2)),
         }
     }
-
-    /// Everything is accepted from now on, and asked for.
-    fn come_to_rest(&mut self) {
-        for _ in 0..4 * (self.bus.len() + self.rows.len() + 4) {
-            self.bring();
-            self.hand_over(0, true);
-            self.write();
-            self.keepalive();
-            self.save();
-            (0..self.rows.len()).for_each(|which| self.person(which, false));
-            self.draw();
-            (0..self.letters.len()).for_each(|which| self.answer(which, true));
-        }
-        for (event, published) in self.bus.iter().enumerate() {
-            assert!(
-                published.settled,
-                "{event} is forgotten: {:?}",
-                self.held.letters
-            );
-        }
-        assert!(
-            self.rows.iter().all(|row| !row.open && !row.ahead),
-            "{:?}",
-            self.rows
-        );
-    }
 }
 
 proptest! {

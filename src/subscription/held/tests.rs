@@ -167,6 +167,39 @@ fn what_is_still_to_come_again_holds_nothing_until_it_has_come_by() {
     assert_eq!(held.ahead.pass(5), [3]);
 }
 
+#[test]
+fn what_lies_before_the_beginning_of_a_stream_is_older_than_all_that_it_brings() {
+    let mut held = held();
+    let to_come = |name, records| NewLetter {
+        since: Since::ToCome,
+        ..new(MINE, name, records)
+    };
+    store(&mut held, to_come("before", &[1]), 10);
+    let younger = store(&mut held, to_come("younger", &[1]), 20);
+    held.brought(0, &identity("between"));
+    held.brought(1, &identity("younger"));
+    held.all_came_by(2);
+    assert_eq!(
+        held.holder(MINE, &[1], live(1)),
+        None,
+        "nothing is known of them"
+    );
+    let between = held.insert(NewLetter {
+        came: Some(0),
+        ..new(MINE, "between", &[1])
+    });
+    // The younger one still waits for its turn.
+    assert_eq!(held.place_of(&[between], live(0), true), Place::Last);
+    held.written(between, Placed { place: 30, id: 30 });
+    held.came_by(younger, Since::Always, 1);
+    assert!(held.is_misplaced(younger, live(1)));
+    assert_eq!(held.moves(younger), Some(20));
+    held.moved(Placed { place: 40, id: 20 });
+    assert_eq!(load(&mut held), [0u64; 0], "its own move is not written");
+    held.has_moved(younger);
+    assert!(!held.is_misplaced(younger, live(1)));
+}
+
 fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
