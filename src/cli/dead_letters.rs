@@ -383,6 +383,7 @@ mod tests {
                 unit: None,
                 place: None,
                 received_at: SystemTime::UNIX_EPOCH,
+                ahead: false,
                 replayed: false,
             },
         }

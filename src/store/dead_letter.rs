@@ -44,6 +44,9 @@ pub struct DeadLetter {
     pub place: Option<i64>,
     /// When it was received.
     pub received_at: SystemTime,
+    /// True where it is parked off the live stream: until the position passes its event, a stream that begins
+    /// at the position brings that once more.
+    pub ahead: bool,
     /// True for an event of a side replay: it says so when it is handed over once more, too.
     pub replayed: bool,
 }
@@ -105,8 +108,25 @@ pub struct LetterSummary {
     pub replay_id: Option<ReplayId>,
     /// Bytes of payload.
     pub bytes: u64,
-    /// True where its event is above the stored position, so that the stream brings it once more.
+    /// When its event was received.
+    pub received_at: SystemTime,
+    /// True where its event is above the stored position, so that the stream brings it once more, if the bus
+    /// still keeps it.
     pub to_come: bool,
+    /// The position that a rewind left, where that put the position before the event, or may have: at the
+    /// latest the event lies there.
+    pub until: Option<ReplayId>,
+}
+
+/// A letter that is not open any more although its event is still above the stored position.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SettledAhead {
+    /// Its number.
+    pub id: i64,
+    /// The handler; `None` for all of them.
+    pub handler: Option<String>,
+    /// Which event.
+    pub identity: EventIdentity,
 }
 
 /// Open dead letters that a person means: those that all of these let through.
@@ -168,17 +188,25 @@ pub trait DeadLetters: Send + Sync {
         &self,
         lease: &Lease,
         letters: &[DeadLetter],
-    ) -> Result<Vec<Placed>, StoreError>;
+    ) -> Result<Vec<Placed>, StoreError> {
+        Ok(self.park_before(lease, letters, &[]).await?.0)
+    }
+
+    /// As [`DeadLetters::park_all`]; and these open ones, although they were parked earlier, go behind them in
+    /// this order. Gives the places of the letters, and those that the others have now, if they are open.
+    async fn park_before(
+        &self,
+        lease: &Lease,
+        letters: &[DeadLetter],
+        behind: &[i64],
+    ) -> Result<(Vec<Placed>, Vec<Placed>), StoreError>;
 
     /// Every open letter of the subscription, oldest first.
     async fn open_letters(&self, lease: &Lease) -> Result<Vec<LetterSummary>, StoreError>;
 
-    /// Letters handled or discarded since the position was last written, whose event the stream will bring
-    /// once more: the handler, `None` for all, and the event.
-    async fn settled_ahead(
-        &self,
-        lease: &Lease,
-    ) -> Result<Vec<(Option<String>, EventIdentity)>, StoreError>;
+    /// Letters handled or discarded although the position has not passed their events, which the stream will
+    /// bring once more.
+    async fn settled_ahead(&self, lease: &Lease) -> Result<Vec<SettledAhead>, StoreError>;
 
     /// These letters with their payloads, oldest first.
     async fn letters(&self, ids: &[i64]) -> Result<Vec<StoredDeadLetter>, StoreError>;
@@ -196,7 +224,7 @@ pub trait DeadLetters: Send + Sync {
     ) -> Result<Vec<i64>, StoreError>;
 
     /// Letters that could not be decoded for anyone, one or all of a unit, can be now: they count as handled,
-    /// and each handler has letters of its own in their place, which ask for an attempt. All or nothing;
+    /// and each handler has letters of its own in their place, which ask for an attempt; the event of each is as far ahead as it was. All or nothing;
     /// nothing where one of them was not open any more, and then gives `None`.
     async fn pass_on(
         &self,

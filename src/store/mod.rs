@@ -39,7 +39,7 @@ pub use command::{
 pub use control::{Controls, Renamed};
 pub use dead_letter::{
     DeadLetter, DeadLetterFilter, DeadLetters, LetterSelection, LetterSummary, PART, Placed,
-    Refusal, StoredDeadLetter,
+    Refusal, SettledAhead, StoredDeadLetter,
 };
 pub use error::StoreError;
 pub use hole::{Hole, HoleFilter, HoleKind, Holes, StoredHole};

@@ -51,6 +51,8 @@ pub struct Progress {
     /// in transactions of their own ([`Transactions`](super::Transactions)), and this write may have been
     /// made up before one of them and reach the store after it.
     pub passed: Option<Vec<EventIdentity>>,
+    /// Dead letters whose events the position has passed: no stream that begins there brings them once more.
+    pub letters_passed: Vec<i64>,
     /// The last moment with a live stream and nothing unfinished.
     pub caught_up_at: Option<SystemTime>,
     /// Commit time of the newest event at or below the position, for `position_mark`.

@@ -78,6 +78,7 @@ impl Undecodable {
             unit: None,
             place: None,
             received_at: self.received_at,
+            ahead: false,
             replayed: self.replayed,
         }
     }

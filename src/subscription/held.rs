@@ -6,17 +6,27 @@
 //! key, an event of a whole entity, and everything where `ordering` is not `record`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::SystemTime;
 
 use super::lanes::{Origin, RecordHash};
 use super::tracker::Seq;
-use crate::event::EventIdentity;
+use crate::event::{EventIdentity, ReplayId};
 use crate::store::{LetterSummary, Placed};
 
+mod ahead;
 mod draw;
 #[cfg(test)]
+mod model;
+mod place;
+#[cfg(test)]
 mod tests;
+mod to_come;
 
+use ahead::Ahead;
 pub(super) use draw::{Drawing, Drawn};
+pub(super) use place::Place;
+use to_come::ToCome;
+pub(super) use to_come::comes_again;
 
 /// Why an event is parked that nobody has refused.
 pub(super) const PARKED_BEHIND: &str = "parked_behind";
@@ -48,8 +58,8 @@ pub(super) enum Since {
     Always,
     /// Those after this one: older ones may still be on their way to a handler.
     After(Seq),
-    /// None yet: the letter was parked before a restart, and the stream, which resumed before its event,
-    /// brings what is older first.
+    /// None yet: the stream begins before its event, after a restart or a rewind, and brings what is older
+    /// first.
     ToCome,
 }
 
@@ -60,6 +70,8 @@ enum Phase {
     New,
     /// At rest.
     Open,
+    /// At rest, and to be behind others; that is not written yet.
+    Moving,
     /// Drawn, and being loaded.
     Loading,
     /// In the lanes of its handler, or with it.
@@ -83,6 +95,15 @@ struct Letter {
     /// A person asked for another attempt.
     asked: bool,
     since: Since,
+    /// The store knows that the live stream brings its event.
+    ahead: bool,
+    /// Where the live stream has brought its event.
+    came: Option<Seq>,
+    /// Where the side replay under way has met its event.
+    met: Option<Seq>,
+    received_at: SystemTime,
+    /// At the latest its event lies there.
+    until: Option<ReplayId>,
     phase: Phase,
     rank: Rank,
 }
@@ -99,6 +120,15 @@ pub(super) struct NewLetter {
     /// Parked behind another one.
     pub(super) behind: bool,
     pub(super) since: Since,
+    /// Parked off the live stream.
+    pub(super) ahead: bool,
+    /// Where the live stream has brought its event.
+    pub(super) came: Option<Seq>,
+    /// Where a side replay has brought its event.
+    pub(super) met: Option<Seq>,
+    pub(super) received_at: SystemTime,
+    /// At the latest its event lies there.
+    pub(super) until: Option<ReplayId>,
 }
 
 /// What people know a letter by.
@@ -108,17 +138,6 @@ pub(super) enum Known {
     Id(i64),
     /// It has no number yet.
     Event(EventIdentity),
-}
-
-/// Where a letter belongs that is about to be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Behind all others.
-    Last,
-    /// Here, for a younger one was written before it.
-    At(i64),
-    /// Before one that has to be written first.
-    Unknown,
 }
 
 /// The open letters of a subscription.
@@ -133,7 +152,10 @@ pub(super) struct Held {
     by_unit: HashMap<(Slot, String), BTreeSet<Rank>>,
     /// Letters that hold only what comes after an event.
     after: BTreeMap<Seq, Vec<Ticket>>,
-    to_come: HashSet<Ticket>,
+    to_come: ToCome,
+    /// What the side replay under way has not met.
+    unmet: ToCome,
+    pub(super) ahead: Ahead,
     /// Letters of handlers that are configured no more: they count, and hold nothing.
     foreign: HashSet<i64>,
     /// Letters of everyone.
@@ -153,7 +175,9 @@ impl Held {
             by_id: HashMap::new(),
             by_unit: HashMap::new(),
             after: BTreeMap::new(),
-            to_come: HashSet::new(),
+            to_come: ToCome::default(),
+            unmet: ToCome::default(),
+            ahead: Ahead::default(),
             foreign: HashSet::new(),
             undecoded: 0,
             drawing,
@@ -199,6 +223,11 @@ impl Held {
             } else {
                 Since::Always
             },
+            ahead: to_come,
+            came: None,
+            met: None,
+            received_at: summary.received_at,
+            until: summary.until,
         });
         if let Some(letter) = self.letters.get_mut(&ticket) {
             letter.asked = summary.asked;
@@ -227,7 +256,10 @@ impl Held {
         match new.since {
             Since::Always => {}
             Since::After(seq) => self.after.entry(seq).or_default().push(ticket),
-            Since::ToCome => _ = self.to_come.insert(ticket),
+            Since::ToCome => {
+                let until = new.until.as_ref();
+                self.to_come.insert(ticket, new.received_at, until);
+            }
         }
         let key = (new.slot, new.identity.clone());
         self.by_identity.insert(key, ticket);
@@ -240,6 +272,11 @@ impl Held {
             behind: new.behind,
             asked: false,
             since: new.since,
+            ahead: new.ahead,
+            came: new.came,
+            met: new.met,
+            received_at: new.received_at,
+            until: new.until,
             phase: Phase::New,
             rank,
         };
@@ -254,8 +291,16 @@ impl Held {
         if let Some(twin) = self.by_id.get(&placed.id).copied()
             && twin != ticket
         {
+            let known = self.letters.get(&ticket);
+            let known = known.map(|new| (new.ahead, new.came, new.met));
+            let (ahead, came, met) = known.unwrap_or_default();
             self.remove(ticket);
-            if let Some(letter) = self.letters.get(&twin) {
+            if let Some(met) = met {
+                self.met(twin, met);
+            }
+            if let Some(letter) = self.letters.get_mut(&twin) {
+                letter.ahead |= ahead;
+                letter.came = letter.came.or(came);
                 let key = (letter.slot, letter.identity.clone());
                 self.by_identity.insert(key, twin);
             }
@@ -311,8 +356,14 @@ impl Held {
         if self.by_id.get(&letter.rank.id) == Some(&ticket) {
             self.by_id.remove(&letter.rank.id);
         }
-        self.to_come.remove(&ticket);
-        if let Since::After(seq) = letter.since
+        let until = letter.until.as_ref();
+        self.to_come.remove(ticket, letter.received_at, until);
+        self.unmet.remove(ticket, letter.received_at, until);
+        let seq = match letter.since {
+            Since::After(seq) => Some(seq),
+            Since::Always | Since::ToCome => letter.came,
+        };
+        if let Some(seq) = seq
             && let Some(tickets) = self.after.get_mut(&seq)
         {
             tickets.retain(|other| *other != ticket);
@@ -335,10 +386,10 @@ impl Held {
         (letter.phase != Phase::New).then_some(letter.rank.place)
     }
 
-    /// True where the stream is still to bring the event of a letter once more, or may bring one that could
-    /// not be read.
+    /// True where the stream is still to bring the event of a letter once more, or has brought what is behind
+    /// it but not had its turn, or may bring one that could not be read.
     pub(super) fn awaits_some(&self) -> bool {
-        !self.to_come.is_empty() || self.undecoded > 0
+        !self.to_come.is_empty() || !self.after.is_empty() || self.undecoded > 0
     }
 
     /// True where there is an event that could not be decoded for anyone.
@@ -361,11 +412,7 @@ impl Held {
     ) -> Option<Ticket> {
         let holds = |rank: &&Rank| {
             let letter = self.letters.get(&rank.ticket);
-            letter.is_some_and(|letter| match (letter.since, origin) {
-                (Since::Always, _) | (Since::After(_), Origin::Replay(_)) => true,
-                (Since::After(seq), Origin::Live(live)) => live > seq,
-                (Since::ToCome, _) | (_, Origin::Letter { .. }) => false,
-            })
+            letter.is_some_and(|letter| letter.holds(origin))
         };
         let of_record = |record: &RecordHash| {
             let mine = self.by_record.get(&(slot, *record));
@@ -377,70 +424,14 @@ impl Held {
         oldest.map(|rank| rank.ticket)
     }
 
-    /// Where this letter, of an event of the stream, belongs: before those that share a record with it and
-    /// whose event comes later, although they were parked first.
-    pub(super) fn place_of(&self, ticket: Ticket, seq: Seq) -> Place {
-        let Some(letter) = self.letters.get(&ticket) else {
-            return Place::Last;
-        };
-        let later = |rank: &&Rank| {
-            self.letters
-                .get(&rank.ticket)
-                .is_some_and(|other| match other.since {
-                    Since::Always => false,
-                    Since::After(other) => other > seq,
-                    Since::ToCome => true,
-                })
-        };
-        let mut place = Place::Last;
-        for record in &letter.records {
-            for slot in [letter.slot, Slot::Everyone] {
-                let set = self.by_record.get(&(slot, *record));
-                let first = set.and_then(|set| set.iter().find(later));
-                let Some(rank) = first.filter(|rank| rank.ticket != ticket) else {
-                    continue;
-                };
-                if rank.id == i64::MAX {
-                    return Place::Unknown;
-                }
-                let before = rank.place.saturating_sub(1);
-                place = match place {
-                    Place::At(other) if other <= before => place,
-                    _ => Place::At(before),
-                };
-            }
-        }
-        place
-    }
-
-    /// The stream has brought the event of a letter once more.
-    pub(super) fn came_by(&mut self, ticket: Ticket, since: Since) {
-        if !self.to_come.remove(&ticket) {
-            return;
-        }
-        if let Some(letter) = self.letters.get_mut(&ticket) {
-            letter.since = since;
-            if let Since::After(seq) = since {
-                self.after.entry(seq).or_default().push(ticket);
-            }
-        }
-        self.consider(ticket);
-    }
-
-    /// The stream has caught up: what it has not brought again by now it never will.
-    pub(super) fn all_came_by(&mut self) {
-        let tickets: Vec<Ticket> = self.to_come.iter().copied().collect();
-        for ticket in tickets {
-            self.came_by(ticket, Since::Always);
-        }
-    }
-
     /// Everything before this event of the stream is finished.
     pub(super) fn passed(&mut self, low_water: Seq) {
         while let Some(entry) = self.after.first_entry()
             && *entry.key() < low_water
         {
-            for ticket in entry.remove() {
+            let (seq, tickets) = entry.remove_entry();
+            for ticket in tickets {
+                self.no_longer_to_come(ticket, Since::Always, seq);
                 if let Some(letter) = self.letters.get_mut(&ticket) {
                     letter.since = Since::Always;
                 }

@@ -49,11 +49,11 @@ use tracing::warn;
 
 use crate::avro::SchemaCache;
 use crate::config::{BackoffConfig, SalesforceConfig, Start, SubscriptionConfig};
-use crate::event::{EventIdentity, OrgId};
+use crate::event::OrgId;
 use crate::handler::Handler;
 use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::PubSub;
-use crate::store::{Hole, Lease, LetterSummary, Store, StoreError, TakenOver};
+use crate::store::{Hole, Lease, LetterSummary, SettledAhead, Store, StoreError, TakenOver};
 use crate::telemetry::metrics;
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
@@ -319,7 +319,7 @@ async fn read_letters(store: Arc<dyn Store>, lease: Lease) -> Result<Letters, St
     Ok((open, store.settled_ahead(&lease).await?))
 }
 
-type Letters = (Vec<LetterSummary>, Vec<(Option<String>, EventIdentity)>);
+type Letters = (Vec<LetterSummary>, Vec<SettledAhead>);
 
 /// Gives the lease back, so that another worker need not wait for its end. Politeness: one that cannot be
 /// given back now runs out.

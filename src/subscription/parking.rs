@@ -26,9 +26,13 @@ pub(super) struct Parked {
     pub(super) origin: Origin,
     /// The handlers they are parked for; `None` for all of them.
     pub(super) handlers: Option<HandlerSet>,
-    /// A name in this process for each letter.
+    /// A name in this process for each letter, or for the one that moves.
     pub(super) tickets: Vec<Ticket>,
     letters: Vec<DeadLetter>,
+    /// Where the letter is open already: its number. It goes behind all others.
+    moves: Option<i64>,
+    /// Numbers of letters that go behind these.
+    behind: Vec<i64>,
 }
 
 /// A letter by its names in this process and in the store.
@@ -50,8 +54,9 @@ pub(super) enum Move {
 /// What is in the store now.
 #[derive(Debug)]
 pub(super) enum Done {
-    /// These are parked; all their letters, in order, are at these places.
-    Parked(Vec<Parked>, Vec<Placed>),
+    /// These are parked; all their letters, in order, are at the first places, and what went behind them is at
+    /// the others.
+    Parked(Vec<Parked>, Vec<Placed>, Vec<Placed>),
     /// These are handled, or were given up by a person just now.
     Resolved(Vec<Named>),
     /// Of these, those with these numbers are open, for another reason.
@@ -73,6 +78,13 @@ pub(super) struct Parking {
     /// At most one; it gives `None` where the store does not take it any more.
     writing: JoinSet<Option<Done>>,
     abandon: CancellationToken,
+}
+
+impl Parked {
+    /// Its letter was open already.
+    pub(super) fn moves(&self) -> bool {
+        self.moves.is_some()
+    }
 }
 
 impl Parking {
@@ -100,6 +112,25 @@ impl Parking {
             handlers,
             tickets,
             letters,
+            moves: None,
+            behind: Vec::new(),
+        });
+    }
+
+    /// Puts an open letter behind all others. Its event, of there, is parked once that is written.
+    pub(super) fn move_last(
+        &mut self,
+        origin: Origin,
+        handlers: Option<HandlerSet>,
+        (ticket, id): Named,
+    ) {
+        self.waiting.push_back(Parked {
+            origin,
+            handlers,
+            tickets: vec![ticket],
+            letters: Vec::new(),
+            moves: Some(id),
+            behind: Vec::new(),
         });
     }
 
@@ -115,8 +146,8 @@ impl Parking {
     }
 
     /// Begins the next write, if none is under way. There is `room` for so many more letters; `place` says
-    /// where a letter of an event from there belongs.
-    pub(super) fn go_on(&mut self, room: usize, place: impl Fn(Ticket, Origin) -> Place) {
+    /// where such letters belong, and is told whether nothing decided before is still to be written.
+    pub(super) fn go_on(&mut self, room: usize, place: impl Fn(&[Ticket], Origin, bool) -> Place) {
         if !self.writing.is_empty() {
             return;
         }
@@ -126,25 +157,30 @@ impl Parking {
         }
         let mut batch: Vec<Parked> = Vec::new();
         let mut count = 0;
+        let mut moves = false;
         while let Some(next) = self.waiting.front_mut() {
             let letters = next.letters.len();
-            let fits = count + letters <= BATCH.min(room);
             // A unit is parked whole or not at all: one that is larger than all the room still goes.
-            if !fits && (count > 0 || room == 0) {
+            let fits = count + letters <= BATCH.min(room) || (count == 0 && room > 0);
+            // What moves goes behind all of the batch.
+            let full = count > 0 && count + usize::from(letters == 0) > BATCH;
+            if full || (letters > 0 && (!fits || moves)) {
                 break;
             }
-            let mut known = true;
-            for (letter, ticket) in next.letters.iter_mut().zip(&next.tickets) {
-                match place(*ticket, next.origin) {
-                    Place::Last => letter.place = None,
-                    Place::At(place) => letter.place = Some(place),
-                    Place::Unknown => known = false,
-                }
+            let mut to = None;
+            match place(&next.tickets, next.origin, batch.is_empty()) {
+                Place::Last => {}
+                Place::At(place) => to = Some(place),
+                Place::Before(others) => next.behind = others,
+                Place::Unknown if batch.is_empty() => {}
+                Place::Unknown => break,
             }
-            if !known && count > 0 {
-                break;
+            next.behind.splice(0..0, next.moves);
+            for letter in &mut next.letters {
+                letter.place = to;
             }
-            count += letters;
+            count += letters.max(next.behind.len());
+            moves |= !next.behind.is_empty();
             batch.extend(self.waiting.pop_front());
         }
         if !batch.is_empty() {
@@ -154,7 +190,8 @@ impl Parking {
 
     /// True where there is something to park and no room for it.
     pub(super) fn is_full(&self, room: usize) -> bool {
-        room == 0 && !self.waiting.is_empty()
+        let next = self.waiting.front();
+        room == 0 && next.is_some_and(|next| !next.letters.is_empty())
     }
 
     /// The next write that is done; `None` where another worker has taken over. Never ends while there is
@@ -182,12 +219,18 @@ impl Parking {
             .flat_map(|parked| parked.letters.iter().cloned())
             .collect();
         let letters: Arc<[DeadLetter]> = letters.into();
+        let behind = batch
+            .iter()
+            .flat_map(|parked| parked.behind.iter().copied());
+        let behind: Arc<[i64]> = behind.collect();
         let written = self.keep_writing("park", move |store, lease| {
-            let letters = letters.clone();
-            async move { store.park_all(&lease, &letters).await }
+            let (letters, behind) = (letters.clone(), behind.clone());
+            async move { store.park_before(&lease, &letters, &behind).await }
         });
-        self.writing
-            .spawn(async move { Some(Done::Parked(batch, written.await?)) });
+        self.writing.spawn(async move {
+            let (placed, moved) = written.await?;
+            Some(Done::Parked(batch, placed, moved))
+        });
     }
 
     fn write_move(&mut self, change: Move) {
@@ -304,6 +347,7 @@ pub(super) fn dead_letter(
         unit: None,
         place: None,
         received_at: event.received_at,
+        ahead: false,
         replayed: event.replayed,
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct Position {
     marked_at: Option<SystemTime>,
     /// Events whose marks are to be forgotten, where handlers make marks of their own.
     passed: Option<Vec<EventIdentity>>,
+    /// Dead letters whose events were passed, and that is not stored yet.
+    letters_passed: Vec<i64>,
     /// The position was given up, and that is not stored yet.
     given_up: Option<GivenUp>,
     state: Option<State>,
@@ -81,6 +83,7 @@ struct Taken {
     received: u64,
     finished: u64,
     passed: Vec<EventIdentity>,
+    letters_passed: Vec<i64>,
     given_up: bool,
 }
 
@@ -100,6 +103,7 @@ impl Position {
             finished: 0,
             marked_at: None,
             passed: None,
+            letters_passed: Vec::new(),
             given_up: None,
             state: None,
             state_moved: false,
@@ -123,6 +127,12 @@ impl Position {
             let room = MAX_PASSED.saturating_sub(passed.len());
             passed.extend(events.into_iter().take(room));
         }
+    }
+
+    /// The position has passed the events of these dead letters.
+    pub(super) fn letters_passed(&mut self, letters: Vec<i64>) {
+        self.moved |= !letters.is_empty();
+        self.letters_passed.extend(letters);
     }
 
     /// So many more events were received.
@@ -231,6 +241,7 @@ impl Position {
                 received: progress.received,
                 finished: progress.finished,
                 passed: progress.passed.clone().unwrap_or_default(),
+                letters_passed: progress.letters_passed.clone(),
                 given_up: progress.begin_from.is_some(),
             });
         let (store, lease) = (self.store.clone(), self.lease.clone());
@@ -288,6 +299,7 @@ impl Position {
             transaction: tracker.transaction().map(str::to_owned),
             finished_ahead,
             passed: self.passed.as_mut().map(std::mem::take),
+            letters_passed: std::mem::take(&mut self.letters_passed),
             caught_up_at,
             marked_at: self.marked_at,
             received: std::mem::take(&mut self.received),
@@ -335,6 +347,7 @@ impl Position {
                 self.finished += self.taken.finished;
                 let passed = std::mem::take(&mut self.taken.passed);
                 self.forget(passed);
+                self.letters_passed.append(&mut self.taken.letters_passed);
                 self.moved = true;
                 self.state_moved = self.state.is_some();
                 self.not_before = Instant::now() + pause;

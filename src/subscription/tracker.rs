@@ -73,6 +73,8 @@ pub(super) struct Tracker {
     all: HandlerSet,
     entries: VecDeque<Entry>,
     first: Seq,
+    /// Everything before this one is at or below the position.
+    passed_to: Seq,
     /// Entries from here on carry a replay ID that is not complete: more events may follow under it.
     incomplete_from: Seq,
     /// The incomplete replay ID.
@@ -98,6 +100,7 @@ impl Tracker {
             all: all_of(handlers),
             entries: VecDeque::new(),
             first: 0,
+            passed_to: 0,
             incomplete_from: 0,
             incomplete: None,
             open_from: None,
@@ -308,6 +311,16 @@ impl Tracker {
         self.first
     }
 
+    /// The position has passed every event before this one.
+    pub(super) fn passed_to(&self) -> Seq {
+        self.passed_to
+    }
+
+    /// The place that the next event or keepalive will have.
+    pub(super) fn next_seq(&self) -> Seq {
+        self.first + self.entries.len() as Seq
+    }
+
     /// Received events that are not let go yet.
     #[cfg(test)]
     pub(super) fn in_flight(&self) -> usize {
@@ -376,10 +389,6 @@ impl Tracker {
                 .is_some_and(|entry| entry.unfinished == 0 && entry.pins == 0)
     }
 
-    fn next_seq(&self) -> Seq {
-        self.first + self.entries.len() as Seq
-    }
-
     fn entry_mut(&mut self, seq: Seq) -> Option<&mut Entry> {
         let index = usize::try_from(seq.checked_sub(self.first)?).ok()?;
         self.entries.get_mut(index)
@@ -388,6 +397,7 @@ impl Tracker {
     /// Moves the position, past all that is held.
     fn move_to(&mut self, place: Place) {
         self.position = Some(place);
+        self.passed_to = self.first;
         match &mut self.passed {
             Some(passed) => passed.append(&mut self.held),
             None => self.held.clear(),

@@ -29,6 +29,7 @@ mod grouping_killed;
 mod handlers;
 mod kill;
 mod lanes;
+mod letter_order;
 mod letters;
 mod letters_kept;
 mod letters_units;

@@ -147,7 +147,9 @@ pub(super) mod tests {
             asked: false,
             replay_id: None,
             bytes: 1,
+            received_at: std::time::SystemTime::UNIX_EPOCH,
             to_come: false,
+            until: None,
         }
     }
 

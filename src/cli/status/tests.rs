@@ -72,7 +72,7 @@ fn what_is_refused_is_shown_with_the_reason_and_needs_a_person() {
     };
     assert_eq!(view.state(&free), "refused");
     assert_eq!(view.shown(&free).refused.len(), 2);
-    let text = view.table(&[free.clone()]);
+    let text = view.table(std::slice::from_ref(&free));
     assert!(text.contains("new     /event/Order__e  refused"), "{text}");
     let new: Vec<Shown> = view.unknown(&[free]).collect();
     assert_eq!((new.len(), new[0].name.as_str()), (1, "new"));

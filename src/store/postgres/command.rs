@@ -303,6 +303,7 @@ async fn rewind(
     outcome: &str,
 ) -> Result<Option<TakenOver>, StoreError> {
     let left = left(conn, lease).await?;
+    let old = left.position.clone();
     if !end(conn, lease, id, CommandState::Done, outcome, None).await? {
         return Ok(None);
     }
@@ -313,9 +314,8 @@ async fn rewind(
     if let Some(hole) = left.hole(to) {
         hole::record(conn, lease, &hole).await?;
     }
+    rewind_letters(conn, lease, to, old.as_ref()).await?;
     let (position, begin_from) = begin_from_text(to);
-    // Its time counts although there may be no position: whatever was parked or settled before was so before
-    // the rewind, and holds, or is handed over, from its beginning on.
     let epoch: i64 = sql::query_scalar(
         "update orgstream.subscription set epoch = epoch + 1, write_number = 0, position = $3, \
              position_at = now(), \
@@ -340,6 +340,35 @@ async fn rewind(
         ..lease.clone()
     };
     Ok(Some(taken(conn, &lease).await?))
+}
+
+/// The stream brings the events of open letters once more, unless they lie before where it begins: those that
+/// `old`, the position until now, had passed, come at the latest there. What is settled is handed over anew.
+async fn rewind_letters(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    to: &Start,
+    old: Option<&ReplayId>,
+) -> Result<(), StoreError> {
+    let back = match to {
+        Start::Latest => false,
+        Start::Earliest => true,
+        Start::After(place) => old != Some(place),
+    };
+    sql::query(
+        "update orgstream.dead_letter set ahead = state = 'open' and ($3 or ahead and not $5), \
+             ahead_until = case when state <> 'open' or $5 then null \
+                                when ahead then ahead_until when $3 then $4 end \
+         where org_id = $1 and subscription = $2 and (state = 'open' or ahead)",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(back)
+    .bind(old.map(ReplayId::as_bytes))
+    .bind(*to == Start::Latest)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Where the subscription stands; keeps everybody else from moving it.

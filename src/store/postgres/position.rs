@@ -142,7 +142,34 @@ pub(super) async fn save_progress(
         None => forget_others(conn, lease, given).await?,
     }
     add_finished_ahead(conn, lease, given).await?;
+    pass_letters(conn, lease, &progress.letters_passed).await?;
     mark_position(conn, lease, progress).await
+}
+
+/// The position has passed the events of these letters, and with them all others of their places: those that an
+/// undecodable one was passed on to while this write was on its way. Locks them as those do who settle letters.
+async fn pass_letters(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    letters: &[i64],
+) -> Result<(), StoreError> {
+    if letters.is_empty() {
+        return Ok(());
+    }
+    sql::query(
+        "with chosen as (select id from orgstream.dead_letter \
+                         where org_id = $2 and subscription = $3 and ahead and (id = any($1) \
+                         or replay_id in (select replay_id from orgstream.dead_letter where id = any($1))) \
+                         order by id for update) \
+         update orgstream.dead_letter d set ahead = false, ahead_until = null \
+         from chosen where d.id = chosen.id",
+    )
+    .bind(letters)
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Takes the marks of these events away, whatever handler finished them.

@@ -9,7 +9,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
 use super::lease::{fenced, hold};
-use super::{READ, SqliteStore, WRITE};
+use super::{READ, SqliteStore, WRITE, ids_json};
 use crate::event::{EventIdentity, ReplayId};
 use crate::store::common::{
     MARK_INTERVAL_MS, begin_text, from_ms, from_sql_count, mark_ms, org_from, plain, recent,
@@ -156,7 +156,33 @@ pub(super) async fn save_progress(
     if !given.is_empty() {
         add_finished_ahead(conn, lease, &pairs).await?;
     }
+    pass_letters(conn, lease, &progress.letters_passed).await?;
     mark_position(conn, lease, progress).await
+}
+
+/// The position has passed the events of these letters, and with them all others of their places: those that an
+/// undecodable one was passed on to while this write was on its way.
+async fn pass_letters(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    letters: &[i64],
+) -> Result<(), StoreError> {
+    if letters.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update dead_letter set ahead = false, ahead_until = null \
+         where org_id = $2 and subscription = $3 and ahead \
+         and (id in (select value from json_each($1)) \
+              or replay_id in (select replay_id from dead_letter \
+                               where id in (select value from json_each($1))))",
+    )
+    .bind(ids_json(letters))
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Takes the marks of these events away, whatever handler finished them.

@@ -214,7 +214,7 @@ pub(super) async fn take(store: &dyn Store) -> Lease {
 
 /// An event of account `record`, to be parked for `handler`.
 pub(super) fn letter(record: &str, handler: Option<&str>) -> DeadLetter {
-    let replay_id = replay("000000000010db4d0000");
+    let replay_id = replay(&hex::encode(record));
     DeadLetter {
         identity: EventIdentity::new("u-1", Some(&replay_id), Some(record)),
         handler: handler.map(str::to_owned),
@@ -230,6 +230,7 @@ pub(super) fn letter(record: &str, handler: Option<&str>) -> DeadLetter {
         unit: None,
         place: None,
         received_at: now(),
+        ahead: true,
         replayed: false,
     }
 }

@@ -1,8 +1,10 @@
 //! What becomes of parked events: tried again, passed on, handled, discarded.
 
-use super::bed::{Bed, letter, replay, take};
+use super::bed::{Bed, letter, org, replay, take};
+use crate::config::Start;
 use crate::store::{
-    DeadLetter, FinishedAhead, LetterSelection, LetterSummary, Progress, Refusal, StoreError,
+    CommandKind, DeadLetter, Lease, LetterSelection, LetterSummary, Progress, Refusal,
+    SettledAhead, StoreError,
 };
 
 const HANDLER: &str = "fulfilment";
@@ -90,7 +92,9 @@ pub(super) async fn an_open_letter_is_summed_up_without_its_payload(bed: &Bed) {
         asked: false,
         replay_id: given.replay_id,
         bytes: 5,
+        received_at: given.received_at,
         to_come: true,
+        until: None,
     };
     let open = store.open_letters(&lease).await.unwrap();
     assert_eq!(open, std::slice::from_ref(&summary));
@@ -106,7 +110,7 @@ pub(super) async fn a_letter_above_the_position_is_still_to_come_again(bed: &Bed
     let store = bed.ready().await;
     let lease = take(&*store).await;
     let letters = ["001A", "001B"].map(|record| letter(record, Some(HANDLER)));
-    store.park_all(&lease, &letters).await.unwrap();
+    let placed = store.park_all(&lease, &letters).await.unwrap();
     let to_come = async || {
         let open = store.open_letters(&lease).await.unwrap();
         open.iter().map(|one| one.to_come).collect::<Vec<bool>>()
@@ -119,32 +123,33 @@ pub(super) async fn a_letter_above_the_position_is_still_to_come_again(bed: &Bed
     let ancient = store.park(&lease, &ancient).await.unwrap();
     assert_eq!(to_come().await, [true, true, false], "the bus forgot it");
     store.discard(&only(&[ancient])).await.unwrap();
-    // The clock of a store may be no finer than this.
-    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    let mut progress = Progress {
+    let progress = Progress {
         position: Some(replay("0a")),
-        finished_ahead: vec![FinishedAhead {
-            handler: HANDLER.to_owned(),
-            identity: letters[1].identity.clone(),
-        }],
+        letters_passed: vec![placed[0].id, ancient],
         ..Progress::default()
     };
     store.save_progress(&lease, &progress).await.unwrap();
-    assert_eq!(
-        to_come().await,
-        [false, true],
-        "one is finished above the position"
-    );
-    progress.finished_ahead[0].handler = "another".to_owned();
-    store.save_progress(&lease, &progress).await.unwrap();
-    assert_eq!(to_come().await, [false, false]);
-    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    store.park(&lease, &letter("001C", None)).await.unwrap();
-    assert_eq!(
-        to_come().await,
-        [false, false, true],
-        "one came after the last write"
-    );
+    assert_eq!(to_come().await, [false, true], "the position passed one");
+    let late = Progress {
+        position: Some(replay("0b")),
+        ..Progress::default()
+    };
+    store.save_progress(&lease, &late).await.unwrap();
+    assert_eq!(to_come().await, [false, true], "however late it is written");
+    // Off the stream of a side replay, below the position.
+    let replayed = DeadLetter {
+        ahead: false,
+        ..letter("001C", Some(HANDLER))
+    };
+    store.park(&lease, &replayed).await.unwrap();
+    assert_eq!(to_come().await, [false, true, false]);
+    // The live stream brings it, too.
+    let live = DeadLetter {
+        ahead: true,
+        ..replayed
+    };
+    store.park(&lease, &live).await.unwrap();
+    assert_eq!(to_come().await, [false, true, true]);
 }
 
 pub(super) async fn what_is_settled_before_the_position_follows_is_known_to_the_next_holder(
@@ -152,40 +157,105 @@ pub(super) async fn what_is_settled_before_the_position_follows_is_known_to_the_
 ) {
     let store = bed.ready().await;
     let lease = take(&*store).await;
-    let progress = Progress {
-        position: Some(replay("0a")),
-        ..Progress::default()
+    let replayed = DeadLetter {
+        ahead: false,
+        ..letter("001F", Some(HANDLER))
     };
-    let early = store.park(&lease, &letter("001A", Some(HANDLER))).await;
-    store.resolve(&lease, &[early.unwrap()]).await.unwrap();
-    assert_eq!(
-        store.settled_ahead(&lease).await.unwrap(),
-        [],
-        "no position"
-    );
-    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    store.save_progress(&lease, &progress).await.unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     let given = [
         letter("001B", Some(HANDLER)),
         letter("001C", Some("ledger")),
         letter("001D", None),
         letter("001E", None),
-        letter("001F", Some(HANDLER)),
+        letter("001A", Some(HANDLER)),
+        replayed,
+        letter("001G", Some(HANDLER)),
     ];
     let placed = store.park_all(&lease, &given).await.unwrap();
-    let [b, c, d, e] = [0, 1, 2, 3].map(|number| placed[number].id);
-    store.resolve(&lease, &[b, d]).await.unwrap();
+    let [b, c, d, e, a, f] = [0, 1, 2, 3, 4, 5].map(|number| placed[number].id);
+    store.resolve(&lease, &[b, a, f]).await.unwrap();
+    // What is passed on has successors, which stand for it.
+    store.pass_on(&lease, &[d], &[]).await.unwrap();
     store.discard(&only(&[c, e])).await.unwrap();
+    let progress = Progress {
+        position: Some(replay("0a")),
+        letters_passed: vec![a],
+        ..Progress::default()
+    };
+    store.save_progress(&lease, &progress).await.unwrap();
     let mut settled = store.settled_ahead(&lease).await.unwrap();
     settled.sort();
-    // A letter of everyone that was handled was passed on, and has successors.
-    let expected = [(None, 3), (Some(HANDLER), 0), (Some("ledger"), 1)];
-    let expected = expected.map(|(handler, number)| {
-        let identity = given[number].identity.clone();
-        (handler.map(str::to_owned), identity)
+    let expected = [(b, Some(HANDLER), 0), (c, Some("ledger"), 1), (e, None, 3)];
+    let expected = expected.map(|(id, handler, number)| SettledAhead {
+        id,
+        handler: handler.map(str::to_owned),
+        identity: given[number].identity.clone(),
     });
     assert_eq!(settled, expected);
+}
+
+pub(super) async fn after_a_rewind_open_letters_are_to_come_again_at_the_latest_at_the_old_position(
+    bed: &Bed,
+) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let letters = ["001A", "001B", "001C", "001D"].map(|record| letter(record, Some(HANDLER)));
+    let placed = store.park_all(&lease, &letters).await.unwrap();
+    let [passed, ahead, settled, gone] = [0, 1, 2, 3].map(|number| placed[number].id);
+    let position = replay("0a");
+    let progress = Progress {
+        position: Some(position.clone()),
+        letters_passed: vec![passed, gone],
+        ..Progress::default()
+    };
+    store.save_progress(&lease, &progress).await.unwrap();
+    store.resolve(&lease, &[settled, gone]).await.unwrap();
+    let rewind = async |lease: &Lease, to: Start| {
+        let kind = CommandKind::Rewind;
+        let nothing = serde_json::json!({});
+        let org = org();
+        let asked = store.ask(&org, "accounts", kind, &nothing, None);
+        let id = asked.await.unwrap().unwrap();
+        let taken = store.rewind(lease, id, &to, "").await.unwrap();
+        let lease = taken.unwrap().lease;
+        let open = store.open_letters(&lease).await.unwrap();
+        let seen = open
+            .into_iter()
+            .map(|one| (one.placed.id, one.to_come, one.until));
+        assert_eq!(store.settled_ahead(&lease).await.unwrap(), []);
+        (lease, seen.collect::<Vec<_>>())
+    };
+    let (lease, seen) = rewind(&lease, Start::After(position.clone())).await;
+    let same = [(passed, false, None), (ahead, true, None)];
+    assert_eq!(seen, same, "it goes on where it was");
+    let (lease, seen) = rewind(&lease, Start::Earliest).await;
+    let old = Some(position);
+    assert_eq!(seen, [(passed, true, old.clone()), (ahead, true, None)]);
+    // Once more, before any of them has come: the first rewind still tells.
+    let progress = Progress {
+        position: Some(replay("05")),
+        ..Progress::default()
+    };
+    store.save_progress(&lease, &progress).await.unwrap();
+    let (lease, seen) = rewind(&lease, Start::After(replay("01"))).await;
+    assert_eq!(seen, [(passed, true, old), (ahead, true, None)]);
+    let (_, seen) = rewind(&lease, Start::Latest).await;
+    assert_eq!(seen, [(passed, false, None), (ahead, false, None)]);
+}
+
+pub(super) async fn letters_go_behind_those_that_are_parked_before_them(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let letters = ["001A", "001B", "001C"].map(|record| letter(record, Some(HANDLER)));
+    let placed = store.park_all(&lease, &letters).await.unwrap();
+    let [a, b, c] = [0, 1, 2].map(|number| placed[number].id);
+    store.resolve(&lease, &[b]).await.unwrap();
+    let older = [letter("001O", Some(HANDLER))];
+    let (placed, moved) = store.park_before(&lease, &older, &[c, b, a]).await.unwrap();
+    let moved_ids: Vec<i64> = moved.iter().map(|placed| placed.id).collect();
+    assert_eq!(moved_ids, [c, a], "what is settled stays where it was");
+    let open = store.open_letters(&lease).await.unwrap();
+    assert_eq!(ids(&open), [placed[0].id, c, a]);
+    assert_eq!([open[1].placed, open[2].placed], moved[..]);
 }
 
 pub(super) async fn a_letter_that_is_refused_once_more_says_why_and_asks_for_nothing(bed: &Bed) {
@@ -247,6 +317,7 @@ pub(super) async fn a_letter_that_can_be_decoded_now_gives_every_handler_one_in_
     assert_eq!(ids(&open), [passed[0].id, passed[1].id, placed[1].id]);
     let asked: Vec<bool> = open.iter().map(|one| one.asked).collect();
     assert_eq!(asked, [true, true, false]);
+    assert!(open.iter().all(|one| one.to_come), "as far ahead as it was");
     let first = store.dead_letter(placed[0].id).await.unwrap().unwrap();
     assert_eq!(first.state, "handled");
     assert!(first.resolved_at.is_some());

@@ -89,6 +89,8 @@ suite! {
     letter_moves::letters_parked_together_keep_their_order_and_one_open_again_is_the_newest,
     letter_moves::an_open_letter_is_summed_up_without_its_payload,
     letter_moves::a_letter_above_the_position_is_still_to_come_again,
+    letter_moves::after_a_rewind_open_letters_are_to_come_again_at_the_latest_at_the_old_position,
+    letter_moves::letters_go_behind_those_that_are_parked_before_them,
     letter_moves::what_is_settled_before_the_position_follows_is_known_to_the_next_holder,
     letter_moves::a_letter_that_is_refused_once_more_says_why_and_asks_for_nothing,
     letter_moves::a_letter_that_can_be_decoded_now_gives_every_handler_one_in_its_place,

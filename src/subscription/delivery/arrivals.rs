@@ -8,7 +8,8 @@ use super::grouping::{Member, What, transaction};
 use crate::event::{ChangeEventHeader, Event, EventIdentity};
 use crate::subscription::decoder::{Item, Undecodable};
 use crate::subscription::gaps::gap_of;
-use crate::subscription::tracker::Tracked;
+use crate::subscription::held::Slot;
+use crate::subscription::tracker::{HandlerSet, Tracked};
 
 impl Delivery {
     pub(super) fn take(&mut self, item: Item) {
@@ -22,7 +23,7 @@ impl Delivery {
                 self.position.forget(stale.map(|(identity, _)| identity));
                 let over = self.grouping.close(false);
                 self.hand_on(over);
-                self.letters.held.all_came_by();
+                self.letters.held.all_came_by(self.tracker.next_seq());
                 self.tracker.push_keepalive(id, received_at);
             }
             Item::NewPlaces => {
@@ -87,6 +88,8 @@ impl Delivery {
         let finished = (self.finished_before)
             .remove(&tracked.identity)
             .unwrap_or(0);
+        // What is parked waits for its turn once more, so that its letter holds what comes after, and not before.
+        let finished = finished & !self.parked_before(&tracked.identity);
         let replay_id = match &what {
             What::Event(event) => event.raw.replay_id.clone(),
             What::Undecodable(event) => event.raw.replay_id.clone(),
@@ -96,6 +99,11 @@ impl Delivery {
             What::Event(event) => event.decoded.header.as_ref(),
             What::Undecodable(event) => event.header.as_ref(),
         };
+        let committed_at = header.and_then(ChangeEventHeader::committed_at);
+        let at = self.tracker.next_seq();
+        let held = &mut self.letters.held;
+        held.brought(at, &tracked.identity);
+        held.live_at(at, replay_id.as_ref(), committed_at);
         let gap = header.and_then(|header| gap_of(header, replay_id.as_ref()));
         let seq = self.tracker.push_event(tracked, replay_id, finished);
         if let Some(hole) = gap {
@@ -108,6 +116,16 @@ impl Delivery {
         let member = Member { what, finished };
         let over = self.grouping.take(seq, member, Instant::now());
         self.hand_on(over);
+    }
+
+    /// The handlers for which this event was parked before a restart or a rewind.
+    fn parked_before(&self, identity: &EventIdentity) -> HandlerSet {
+        let slots = self.letters.held.awaited(identity).into_iter();
+        let bits = slots.map(|slot| match slot {
+            Slot::Everyone => HandlerSet::MAX,
+            Slot::Handler(index) => self.runs[index].bit,
+        });
+        bits.fold(0, |all, bits| all | bits)
     }
 
     /// The events of one transaction follow each other and share its key.

@@ -56,9 +56,6 @@ impl Delivery {
                 let handler = Some((slot, bit));
                 self.park_new(origin(first), handler, letters, Moment::OnArrival);
             }
-            if let Origin::Live(_) = origin(group.first) {
-                self.letters.came_by(slot, group, bit);
-            }
         }
     }
 

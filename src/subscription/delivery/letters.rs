@@ -6,16 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::end_of_task;
-use super::grouping::Group;
 use crate::config::{BackoffConfig, Ordering};
-use crate::event::{EventIdentity, RawEvent, ReplayId};
-use crate::store::{DeadLetter, Lease, LetterSummary, Store};
+use crate::event::{RawEvent, ReplayId};
+use crate::store::{DeadLetter, Lease, LetterSummary, SettledAhead, Store};
 use crate::subscription::backoff::Backoff;
-use crate::subscription::held::{Drawing, Held, Known, Since, Slot, Ticket};
+use crate::subscription::held::{Drawing, Held, Known, Slot, Ticket, comes_again};
 use crate::subscription::lanes::{Holding, Origin, Waiting};
 use crate::subscription::letter_loader::{LetterLoader, Loaded};
 use crate::subscription::parking::{Done, Move, Parking};
-use crate::subscription::tracker::HandlerSet;
 use tokio::task::JoinSet;
 
 /// Pauses while letters cannot be loaded, or their schema cannot be had.
@@ -54,7 +52,7 @@ pub(in crate::subscription) struct LettersSetup {
     /// All that are open.
     pub(in crate::subscription) open: Vec<LetterSummary>,
     /// Handled or discarded for a handler, or for all, although their events are still to come again.
-    pub(in crate::subscription) settled: Vec<(Option<String>, EventIdentity)>,
+    pub(in crate::subscription) settled: Vec<SettledAhead>,
     /// The stream begins at LATEST.
     pub(in crate::subscription) nothing_again: bool,
     /// Where the stream resumes: that event does not come again.
@@ -75,9 +73,18 @@ impl Letters {
         let mut held = Held::new(handlers, Drawing::default());
         for summary in setup.open {
             let records = holding.records(&summary.record_ids);
-            let here = summary.replay_id.is_some() && summary.replay_id == setup.resume_after;
-            let to_come = summary.to_come && !here && !setup.nothing_again;
+            let comes = comes_again(&summary, setup.resume_after.as_ref());
+            let to_come = comes && !setup.nothing_again;
+            if summary.to_come && !to_come {
+                held.ahead.never(summary.placed.id);
+            }
             held.load(summary, records, to_come);
+        }
+        for settled in setup.settled {
+            match setup.nothing_again {
+                true => held.ahead.never(settled.id),
+                false => held.ahead.settled(settled.identity, settled.id),
+            }
         }
         Self {
             held,
@@ -108,7 +115,9 @@ impl Letters {
                 let slot = Slot::Handler(handler);
                 let holder = self.held.holder(slot, &waiting.records, waiting.origin);
                 // A letter of its own would hold it, where it has a record.
-                let own = self.held.awaits_some() || waiting.records.is_empty();
+                let own = self.held.awaits_some()
+                    || waiting.records.is_empty()
+                    || matches!(waiting.origin, Origin::Replay(_));
                 holder.is_some() || (own && self.is_parked(slot, waiting))
             }
         }
@@ -136,20 +145,6 @@ impl Letters {
         };
         let known = self.held.open(slot, &letter.identity);
         known.or_else(|| self.held.has_undecoded().then(unread)?)
-    }
-
-    /// The stream has brought a group once more, of which these handlers had finished some before a restart.
-    pub(super) fn came_by(&mut self, slot: Slot, group: &Group, handlers: HandlerSet) {
-        if self.held.is_empty() {
-            return;
-        }
-        for (seq, member) in (group.first..).zip(&group.members) {
-            if member.finished & handlers != 0
-                && let Some(parked) = self.held.open(slot, &member.what.identity())
-            {
-                self.held.came_by(parked, Since::After(seq));
-            }
-        }
     }
 
     /// How many more letters may be open.

@@ -22,7 +22,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::Ordering;
+use crate::config::{Ordering, Start};
 use crate::event::{EventIdentity, ReplayId};
 use crate::handler::Handler;
 use crate::store::{FinishedAhead, Lease, Store};
@@ -136,7 +136,7 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    pub(super) fn new(mut setup: Setup) -> Self {
+    pub(super) fn new(setup: Setup) -> Self {
         let (runs, handlers): (Vec<_>, Vec<_>) = setup.handlers.into_iter().unzip();
         let mut finished_before = FinishedBefore::new();
         for ahead in setup.finished_ahead {
@@ -145,11 +145,17 @@ impl Delivery {
             *finished_before.entry(ahead.identity).or_insert(0) |= run.map_or(0, |run| run.bit);
         }
         let asked = setup.assignment.asked.clone();
-        for (handler, identity) in std::mem::take(&mut setup.letters.settled) {
-            let is_its = |run: &&HandlerRun| handler.as_ref().is_none_or(|name| *name == run.name);
+        for settled in setup
+            .letters
+            .settled
+            .iter()
+            .filter(|_| !setup.letters.nothing_again)
+        {
+            let handler = settled.handler.as_ref();
+            let is_its = |run: &&HandlerRun| handler.is_none_or(|name| *name == run.name);
             let bits = runs.iter().filter(is_its).map(|run| run.bit);
-            let settled = bits.fold(0, |all, bit| all | bit);
-            *finished_before.entry(identity).or_insert(0) |= settled;
+            let bits = bits.fold(0, |all, bit| all | bit);
+            *finished_before.entry(settled.identity.clone()).or_insert(0) |= bits;
         }
         let names = runs.iter().map(|run| (run.bit, run.name.clone())).collect();
         let letters = Letters::new(
@@ -296,6 +302,8 @@ impl Delivery {
         if idle && *self.stream_state.borrow() == State::Live {
             self.caught_up_at = Some(SystemTime::now());
         }
+        let letters = self.letters.held.ahead.pass(self.tracker.passed_to());
+        self.position.letters_passed(letters);
         self.position.follow(
             &self.tracker,
             passed,
@@ -321,6 +329,10 @@ impl Delivery {
     /// The bus does not know the position any more, nor the places of what is in flight.
     fn give_up_position(&mut self, given_up: GivenUp) {
         self.tracker.forget_places();
+        if given_up.begin == Start::Latest {
+            // Nothing comes that has come before.
+            self.letters.held.all_came_by(self.tracker.next_seq());
+        }
         self.age.forget();
         self.position.give_up(given_up);
     }

@@ -6,7 +6,7 @@ use super::Delivery;
 use super::letters::Letters;
 use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal};
 use crate::subscription::handler_run::Verdict;
-use crate::subscription::held::{Known, NewLetter, PARKED_BEHIND, Place, Since, Slot, Ticket};
+use crate::subscription::held::{Known, NewLetter, PARKED_BEHIND, Since, Slot, Ticket};
 use crate::subscription::lanes::{Origin, Waiting};
 use crate::subscription::letter_loader::{Loaded, LoadedLetter, NotLoaded};
 use crate::subscription::observe::Outcome;
@@ -39,9 +39,8 @@ impl Delivery {
         letters.held.passed(self.tracker.low_water());
         let room = letters.room();
         let held = &letters.held;
-        letters.parking.go_on(room, |ticket, origin| match origin {
-            Origin::Live(seq) => held.place_of(ticket, seq),
-            Origin::Letter { .. } | Origin::Replay(_) => Place::Last,
+        letters.parking.go_on(room, |tickets, origin, first| {
+            held.place_of(tickets, origin, first)
         });
         if self.may_draw() {
             self.letters.draw();
@@ -102,14 +101,42 @@ impl Delivery {
         }
         for (number, (letter, open)) in letters.into_iter().zip(open).enumerate() {
             let origin = origin.plus(number);
-            match open {
-                Some(ticket) => {
-                    self.letters.held.came_by(ticket, moment.since(origin));
-                    self.parked(origin, bit);
-                }
+            let is_live = matches!(origin, Origin::Live(_));
+            // Off a side replay, which brought the event while it was on its way here: the store does not know
+            // that it comes again after a restart.
+            let known =
+                |ticket: &Ticket| !is_live || self.letters.held.is_known_ahead(*ticket, slot);
+            match open.filter(known) {
+                Some(ticket) => self.parked_already(ticket, origin, bit, moment),
                 None => self.park(origin, handler, vec![letter], moment),
             }
         }
+    }
+
+    /// A stream has brought the event of a letter once more. The letter stays where it is among the others,
+    /// unless one of an older event was written meanwhile.
+    fn parked_already(
+        &mut self,
+        ticket: Ticket,
+        origin: Origin,
+        handlers: Option<HandlerSet>,
+        moment: Moment,
+    ) {
+        let held = &mut self.letters.held;
+        match origin {
+            Origin::Live(seq) => {
+                held.came_by(ticket, moment.since(origin), seq);
+                if held.is_misplaced(ticket, origin)
+                    && let Some(id) = held.moves(ticket)
+                {
+                    let parking = &mut self.letters.parking;
+                    return parking.move_last(origin, handlers, (ticket, id));
+                }
+            }
+            Origin::Replay(seq) => held.met(ticket, seq),
+            Origin::Letter { .. } => {}
+        }
+        self.parked(origin, handlers);
     }
 
     /// Parks the events of a unit durably; only then are they finished, so that the position cannot pass
@@ -122,10 +149,18 @@ impl Delivery {
         moment: Moment,
     ) {
         let mut tickets = Vec::with_capacity(letters.len());
-        for (number, letter) in letters.iter().enumerate() {
+        let mut letters = letters;
+        for (number, letter) in letters.iter_mut().enumerate() {
+            let origin = origin.plus(number);
+            letter.ahead = matches!(origin, Origin::Live(_));
             self.observer
                 .parked(letter.handler.as_deref(), &letter.reason);
             tell_parked(&self.lease, letter);
+            let (came, met) = match origin {
+                Origin::Live(seq) => (Some(seq), None),
+                Origin::Replay(seq) => (None, Some(seq)),
+                Origin::Letter { .. } => (None, None),
+            };
             tickets.push(self.letters.held.insert(NewLetter {
                 slot: handler.map_or(Slot::Everyone, |(slot, _)| slot),
                 identity: letter.identity.clone(),
@@ -133,7 +168,12 @@ impl Delivery {
                 unit: letter.unit.clone(),
                 bytes: letter.payload.len(),
                 behind: letter.reason == PARKED_BEHIND,
-                since: moment.since(origin.plus(number)),
+                since: moment.since(origin),
+                ahead: letter.ahead,
+                came,
+                met,
+                received_at: letter.received_at,
+                until: None,
             }));
         }
         let handlers = handler.map(|(_, bit)| bit);
@@ -314,12 +354,20 @@ impl Delivery {
         let holding = self.letters.holding;
         let held = &mut self.letters.held;
         match done {
-            Done::Parked(batch, placed) => {
+            Done::Parked(batch, placed, moved) => {
+                for placed in moved {
+                    held.moved(placed);
+                }
                 let mut placed = placed.into_iter();
                 for parked in batch {
                     for (number, ticket) in parked.tickets.iter().enumerate() {
-                        if let Some(placed) = placed.next() {
+                        if parked.moves() {
+                            self.letters.held.has_moved(*ticket);
+                        } else if let Some(placed) = placed.next() {
                             self.letters.held.written(*ticket, placed);
+                            if let Origin::Live(seq) = parked.origin.plus(number) {
+                                self.letters.held.ahead.at(seq, placed.id);
+                            }
                         }
                         let origin = parked.origin.plus(number);
                         self.parked(origin, parked.handlers);
@@ -353,6 +401,11 @@ impl Delivery {
             }
             Done::PassedOn(named, Some(own)) => {
                 // The handlers' letters first: what waits behind them must not slip in between.
+                let each = own.len() / named.len().max(1);
+                for ((_, id), own) in named.iter().zip(own.chunks(each.max(1))) {
+                    let own = own.iter().map(|(_, placed)| placed.id);
+                    held.ahead.follow(*id, own);
+                }
                 for (letter, placed) in own {
                     let summary = asked_summary(letter, placed, &self.lease.key.name);
                     let records = holding.records(&summary.record_ids);
@@ -368,7 +421,18 @@ impl Delivery {
             }
             Done::Looked(open) => {
                 let gone = held.sync(open, |summary| holding.records(&summary.record_ids));
-                gone.iter().for_each(|ticket| held.remove(*ticket));
+                for ticket in &gone {
+                    if let Some((slot, identity, id)) = held.is_to_come(*ticket) {
+                        // It is given up, and so not to be handed over when it comes.
+                        let of_slot = self.runs.iter().enumerate().filter(|(index, _)| {
+                            slot == Slot::Everyone || slot == Slot::Handler(*index)
+                        });
+                        let bits = of_slot.fold(0, |all, (_, run)| all | run.bit);
+                        *self.finished_before.entry(identity.clone()).or_insert(0) |= bits;
+                        held.ahead.settled(identity, id);
+                    }
+                    held.remove(*ticket);
+                }
                 self.observer.letters_resolved("discarded", gone.len());
             }
         }
@@ -393,7 +457,9 @@ fn asked_summary(letter: DeadLetter, placed: Placed, subscription: &str) -> Lett
         asked: true,
         replay_id: letter.replay_id,
         bytes: letter.payload.len() as u64,
+        received_at: letter.received_at,
         to_come: false,
+        until: None,
     }
 }
 

@@ -427,6 +427,7 @@ impl Delivery {
                     place = side.place().map(tracing::field::display),
                     "replay begins beside the live stream: older values will follow newer ones"
                 );
+                self.letters.held.replay_begins();
                 self.replays.side = Some(side);
             }
             Err(outcome) => {

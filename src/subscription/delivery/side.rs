@@ -15,6 +15,7 @@ use crate::config::Start;
 use crate::event::{ChangeEventHeader, EventIdentity, ReplayId};
 use crate::store::{CommandState, ReplayArguments, ReplayProgress, StoredCommand};
 use crate::subscription::decoder::Item;
+use crate::subscription::held::Held;
 use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::Origin;
 use crate::subscription::replay_end::{ReplayEnd, Sight};
@@ -221,7 +222,7 @@ impl Side {
     }
 
     /// Takes an event in, unless it came before or is not part of the replay.
-    fn take(&mut self, what: What) {
+    fn take(&mut self, what: What, held: &mut Held) {
         self.in_flight.arrived();
         let (raw, header, size, occurred_at) = match &what {
             What::Event(event) => (
@@ -258,6 +259,8 @@ impl Side {
             size,
             transaction: None,
         };
+        let at = self.base + self.tracker.next_seq();
+        held.replay_at(at, replay_id.as_ref(), committed_at);
         let seq = self.tracker.push_event(tracked, replay_id, self.left_out);
         let member = Member {
             what,
@@ -417,8 +420,11 @@ impl Delivery {
             return;
         };
         match item {
-            Item::Event(event) => side.take(What::Event(event)),
-            Item::Undecodable(event) => side.take(What::Undecodable(Arc::from(event))),
+            Item::Event(event) => side.take(What::Event(event), &mut self.letters.held),
+            Item::Undecodable(event) => {
+                let event = What::Undecodable(Arc::from(event));
+                side.take(event, &mut self.letters.held);
+            }
             Item::Keepalive(id, received_at) => {
                 side.repeats.clear();
                 side.done(CAUGHT_UP, false);

@@ -260,7 +260,7 @@ impl Held {
     }
 
     /// What comes next of its records may be free to go.
-    fn followers(&mut self, ticket: Ticket) {
+    pub(super) fn followers(&mut self, ticket: Ticket) {
         if let Some(letter) = self.letters.get(&ticket) {
             for (slot, next) in self.next_after(letter) {
                 self.drawing.may_go(slot, next);

@@ -1,5 +1,7 @@
 //! What holds what, and what may go when.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -24,6 +26,11 @@ fn new(slot: Slot, name: &str, records: &[RecordHash]) -> NewLetter {
         bytes: 10,
         behind: false,
         since: Since::Always,
+        ahead: false,
+        came: None,
+        met: None,
+        received_at: SystemTime::UNIX_EPOCH,
+        until: None,
     }
 }
 
@@ -89,6 +96,7 @@ fn what_nobody_could_decode_holds_for_all_but_what_came_before_it() {
     let mut held = held();
     let ticket = held.insert(NewLetter {
         since: Since::After(5),
+        came: Some(5),
         ..new(Slot::Everyone, "u", &[1])
     });
     for slot in [MINE, OTHERS] {
@@ -98,17 +106,47 @@ fn what_nobody_could_decode_holds_for_all_but_what_came_before_it() {
     }
     // An older one that comes to be parked belongs before it.
     let older = held.insert(new(MINE, "a", &[1]));
-    assert_eq!(
-        held.place_of(older, 4),
-        Place::Unknown,
-        "it has no number yet"
-    );
     held.written(ticket, Placed { place: 10, id: 10 });
-    assert_eq!(held.place_of(older, 4), Place::At(9));
+    assert_eq!(held.place_of(&[older], live(4), false), Place::At(9));
     let younger = held.insert(new(MINE, "b", &[1]));
-    assert_eq!(held.place_of(younger, 6), Place::Last);
+    assert_eq!(held.place_of(&[younger], live(6), false), Place::Last);
     held.passed(6);
-    assert_eq!(held.place_of(younger, 4), Place::Last);
+    assert_eq!(held.place_of(&[younger], live(4), false), Place::Last);
+}
+
+#[test]
+fn a_letter_of_two_records_goes_before_the_younger_of_one_and_behind_the_older_of_the_other() {
+    let mut held = held();
+    let younger = NewLetter {
+        since: Since::After(5),
+        came: Some(5),
+        ..new(Slot::Everyone, "u", &[1, 5])
+    };
+    store(&mut held, younger, 10);
+    store(&mut held, behind("v", &[5, 3]), 15);
+    store(&mut held, behind("w", &[3]), 16);
+    store(&mut held, behind("x", &[4]), 17);
+    let older = held.insert(new(MINE, "o", &[2]));
+    let between = held.insert(behind("b", &[1, 2]));
+    let place = |held: &Held, first| held.place_of(&[between], live(4), first);
+    assert_eq!(
+        place(&held, false),
+        Place::Unknown,
+        "the older has no number"
+    );
+    held.written(older, Placed { place: 20, id: 20 });
+    let before = Place::Before(vec![10, 15, 16]);
+    assert_eq!(place(&held, true), before, "with all that waits behind it");
+    held.written(between, Placed { place: 21, id: 21 });
+    for (place, id) in [(22, 10), (23, 15), (24, 16)] {
+        held.moved(Placed { place, id });
+    }
+    let order: Vec<i64> = {
+        let mut letters: Vec<_> = held.letters.values().map(|letter| letter.rank).collect();
+        letters.sort();
+        letters.into_iter().map(|rank| rank.id).collect()
+    };
+    assert_eq!(order, [17, 20, 21, 10, 15, 16]);
 }
 
 #[test]
@@ -122,11 +160,112 @@ fn what_is_still_to_come_again_holds_nothing_until_it_has_come_by() {
     assert_eq!(held.holder(MINE, &[1], live(0)), None);
     assert_eq!(draw(&mut held), [0u64; 0], "what is older comes first");
     assert_eq!(held.open(MINE, &identity("a")), Some(ticket));
-    held.came_by(ticket, Since::After(4));
+    held.came_by(ticket, Since::Always, 4);
     assert_eq!(held.holder(MINE, &[1], live(5)), Some(ticket));
-    assert_eq!(draw(&mut held), [0u64; 0]);
-    held.passed(5);
     assert_eq!(draw(&mut held), [ticket]);
+    assert_eq!(held.ahead.pass(4), [0i64; 0]);
+    assert_eq!(held.ahead.pass(5), [3]);
+}
+
+#[test]
+fn what_lies_before_the_beginning_of_a_stream_is_older_than_all_that_it_brings() {
+    let mut held = held();
+    let to_come = |name, records| NewLetter {
+        since: Since::ToCome,
+        ..new(MINE, name, records)
+    };
+    store(&mut held, to_come("before", &[1]), 10);
+    let younger = store(&mut held, to_come("younger", &[1]), 20);
+    held.brought(0, &identity("between"));
+    held.brought(1, &identity("younger"));
+    held.all_came_by(2);
+    assert_eq!(
+        held.holder(MINE, &[1], live(1)),
+        None,
+        "nothing is known of them"
+    );
+    let between = held.insert(NewLetter {
+        came: Some(0),
+        ..new(MINE, "between", &[1])
+    });
+    // The younger one still waits for its turn.
+    assert_eq!(held.place_of(&[between], live(0), true), Place::Last);
+    held.written(between, Placed { place: 30, id: 30 });
+    held.came_by(younger, Since::Always, 1);
+    assert!(held.is_misplaced(younger, live(1)));
+    assert_eq!(held.moves(younger), Some(20));
+    held.moved(Placed { place: 40, id: 20 });
+    assert_eq!(load(&mut held), [0u64; 0], "its own move is not written");
+    held.has_moved(younger);
+    assert!(!held.is_misplaced(younger, live(1)));
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn id(text: &str) -> ReplayId {
+    text.parse().unwrap()
+}
+
+#[test]
+fn what_does_not_come_again_holds_from_where_that_is_sure() {
+    let mut held = held();
+    let to_come = |name, received: u64, until: Option<&str>| NewLetter {
+        since: Since::ToCome,
+        received_at: at(received),
+        until: until.map(id),
+        ..behind(name, &[1])
+    };
+    let by_time = store(&mut held, to_come("a", 1000, None), 1);
+    let by_place = store(&mut held, to_come("b", 5000, Some("0b")), 2);
+    let by_keepalive = store(&mut held, to_come("c", 5000, None), 3);
+    let holder = |held: &Held, seq| held.holder(MINE, &[1], live(seq));
+    held.live_at(1, Some(&id("0a")), Some(at(1030)));
+    assert_eq!(holder(&held, 1), None, "clocks may differ so far");
+    held.live_at(2, Some(&id("0b")), Some(at(1100)));
+    assert_eq!(holder(&held, 1), None, "what came before may be older");
+    assert_eq!(holder(&held, 2), Some(by_time));
+    held.passed(9);
+    held.remove(by_time);
+    // A sibling under the same place.
+    held.live_at(3, Some(&id("0b")), Some(at(1100)));
+    assert_eq!(holder(&held, 3), None);
+    held.live_at(4, Some(&id("0c")), Some(at(1100)));
+    assert_eq!((holder(&held, 3), holder(&held, 4)), (None, Some(by_place)));
+    held.remove(by_place);
+    held.all_came_by(7);
+    assert_eq!(
+        (holder(&held, 6), holder(&held, 7)),
+        (None, Some(by_keepalive))
+    );
+    assert!(held.awaits_some(), "its event may wait for its turn");
+    held.passed(8);
+    assert!(!held.awaits_some());
+    assert_eq!(held.ahead.pass(8), [1, 2, 3]);
+}
+
+#[test]
+fn in_a_side_replay_a_letter_holds_what_comes_after_its_event() {
+    let mut held = held();
+    let ticket = store(&mut held, new(MINE, "a", &[1]), 1);
+    let holder = |held: &Held, seq| held.holder(MINE, &[1], Origin::Replay(seq));
+    held.replay_begins();
+    assert_eq!(holder(&held, 100), None, "it is older");
+    assert_eq!(held.holder(MINE, &[1], live(0)), Some(ticket));
+    held.met(ticket, 101);
+    assert_eq!(
+        (holder(&held, 101), holder(&held, 102)),
+        (None, Some(ticket))
+    );
+    held.replay_begins();
+    assert_eq!(holder(&held, 200), None);
+    held.replay_at(201, None, Some(at(61)));
+    assert_eq!(
+        holder(&held, 201),
+        Some(ticket),
+        "it began behind the letter"
+    );
 }
 
 #[test]
@@ -271,7 +410,9 @@ fn a_look_at_the_store_brings_what_people_changed() {
         asked,
         replay_id: None,
         bytes: 1,
+        received_at: SystemTime::UNIX_EPOCH,
         to_come: false,
+        until: None,
     };
     let records = |summary: &LetterSummary| vec![summary.placed.id as u64];
     let first = [

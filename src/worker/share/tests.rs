@@ -333,12 +333,12 @@ proptest! {
     ) {
         let name = |n: usize| format!("s{n}");
         let mut world = World::default();
-        for n in 0..subscriptions {
+        for (n, slow) in slow.into_iter().enumerate().take(subscriptions) {
             let row = Row {
                 owner: None,
                 footing: Footing::New,
                 paused: paused.contains(&n),
-                slow: slow[n],
+                slow,
             };
             world.rows.insert(name(n), row);
         }

@@ -13,27 +13,25 @@ use crate::event::{EventIdentity, SchemaId};
 use crate::store::common::{from_ms, plain, plain_list, replay_id, to_ms};
 use crate::store::{
     DeadLetter, DeadLetterFilter, DeadLetters, Lease, LetterSelection, LetterSummary, Placed,
-    Refusal, StoreError, StoredDeadLetter,
+    Refusal, SettledAhead, StoreError, StoredDeadLetter,
 };
 
 #[async_trait]
 impl DeadLetters for PostgresStore {
-    async fn park_all(
+    async fn park_before(
         &self,
         lease: &Lease,
         letters: &[DeadLetter],
-    ) -> Result<Vec<Placed>, StoreError> {
-        transaction!(self, |conn| park_all(conn, lease, letters))
+        behind: &[i64],
+    ) -> Result<(Vec<Placed>, Vec<Placed>), StoreError> {
+        transaction!(self, |conn| park_before(conn, lease, letters, behind))
     }
 
     async fn open_letters(&self, lease: &Lease) -> Result<Vec<LetterSummary>, StoreError> {
         transaction!(self, |conn| owner::open_letters(conn, lease))
     }
 
-    async fn settled_ahead(
-        &self,
-        lease: &Lease,
-    ) -> Result<Vec<(Option<String>, EventIdentity)>, StoreError> {
+    async fn settled_ahead(&self, lease: &Lease) -> Result<Vec<SettledAhead>, StoreError> {
         transaction!(self, |conn| owner::settled_ahead(conn, lease))
     }
 
@@ -100,17 +98,41 @@ impl DeadLetters for PostgresStore {
 
 /// Parks events in this order. The same one again changes nothing while it is open; one that had been
 /// resolved failed anew, and is open again.
-async fn park_all(
+async fn park_before(
     conn: &mut PgConnection,
     lease: &Lease,
     letters: &[DeadLetter],
-) -> Result<Vec<Placed>, StoreError> {
+    behind: &[i64],
+) -> Result<(Vec<Placed>, Vec<Placed>), StoreError> {
     hold(conn, lease).await?;
     let mut placed = Vec::with_capacity(letters.len());
     for letter in letters {
         placed.push(park(conn, lease, letter, false).await?);
     }
-    Ok(placed)
+    let mut moved = Vec::with_capacity(behind.len());
+    for id in behind {
+        moved.extend(move_last(conn, lease, *id).await?);
+    }
+    Ok((placed, moved))
+}
+
+/// Puts an open letter behind all others: at the number that a new one would have.
+async fn move_last(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    id: i64,
+) -> Result<Option<Placed>, StoreError> {
+    let place: Option<i64> = sql::query_scalar(
+        "update orgstream.dead_letter \
+         set place = nextval(pg_get_serial_sequence('orgstream.dead_letter', 'id')) \
+         where id = $1 and org_id = $2 and subscription = $3 and state = 'open' returning place",
+    )
+    .bind(id)
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .fetch_optional(conn)
+    .await?;
+    Ok(place.map(|place| Placed { place, id }))
 }
 
 /// Parks one under a lease that is held; `asked` asks for another attempt in the same breath.
@@ -125,13 +147,15 @@ async fn park(
         "insert into orgstream.dead_letter as d \
              (org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
               replay_id, schema_id, payload, record_ids, record_name, unit, received_at, place, \
-              retry_asked_at, replayed) \
+              retry_asked_at, ahead, replayed) \
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
-                 to_timestamp($16::bigint / 1000.0), $17, case when $18 then now() end, $19) \
+                 to_timestamp($16::bigint / 1000.0), $17, case when $18 then now() end, $19, $20) \
          on conflict (org_id, subscription, coalesce(handler, ''), identity) do update set \
              state = 'open', resolved_at = null, parked_at = now(), reason = excluded.reason, \
              error = excluded.error, attempts = excluded.attempts, unit = excluded.unit, \
              place = coalesce(excluded.place, excluded.id), retry_asked_at = excluded.retry_asked_at, \
+             ahead = d.ahead or excluded.ahead, \
+             ahead_until = case when not excluded.ahead then d.ahead_until end, \
              replayed = excluded.replayed \
          where d.state <> 'open' \
          returning coalesce(place, id), id",
@@ -154,6 +178,7 @@ async fn park(
     .bind(to_ms(letter.received_at))
     .bind(letter.place)
     .bind(asked)
+    .bind(letter.ahead)
     .bind(letter.replayed)
     .fetch_optional(&mut *conn)
     .await?;
@@ -161,14 +186,17 @@ async fn park(
         Some(parked) => parked,
         None => {
             sql::query_as(
-                "select coalesce(place, id), id from orgstream.dead_letter \
+                "update orgstream.dead_letter set ahead = ahead or $5, \
+                     ahead_until = case when not $5 then ahead_until end \
                  where org_id = $1 and subscription = $2 \
-                 and coalesce(handler, '') = coalesce($3, '') and identity = $4",
+                 and coalesce(handler, '') = coalesce($3, '') and identity = $4 \
+                 returning coalesce(place, id), id",
             )
             .bind(lease.key.org_id.as_str())
             .bind(&lease.key.name)
             .bind(&letter.handler)
             .bind(letter.identity.as_str())
+            .bind(letter.ahead)
             .fetch_one(conn)
             .await?
         }
@@ -181,7 +209,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "select id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
-                    replay_id, schema_id, payload, record_ids, record_name, unit, place, replayed, \
+                    replay_id, schema_id, payload, record_ids, record_name, unit, place, ahead, replayed, \
                     state, (extract(epoch from received_at) * 1000)::bigint as received_at, \
                     (extract(epoch from parked_at) * 1000)::bigint as parked_at, \
                     (extract(epoch from retry_asked_at) * 1000)::bigint as retry_asked_at, \
@@ -260,6 +288,7 @@ fn from_row(row: &PgRow) -> Result<StoredDeadLetter, StoreError> {
             unit: row.try_get("unit")?,
             place: row.try_get("place")?,
             received_at: from_ms(row.try_get("received_at")?),
+            ahead: row.try_get("ahead")?,
             replayed: row.try_get("replayed")?,
         },
     })

@@ -15,27 +15,27 @@ use crate::event::{EventIdentity, SchemaId};
 use crate::store::common::{from_ms, plain, replay_id, to_ms};
 use crate::store::{
     DeadLetter, DeadLetterFilter, DeadLetters, Lease, LetterSelection, LetterSummary, Placed,
-    Refusal, StoreError, StoredDeadLetter,
+    Refusal, SettledAhead, StoreError, StoredDeadLetter,
 };
 
 #[async_trait]
 impl DeadLetters for SqliteStore {
-    async fn park_all(
+    async fn park_before(
         &self,
         lease: &Lease,
         letters: &[DeadLetter],
-    ) -> Result<Vec<Placed>, StoreError> {
-        transaction!(self, WRITE, |conn| park_all(conn, lease, letters))
+        behind: &[i64],
+    ) -> Result<(Vec<Placed>, Vec<Placed>), StoreError> {
+        transaction!(self, WRITE, |conn| park_before(
+            conn, lease, letters, behind
+        ))
     }
 
     async fn open_letters(&self, lease: &Lease) -> Result<Vec<LetterSummary>, StoreError> {
         transaction!(self, READ, |conn| owner::open_letters(conn, lease))
     }
 
-    async fn settled_ahead(
-        &self,
-        lease: &Lease,
-    ) -> Result<Vec<(Option<String>, EventIdentity)>, StoreError> {
+    async fn settled_ahead(&self, lease: &Lease) -> Result<Vec<SettledAhead>, StoreError> {
         transaction!(self, READ, |conn| owner::settled_ahead(conn, lease))
     }
 
@@ -106,17 +106,51 @@ impl DeadLetters for SqliteStore {
 
 /// Parks events in this order. The same one again changes nothing while it is open; one that had been
 /// resolved failed anew, and is open again.
-async fn park_all(
+async fn park_before(
     conn: &mut SqliteConnection,
     lease: &Lease,
     letters: &[DeadLetter],
-) -> Result<Vec<Placed>, StoreError> {
+    behind: &[i64],
+) -> Result<(Vec<Placed>, Vec<Placed>), StoreError> {
     hold(conn, lease).await?;
     let mut placed = Vec::with_capacity(letters.len());
     for letter in letters {
         placed.push(park(conn, lease, letter, false).await?);
     }
-    Ok(placed)
+    let mut moved = Vec::with_capacity(behind.len());
+    for id in behind {
+        moved.extend(move_last(conn, lease, *id).await?);
+    }
+    Ok((placed, moved))
+}
+
+/// Puts an open letter behind all others: at the number that a new one would have.
+async fn move_last(
+    conn: &mut SqliteConnection,
+    lease: &Lease,
+    id: i64,
+) -> Result<Option<Placed>, StoreError> {
+    let place = next_place(conn).await?;
+    let moved = sqlx::query(
+        "update dead_letter set place = $4 \
+         where id = $1 and org_id = $2 and subscription = $3 and state = 'open'",
+    )
+    .bind(id)
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(place)
+    .execute(conn)
+    .await?;
+    Ok((moved.rows_affected() > 0).then_some(Placed { place, id }))
+}
+
+/// The number that a new one would have; it is used up.
+async fn next_place(conn: &mut SqliteConnection) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar(
+        "update sqlite_sequence set seq = seq + 1 where name = 'dead_letter' returning seq",
+    )
+    .fetch_one(conn)
+    .await?)
 }
 
 /// Parks one under a lease that is held; `asked` asks for another attempt in the same breath.
@@ -130,9 +164,9 @@ async fn park(
         "insert into dead_letter as d \
              (org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
               replay_id, schema_id, payload, record_ids, record_name, unit, received_at, place, \
-              retry_asked_at, parked_at, replayed) \
+              retry_asked_at, parked_at, ahead, replayed) \
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-                 iif($18, $19, null), $19, $20) \
+                 iif($18, $19, null), $19, $20, $21) \
          on conflict (org_id, subscription, coalesce(handler, ''), identity) do nothing \
          returning coalesce(place, id), id",
     )
@@ -155,6 +189,7 @@ async fn park(
     .bind(letter.place)
     .bind(asked)
     .bind(to_ms(SystemTime::now()))
+    .bind(letter.ahead)
     .bind(letter.replayed)
     .fetch_optional(&mut *conn)
     .await?;
@@ -182,19 +217,21 @@ async fn open_again(
     .bind(letter.identity.as_str())
     .fetch_one(&mut *conn)
     .await?;
+    sqlx::query(
+        "update dead_letter set ahead = ahead or $2, ahead_until = iif($2, null, ahead_until) \
+         where id = $1",
+    )
+    .bind(id)
+    .bind(letter.ahead)
+    .execute(&mut *conn)
+    .await?;
     if state == "open" {
         return Ok(Placed { place, id });
     }
-    let place =
-        match letter.place {
-            Some(place) => place,
-            // The number that a new one would have had; it is used up.
-            None => sqlx::query_scalar(
-                "update sqlite_sequence set seq = seq + 1 where name = 'dead_letter' returning seq",
-            )
-            .fetch_one(&mut *conn)
-            .await?,
-        };
+    let place = match letter.place {
+        Some(place) => place,
+        None => next_place(conn).await?,
+    };
     let now = to_ms(SystemTime::now());
     sqlx::query(
         "update dead_letter set state = 'open', resolved_at = null, parked_at = $2, reason = $3, \
@@ -221,7 +258,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "select id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
-                    replay_id, schema_id, payload, record_ids, record_name, unit, place, replayed, \
+                    replay_id, schema_id, payload, record_ids, record_name, unit, place, ahead, replayed, \
                     state, received_at, parked_at, retry_asked_at, resolved_at \
              from dead_letter ",
             $rest
@@ -300,6 +337,7 @@ fn from_row(row: &SqliteRow) -> Result<StoredDeadLetter, StoreError> {
             unit: row.try_get("unit")?,
             place: row.try_get("place")?,
             received_at: from_ms(row.try_get("received_at")?),
+            ahead: row.try_get("ahead")?,
             replayed: row.try_get("replayed")?,
         },
     })

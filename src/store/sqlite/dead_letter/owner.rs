@@ -9,21 +9,22 @@ use super::super::lease::hold;
 use super::super::{from_json, ids_json};
 use super::park;
 use crate::event::EventIdentity;
-use crate::store::common::{from_sql_count, plain, replay_id, to_ms};
-use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, StoreError};
+use crate::store::common::{from_ms, from_sql_count, plain, replay_id, to_ms};
+use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, SettledAhead, StoreError};
 
 /// What [`summary_from`] reads, less `to_come`.
 macro_rules! summary_columns {
     () => {
         "d.id, coalesce(d.place, d.id) as place, d.subscription, d.handler, d.identity, d.state, \
          d.reason, d.error, d.record_ids, d.unit, d.retry_asked_at is not null as asked, d.replay_id, \
+         d.received_at, d.ahead_until, \
          length(d.payload) as bytes"
     };
 }
 pub(super) use summary_columns;
 
-/// All that are open. One whose event is finished above the position, or was parked since that was last
-/// written, is still to come again, unless it is older than anything that the bus keeps (three days).
+/// All that are open. One whose event is above the position is still to come again, unless it is older than
+/// anything that the bus keeps (three days).
 pub(super) async fn open_letters(
     conn: &mut SqliteConnection,
     lease: &Lease,
@@ -32,13 +33,7 @@ pub(super) async fn open_letters(
     let rows = sqlx::query(concat!(
         "select ",
         summary_columns!(),
-        ", d.received_at > $3 \
-           and (s.position_at is null or d.parked_at > s.position_at \
-                or exists (select 1 from finished_ahead f where f.org_id = d.org_id \
-                           and f.subscription = d.subscription and f.identity = d.identity \
-                           and f.handler = coalesce(d.handler, f.handler))) as to_come \
-         from dead_letter d \
-         join subscription s on s.org_id = d.org_id and s.name = d.subscription \
+        ", d.ahead and d.received_at > $3 as to_come from dead_letter d \
          where d.org_id = $1 and d.subscription = $2 and d.state = 'open' order by place, d.id"
     ))
     .bind(lease.key.org_id.as_str())
@@ -49,28 +44,28 @@ pub(super) async fn open_letters(
     rows.iter().map(summary_from).collect()
 }
 
-/// What was settled since the position was last written. A letter of everyone counts where it was given up;
-/// handled, it was passed on to letters of the handlers.
+/// What is settled although its event is above the position.
 pub(super) async fn settled_ahead(
     conn: &mut SqliteConnection,
     lease: &Lease,
-) -> Result<Vec<(Option<String>, EventIdentity)>, StoreError> {
+) -> Result<Vec<SettledAhead>, StoreError> {
     hold(conn, lease).await?;
-    let rows: Vec<(Option<String>, String)> = sqlx::query_as(
-        "select d.handler, d.identity from dead_letter d \
-         join subscription s on s.org_id = d.org_id and s.name = d.subscription \
-         where d.org_id = $1 and d.subscription = $2 and d.state <> 'open' \
-         and d.parked_at > s.position_at \
-         and (d.handler is not null or d.state = 'discarded')",
+    let rows: Vec<(i64, Option<String>, String)> = sqlx::query_as(
+        "select id, handler, identity from dead_letter \
+         where org_id = $1 and subscription = $2 and ahead and state <> 'open'",
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
     .fetch_all(conn)
     .await?;
-    let settled = rows.into_iter();
-    Ok(settled
-        .map(|(handler, identity)| (handler, EventIdentity::from_stored(&identity)))
-        .collect())
+    let settled = rows
+        .into_iter()
+        .map(|(id, handler, identity)| SettledAhead {
+            id,
+            handler,
+            identity: EventIdentity::from_stored(&identity),
+        });
+    Ok(settled.collect())
 }
 
 /// Handled.
@@ -137,12 +132,45 @@ pub(super) async fn pass_on(
     if usize::try_from(open).unwrap_or(0) < ids.len() {
         return Ok(None);
     }
+    // The position passes all of a unit at once.
+    let (ahead, until): (bool, Option<Vec<u8>>) = sqlx::query_as(
+        "select ahead, ahead_until from dead_letter where id in (select value from json_each($1)) \
+         order by ahead desc, ahead_until nulls last limit 1",
+    )
+    .bind(ids_json(ids))
+    .fetch_one(&mut *conn)
+    .await?;
     resolve(conn, lease, ids).await?;
     let mut placed = Vec::with_capacity(letters.len());
     for letter in letters {
-        placed.push(park(conn, lease, letter, true).await?);
+        let letter = DeadLetter {
+            ahead: false,
+            ..letter.clone()
+        };
+        let own = park(conn, lease, &letter, true).await?;
+        set_ahead(conn, own.id, ahead, until.as_deref()).await?;
+        placed.push(own);
+    }
+    for id in ids {
+        set_ahead(conn, *id, false, None).await?;
     }
     Ok(Some(placed))
+}
+
+/// Says whether a letter's event is above the position.
+async fn set_ahead(
+    conn: &mut SqliteConnection,
+    id: i64,
+    ahead: bool,
+    until: Option<&[u8]>,
+) -> Result<(), StoreError> {
+    sqlx::query("update dead_letter set ahead = $2, ahead_until = $3 where id = $1")
+        .bind(id)
+        .bind(ahead)
+        .bind(until)
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// A letter without its payload.
@@ -163,6 +191,8 @@ pub(super) fn summary_from(row: &SqliteRow) -> Result<LetterSummary, StoreError>
         asked: row.try_get("asked")?,
         replay_id: replay_id(row.try_get("replay_id")?),
         bytes: from_sql_count(row.try_get("bytes")?),
+        received_at: from_ms(row.try_get("received_at")?),
         to_come: row.try_get("to_come")?,
+        until: replay_id(row.try_get("ahead_until")?),
     })
 }

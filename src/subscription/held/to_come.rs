@@ -1,0 +1,257 @@
+//! Letters whose events the stream is still to bring once more, after a restart or a rewind, or that a side
+//! replay has not met: what comes before such an event on the bus is older than its letter, and is not held.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, SystemTime};
+
+use super::{Held, Letter, Since, Slot, Ticket};
+use crate::event::{EventIdentity, ReplayId};
+use crate::store::LetterSummary;
+use crate::subscription::tracker::Seq;
+
+/// How far the clock of this machine may be behind that of the org.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// Letters that a stream has not passed, by what tells that it has although their events do not come: the bus
+/// keeps them no more, or they lie before the beginning.
+#[derive(Debug, Default)]
+pub(super) struct ToCome {
+    by_time: BTreeSet<(SystemTime, Ticket)>,
+    by_place: HashMap<ReplayId, Vec<Ticket>>,
+    /// The stream is at a place of [`ToCome::by_place`]; several events may share it.
+    at_place: Option<ReplayId>,
+}
+
+impl ToCome {
+    pub(super) fn insert(
+        &mut self,
+        ticket: Ticket,
+        received_at: SystemTime,
+        until: Option<&ReplayId>,
+    ) {
+        self.by_time.insert((received_at, ticket));
+        if let Some(place) = until {
+            let tickets = self.by_place.entry(place.clone()).or_default();
+            tickets.push(ticket);
+        }
+    }
+
+    /// False where it was not there.
+    pub(super) fn remove(
+        &mut self,
+        ticket: Ticket,
+        received_at: SystemTime,
+        until: Option<&ReplayId>,
+    ) -> bool {
+        if let Some(place) = until
+            && let Some(tickets) = self.by_place.get_mut(place)
+        {
+            tickets.retain(|other| *other != ticket);
+            if tickets.is_empty() {
+                self.by_place.remove(place);
+            }
+        }
+        self.by_time.remove(&(received_at, ticket))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_time.is_empty()
+    }
+
+    fn all(&self) -> Vec<Ticket> {
+        self.by_time.iter().map(|(_, ticket)| *ticket).collect()
+    }
+
+    /// The stream brings an event of this place, committed then: gives the letters whose events lie before it.
+    fn passed(
+        &mut self,
+        place: Option<&ReplayId>,
+        committed_at: Option<SystemTime>,
+    ) -> Vec<Ticket> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let mut passed = Vec::new();
+        if let Some(place) = place {
+            if let Some(before) = self.at_place.take_if(|before| before != place) {
+                passed.extend(self.by_place.get(&before).into_iter().flatten());
+            }
+            if self.by_place.contains_key(place) {
+                self.at_place = Some(place.clone());
+            }
+        }
+        // What was received before another event was committed lies before that.
+        if let Some(sure) = committed_at.and_then(|at| at.checked_sub(SKEW)) {
+            let older = self.by_time.range(..(sure, Ticket::MIN));
+            passed.extend(older.map(|(_, ticket)| *ticket));
+        }
+        passed
+    }
+}
+
+/// True where a stream that resumes after this place is still to bring the event of a letter.
+pub(in crate::subscription) fn comes_again(
+    summary: &LetterSummary,
+    resume_after: Option<&ReplayId>,
+) -> bool {
+    // It lies there, or before.
+    let places = [&summary.replay_id, &summary.until];
+    let here = |place: &ReplayId| Some(place) == resume_after;
+    summary.to_come && !places.into_iter().flatten().any(here)
+}
+
+impl Since {
+    /// This place and all after it.
+    fn from(seq: Seq) -> Self {
+        seq.checked_sub(1).map_or(Self::Always, Self::After)
+    }
+}
+
+impl Held {
+    /// The live stream brings an event: the letters of it have their order by that.
+    pub(in crate::subscription) fn brought(&mut self, seq: Seq, identity: &EventIdentity) {
+        self.ahead.brought(seq, identity);
+        if self.letters.is_empty() {
+            return;
+        }
+        for slot in self.slots() {
+            let ticket = self.by_identity.get(&(slot, identity.clone()));
+            let Some(ticket) = ticket.copied() else {
+                continue;
+            };
+            let Some(letter) = self.letters.get_mut(&ticket) else {
+                continue;
+            };
+            if letter.came.is_some() {
+                continue;
+            }
+            letter.came = Some(seq);
+            if letter.since == Since::ToCome {
+                self.after.entry(seq).or_default().push(ticket);
+                self.ahead.at(seq, letter.rank.id);
+            }
+        }
+    }
+
+    fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        let handlers = (0..self.handlers.len()).map(Slot::Handler);
+        handlers.chain([Slot::Everyone])
+    }
+
+    /// The live stream brings an event at this place of the bus, committed then.
+    pub(in crate::subscription) fn live_at(
+        &mut self,
+        seq: Seq,
+        place: Option<&ReplayId>,
+        committed_at: Option<SystemTime>,
+    ) {
+        for ticket in self.to_come.passed(place, committed_at) {
+            self.will_not_come(ticket, seq);
+        }
+    }
+
+    /// The stream has caught up, or begins at LATEST, at this place: what it has not brought again by now it
+    /// never will.
+    pub(in crate::subscription) fn all_came_by(&mut self, seq: Seq) {
+        for ticket in self.to_come.all() {
+            self.will_not_come(ticket, seq);
+        }
+        self.ahead.all_brought(seq);
+    }
+
+    /// The live stream has brought the event of a letter once more, and it is decided that it is parked: from now on
+    /// it holds what is younger by `since`.
+    pub(in crate::subscription) fn came_by(&mut self, ticket: Ticket, since: Since, seq: Seq) {
+        self.no_longer_to_come(ticket, since, seq);
+        if let Some(letter) = self.letters.get_mut(&ticket) {
+            letter.came.get_or_insert(seq);
+        }
+    }
+
+    /// The stream is at this place, and has not brought the event of this letter: it lies before the beginning, or
+    /// the bus has forgotten it. One that it has brought has its turn still.
+    fn will_not_come(&mut self, ticket: Ticket, seq: Seq) {
+        if self.letters.get(&ticket).is_some_and(Letter::is_unseen) {
+            self.no_longer_to_come(ticket, Since::from(seq), seq);
+        }
+    }
+
+    pub(super) fn no_longer_to_come(&mut self, ticket: Ticket, since: Since, seq: Seq) {
+        let Some(letter) = self.letters.get_mut(&ticket) else {
+            return;
+        };
+        let until = letter.until.as_ref();
+        if !self.to_come.remove(ticket, letter.received_at, until) {
+            return;
+        }
+        letter.since = since;
+        if letter.came.is_none() {
+            if let Since::After(seq) = since {
+                self.after.entry(seq).or_default().push(ticket);
+            }
+            self.ahead.at(seq, letter.rank.id);
+        }
+        self.consider(ticket);
+    }
+
+    /// True where the store knows that the live stream brings the event of this letter, which is of `slot`, or
+    /// where that makes no difference.
+    pub(in crate::subscription) fn is_known_ahead(&self, ticket: Ticket, slot: Slot) -> bool {
+        let letter = self.letters.get(&ticket);
+        letter.is_none_or(|letter| letter.ahead || letter.slot != slot)
+    }
+
+    /// The slots of letters of this event that the stream is still to bring once more.
+    pub(in crate::subscription) fn awaited(&self, identity: &EventIdentity) -> Vec<Slot> {
+        if self.to_come.is_empty() {
+            return Vec::new();
+        }
+        let is_awaited = |slot: &Slot| {
+            let ticket = self.by_identity.get(&(*slot, identity.clone()));
+            let letter = ticket.and_then(|ticket| self.letters.get(ticket));
+            letter.is_some_and(|letter| letter.since == Since::ToCome)
+        };
+        self.slots().filter(is_awaited).collect()
+    }
+
+    /// Whose letter it is and of which event, where the stream is still to bring that once more.
+    pub(in crate::subscription) fn is_to_come(
+        &self,
+        ticket: Ticket,
+    ) -> Option<(Slot, EventIdentity, i64)> {
+        let letter = self.letters.get(&ticket)?;
+        let to_come = letter.since == Since::ToCome;
+        to_come.then(|| (letter.slot, letter.identity.clone(), letter.rank.id))
+    }
+
+    /// A side replay begins, or goes on: it has met none of the letters.
+    pub(in crate::subscription) fn replay_begins(&mut self) {
+        self.unmet = ToCome::default();
+        for (ticket, letter) in &mut self.letters {
+            letter.met = None;
+            let until = letter.until.as_ref();
+            self.unmet.insert(*ticket, letter.received_at, until);
+        }
+    }
+
+    /// A side replay brings an event at this place of the bus, committed then.
+    pub(in crate::subscription) fn replay_at(
+        &mut self,
+        seq: Seq,
+        place: Option<&ReplayId>,
+        committed_at: Option<SystemTime>,
+    ) {
+        for ticket in self.unmet.passed(place, committed_at) {
+            self.met(ticket, seq.saturating_sub(1));
+        }
+    }
+
+    /// A side replay brings the event of a letter: it holds what the replay brings after this place.
+    pub(in crate::subscription) fn met(&mut self, ticket: Ticket, seq: Seq) {
+        if let Some(letter) = self.letters.get_mut(&ticket) {
+            let until = letter.until.as_ref();
+            self.unmet.remove(ticket, letter.received_at, until);
+            letter.met.get_or_insert(seq);
+        }
+    }
+}
