@@ -159,10 +159,10 @@ fn verdict(run: &Run) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handful_of_seeds_is_accounted_for() {
-    let random = variable("ORGSTREAM_TEST_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000_000));
-    println!("random seed: {random}");
+    // Always the same ones, so that a failure is the change's; scripts/chaos takes others.
+    let further: Option<u64> = variable("ORGSTREAM_TEST_SEED");
     let run = run_all(Asked {
-        seeds: FIXED.into_iter().chain([random]).collect(),
+        seeds: FIXED.into_iter().chain(further).collect(),
         until: None,
         jobs: 2,
         keep: false,

@@ -193,7 +193,7 @@ async fn the_published_library_accepts_signatures_while_secrets_rotate() {
 }
 
 #[tokio::test]
-async fn one_connection_carries_all_requests() {
+async fn one_connection_carries_all_requests_once_it_is_there() {
     let certificates = Certificates::new();
     let folder = tempfile::tempdir().unwrap();
     let files = certificates.as_files(folder.path());
@@ -215,7 +215,10 @@ async fn one_connection_carries_all_requests() {
         let daemon = Daemon::run(&accounts(&org, store, &subscription, &handler));
         let requests = endpoint.accepts(100).await;
         assert_eq!(daemon.stop().await.1, 0);
-        assert_eq!(connections(&requests), 1, "HTTP/{version}");
+        // Before it is known to be HTTP/2, each of the first calls may have opened one.
+        let later = &requests[concurrency..];
+        assert_eq!(connections(later), 1, "HTTP/{version}");
+        assert!(connections(&requests) <= concurrency, "HTTP/{version}");
     }
 }
 
