@@ -142,6 +142,10 @@ pub struct ReplayProgress {
     pub finished: u64,
     /// Of these, how often one was parked.
     pub parked: u64,
+    /// Numbers of the open dead letters whose events lie at or before the place: a later owner does not meet
+    /// them, and they hold what it brings.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub met: Vec<i64>,
     /// Commit time of the newest finished event, in milliseconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_ms: Option<i64>,

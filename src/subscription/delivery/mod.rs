@@ -229,7 +229,7 @@ impl Delivery {
             self.hand_on_replayed(Instant::now());
             self.call_handlers();
             self.follow();
-            self.replays.follow();
+            self.replays.follow(&self.letters.held);
             self.follow_letters();
             if !open && self.is_drained() {
                 break;
@@ -365,7 +365,7 @@ impl Delivery {
             &self.finished_before,
             &state,
         );
-        let replays = self.replays.write_now();
+        let replays = self.replays.write_now(&self.letters.held);
         let both = async { tokio::join!(last, replays).0 };
         match tokio::time::timeout(LAST_WRITE_LIMIT, both).await {
             Ok(Written::Done) => info!(

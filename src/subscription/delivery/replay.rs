@@ -19,6 +19,7 @@ use crate::store::{
 };
 use crate::subscription::backoff::Backoff;
 use crate::subscription::decoder::Item;
+use crate::subscription::held::Held;
 use crate::subscription::lanes::Origin;
 use crate::subscription::streams::{Streams, Tasks};
 use crate::subscription::tracker::{HandlerSet, Seq};
@@ -148,7 +149,7 @@ impl Replays {
     }
 
     /// Lets go what is finished, and begins the next call that is due.
-    pub(super) fn follow(&mut self) {
+    pub(super) fn follow(&mut self, held: &Held) {
         if let Some(side) = &mut self.side {
             side.follow();
             if let Some(ending) = side.ending() {
@@ -158,7 +159,7 @@ impl Replays {
         }
         let now = Instant::now();
         if self.call.is_none() && self.due(now).is_some_and(|at| at <= now) {
-            self.call = self.next_call(now);
+            self.call = self.next_call(now, held);
         }
     }
 
@@ -187,7 +188,7 @@ impl Replays {
         })
     }
 
-    fn next_call(&mut self, now: Instant) -> Option<BoxFuture<'static, Done>> {
+    fn next_call(&mut self, now: Instant, held: &Held) -> Option<BoxFuture<'static, Done>> {
         let (store, lease) = (self.store.clone(), self.lease.clone());
         if let Some(ending) = self.ending.take() {
             return Some(Box::pin(async move {
@@ -213,7 +214,7 @@ impl Replays {
             }));
         }
         let side = self.side.as_mut()?;
-        let (id, progress) = (side.id, json(&side.take_progress(now)));
+        let (id, progress) = (side.id, json(&side.take_progress(now, held)));
         Some(Box::pin(async move {
             let began = Instant::now();
             let saved = store.save_command(&lease, id, &progress).await;
@@ -262,7 +263,7 @@ impl Replays {
     }
 
     /// The last progress, where it is worth a write. To be bounded in time by the caller.
-    pub(super) async fn write_now(&mut self) {
+    pub(super) async fn write_now(&mut self, held: &Held) {
         if let Some(call) = self.call.take() {
             call.await;
         }
@@ -273,7 +274,7 @@ impl Replays {
         else {
             return;
         };
-        let (id, progress) = (side.id, json(&side.take_progress(Instant::now())));
+        let (id, progress) = (side.id, json(&side.take_progress(Instant::now(), held)));
         if let Err(error) = self.store.save_command(&self.lease, id, &progress).await {
             warn!(
                 subscription = self.lease.key.name,
@@ -427,7 +428,7 @@ impl Delivery {
                     place = side.place().map(tracing::field::display),
                     "replay begins beside the live stream: older values will follow newer ones"
                 );
-                self.letters.held.replay_begins();
+                side.begin(&mut self.letters.held);
                 self.replays.side = Some(side);
             }
             Err(outcome) => {

@@ -109,10 +109,17 @@ impl Side {
         self.moved = true;
     }
 
-    pub(super) fn take_progress(&mut self, now: Instant) -> ReplayProgress {
+    pub(super) fn take_progress(&mut self, now: Instant, held: &Held) -> ReplayProgress {
         self.moved = false;
         self.saved_at = Some(now);
+        self.progress.met = held.met_before(self.base + self.tracker.passed_to());
         self.now()
+    }
+
+    /// It begins, or goes on: letters that were met before hold what it brings, all others what comes after
+    /// their own events.
+    pub(super) fn begin(&self, held: &mut Held) {
+        held.replay_begins(&self.progress.met, self.base.saturating_sub(1));
     }
 
     /// Where it goes on from.

@@ -25,7 +25,8 @@ impl Held {
     /// whose events come later, although they were parked first; behind all others. `first` says that
     /// nothing that was decided before is still to be written.
     ///
-    /// Where the later event is still to come again nothing has to be done now: its letter moves behind these
+    /// Letters off a side replay go behind all others: older values follow newer ones there. Where the later event
+    /// is still to come again nothing has to be done now: its letter moves behind these
     /// when it comes by ([`Held::is_misplaced`]).
     pub(in crate::subscription) fn place_of(
         &self,
@@ -33,7 +34,8 @@ impl Held {
         origin: Origin,
         first: bool,
     ) -> Place {
-        if matches!(origin, Origin::Live(_)) && self.after.is_empty() {
+        // What a side replay brings has no order to what the live stream brings meanwhile.
+        if !matches!(origin, Origin::Live(_)) || self.after.is_empty() {
             return Place::Last;
         }
         let (mut older, mut later) = (BTreeSet::new(), BTreeSet::new());

@@ -250,7 +250,7 @@ fn in_a_side_replay_a_letter_holds_what_comes_after_its_event() {
     let mut held = held();
     let ticket = store(&mut held, new(MINE, "a", &[1]), 1);
     let holder = |held: &Held, seq| held.holder(MINE, &[1], Origin::Replay(seq));
-    held.replay_begins();
+    held.replay_begins(&[], 0);
     assert_eq!(holder(&held, 100), None, "it is older");
     assert_eq!(held.holder(MINE, &[1], live(0)), Some(ticket));
     held.met(ticket, 101);
@@ -258,7 +258,7 @@ fn in_a_side_replay_a_letter_holds_what_comes_after_its_event() {
         (holder(&held, 101), holder(&held, 102)),
         (None, Some(ticket))
     );
-    held.replay_begins();
+    held.replay_begins(&[], 0);
     assert_eq!(holder(&held, 200), None);
     held.replay_at(201, None, Some(at(61)));
     assert_eq!(
@@ -266,6 +266,28 @@ fn in_a_side_replay_a_letter_holds_what_comes_after_its_event() {
         Some(ticket),
         "it began behind the letter"
     );
+}
+
+#[test]
+fn a_side_replay_that_goes_on_knows_which_letters_it_had_met() {
+    let mut held = held();
+    let met = store(&mut held, new(MINE, "a", &[1]), 1);
+    let later = store(&mut held, new(MINE, "b", &[2]), 2);
+    store(&mut held, new(MINE, "c", &[3]), 3);
+    held.replay_begins(&[], 99);
+    held.met(met, 100);
+    held.met(later, 105);
+    assert_eq!(held.met_before(105), [1], "it goes on before the second");
+    // After a restart, where nobody remembers.
+    held.replay_begins(&[1, 77], 199);
+    assert_eq!(
+        held.met_before(200),
+        [1],
+        "told on, though nothing came yet"
+    );
+    let holder = |record, seq| held.holder(MINE, &[record], Origin::Replay(seq));
+    assert_eq!(holder(1, 200), Some(met));
+    assert_eq!((holder(2, 200), holder(3, 200)), (None, None));
 }
 
 #[test]

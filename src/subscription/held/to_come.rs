@@ -224,14 +224,30 @@ impl Held {
         to_come.then(|| (letter.slot, letter.identity.clone(), letter.rank.id))
     }
 
-    /// A side replay begins, or goes on: it has met none of the letters.
-    pub(in crate::subscription) fn replay_begins(&mut self) {
+    /// A side replay begins, or goes on: what it brings comes after `before`, and it has met these letters, by
+    /// their numbers, and no others.
+    pub(in crate::subscription) fn replay_begins(&mut self, met: &[i64], before: Seq) {
         self.unmet = ToCome::default();
         for (ticket, letter) in &mut self.letters {
             letter.met = None;
             let until = letter.until.as_ref();
             self.unmet.insert(*ticket, letter.received_at, until);
         }
+        for id in met {
+            if let Some(ticket) = self.by_id.get(id).copied() {
+                self.met(ticket, before);
+            }
+        }
+    }
+
+    /// The numbers of the letters that the side replay has met before this place.
+    pub(in crate::subscription) fn met_before(&self, seq: Seq) -> Vec<i64> {
+        let met = |ticket: &Ticket| {
+            let letter = self.letters.get(ticket);
+            letter.is_some_and(|letter| letter.met.is_some_and(|met| met < seq))
+        };
+        let met = self.by_id.iter().filter(|(_, ticket)| met(ticket));
+        met.map(|(id, _)| *id).collect()
     }
 
     /// A side replay brings an event at this place of the bus, committed then.

@@ -1,6 +1,6 @@
 //! What is parked, and what it holds.
 
-use super::super::account::{Lanes, Poison};
+use super::super::account::{Answered, Lanes, Poison};
 use super::{answers, finds, letter, parking, passes, sound};
 
 #[test]
@@ -22,6 +22,31 @@ fn what_was_given_up_holds_its_records_and_nothing_else() {
     }
     // Number 5 is passed by 6, which nothing explains.
     finds(&case, "(5, \"record 1\") of All was first handled after 6");
+}
+
+#[test]
+fn a_barrier_passes_what_was_given_up_by_a_worker_that_could_not_write_it() {
+    let mut case = sound();
+    answers(&mut case).swap(3, 5);
+    case.pieces[5].lanes = Lanes::All;
+    finds(&case, "was first handled after 6");
+    // The next worker is given numbers 4 and 5 again.
+    for answer in &mut answers(&mut case)[4..] {
+        answer.epoch += 1;
+    }
+    finds(&case, "was first handled after 6");
+    for _ in 0..case.handlers[0].attempts {
+        let barrier = answers(&mut case)[3].clone();
+        let failed = Answered {
+            place: 4,
+            record: "record 0".to_owned(),
+            at_us: barrier.came_us,
+            status: 503,
+            ..barrier
+        };
+        answers(&mut case).insert(3, failed);
+    }
+    passes(&case);
 }
 
 #[test]
