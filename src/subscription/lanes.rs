@@ -234,8 +234,12 @@ impl Lanes {
                     chosen.batch.is_empty() && !earlier_waits && self.calls.is_empty()
                 }
             };
-            let is_held =
-                free && (waiting.records.iter().any(|r| set_aside.contains(r)) || held(waiting));
+            let follows = waiting.records.iter().any(|r| set_aside.contains(r));
+            let is_replay = matches!(waiting.origin, Origin::Replay(_));
+            let is_held = free && (held(waiting) || (follows && !is_replay));
+            // What a side replay brings may be older than what goes aside before it: that is told once those are
+            // parked.
+            let free = free && (is_held || !follows);
             // What goes to the handler before it may come to be parked: it goes aside only after that.
             if is_held && !waiting.records.iter().any(|r| in_batch.contains(r)) {
                 chosen.aside.push(waiting.origin);

@@ -205,6 +205,27 @@ fn what_is_held_leaves_in_its_turn_with_all_that_shares_a_record_with_it() {
 }
 
 #[test]
+fn what_a_side_replay_brings_does_not_go_aside_for_a_live_event_that_does() {
+    let now = Instant::now();
+    let mut lanes = lanes(&[&["A"], &["A"]]);
+    let replayed = |seq| {
+        let unit = Unit::One(event(&["A"]));
+        Waiting::new(Origin::Replay(seq), unit, Ordering::Record)
+    };
+    lanes.put(replayed(7));
+    // Held is what the live stream brings: what is replayed is older.
+    let live_only = |w: &Waiting| matches!(w.origin, Origin::Live(_));
+    let Some(Next::Aside(aside)) = lanes.next_batch(now, TEN, &live_only) else {
+        panic!("nothing goes aside");
+    };
+    assert_eq!(aside.iter().map(seq).collect::<Vec<_>>(), [0, 1]);
+    let Some(Next::Call(_, batch)) = lanes.next_batch(now, TEN, &live_only) else {
+        panic!("nothing is handed over");
+    };
+    assert_eq!(batch[0].origin, Origin::Replay(7));
+}
+
+#[test]
 fn what_is_held_by_one_record_waits_for_what_is_before_it_of_another() {
     let now = Instant::now();
     let mut lanes = lanes(&[&["B"], &["A", "B"]]);
