@@ -22,8 +22,9 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 const PORTIONS: u32 = 100;
 const BETWEEN_PORTIONS: Duration = Duration::from_millis(500);
 
-/// How often positions are looked at that nobody works on.
+/// How often positions are looked at that nobody works on; more often where the margin for a warning is short.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+const LOOK_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
 /// Deletes what is done with, once an hour, until it is dropped. Other workers may do the same.
 pub(super) async fn prune(store: Arc<dyn Store>, retention: RetentionConfig) -> Infallible {
@@ -82,6 +83,7 @@ pub(super) async fn watch_positions(
             .iter()
             .any(|one| one.name == key.name || one.topic == key.topic)
     };
+    let look_every = (warning / 4).clamp(LOOK_AT_MOST_EVERY, LOOK_EVERY);
     let mut ages: HashMap<String, PositionAge> = HashMap::new();
     loop {
         match store.subscriptions().await {
@@ -103,6 +105,6 @@ pub(super) async fn watch_positions(
             }
             Err(error) => warn!(error = %error, "the age of positions cannot be looked up"),
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(look_every).await;
     }
 }
