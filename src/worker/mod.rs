@@ -36,6 +36,9 @@ const CLAIM_LIMIT: Duration = Duration::from_secs(1);
 /// How long saying good-bye may take.
 const RETIRE_LIMIT: Duration = Duration::from_millis(500);
 
+/// How long the last heartbeat may take before that.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+
 /// A configured subscription, and what runs it.
 pub struct Entry {
     /// What was configured.
@@ -204,14 +207,27 @@ impl Worker {
         for lease in &self.left {
             subscription::release(&self.shared.store, lease).await;
         }
-        let retire = self.shared.store.retire(&self.identity.holder);
-        match tokio::time::timeout(RETIRE_LIMIT, retire).await {
-            Ok(Ok(())) => {}
-            // It is counted as alive no more once its last heartbeat has run out.
-            Ok(Err(error)) => debug!(error = %error, "the store did not hear of the end"),
-            Err(_) => debug!("the store did not hear of the end in time"),
-        }
+        self.retire().await;
         self.result
+    }
+
+    /// The others need not wait for this worker's share of the subscriptions any more.
+    async fn retire(&mut self) {
+        // A heartbeat that is dropped half way keeps its row locked, and the end would wait for that.
+        let settled = tokio::time::timeout(SETTLE_LIMIT, self.pulse.settle()).await;
+        if settled.is_err() {
+            debug!("the last heartbeat was not answered in time");
+        }
+        let retire = self.shared.store.retire(&self.identity.holder);
+        let why = match tokio::time::timeout(RETIRE_LIMIT, retire).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("the store did not answer within {RETIRE_LIMIT:?}"),
+        };
+        warn!(
+            error = why,
+            "the end of this worker could not be stored: it is counted as alive until its lease has run out"
+        );
     }
 
     /// The lease holds that long by our clock, if the store was asked at `sent_at`: less by a margin, in

@@ -126,6 +126,13 @@ impl Pulse {
         }
     }
 
+    /// Waits for the call under way, which is bounded in time.
+    pub(super) async fn settle(&mut self) {
+        if let Some(call) = self.call.take() {
+            call.await;
+        }
+    }
+
     /// The answer of the call under way; never ends where there is none. Cancel-safe.
     pub(super) async fn told(&mut self) -> Told {
         let Some(call) = &mut self.call else {
