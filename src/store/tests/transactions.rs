@@ -260,13 +260,15 @@ pub(super) async fn a_worker_whose_epoch_has_passed_commits_no_rows(bed: &Bed) {
 pub(super) async fn whoever_takes_over_waits_for_an_open_transaction_and_sees_its_marks(bed: &Bed) {
     let (store, old) = ready(bed).await;
     let (go, gone) = tokio::sync::oneshot::channel::<()>();
-    let mut gone = Some(gone);
+    let (has_begun, begun) = tokio::sync::oneshot::channel::<()>();
+    let mut signals = Some((has_begun, gone));
     let marks = ahead(&["a"]);
     let open = transact(&*store, &old, &marks, |conn, finished| {
-        let gone = gone.take();
+        let signals = signals.take();
         Box::pin(async move {
             write_all(conn, finished).await?;
-            if let Some(gone) = gone {
+            if let Some((has_begun, gone)) = signals {
+                let _ = has_begun.send(());
                 let _ = gone.await;
             }
             Ok(vec![true])
@@ -274,6 +276,8 @@ pub(super) async fn whoever_takes_over_waits_for_an_open_transaction_and_sees_it
     });
     let taken = async {
         let next = bed.open().await;
+        // On a busy machine the transaction may begin later than the other store opens.
+        begun.await.unwrap();
         let taken = async {
             let taken = take_again(&*next, &old).await;
             next.close().await;
