@@ -36,7 +36,7 @@ pub use env::{Env, ProcessEnv};
 pub use error::{ConfigError, Place, Problem};
 pub use load::{
     Loaded, Origin, Subscriptions, load, load_bus_retention, load_salesforce, load_store,
-    load_vault,
+    load_subscriptions, load_vault,
 };
 pub(crate) use show::masked_url;
 pub use show::show;

@@ -278,7 +278,8 @@ impl Maker {
     pub(super) fn secrets(&self) -> Vec<String> {
         let mut secrets = vec![self.canary()];
         for body in [&self.sound, &self.bad].into_iter().flatten() {
-            body.values().for_each(|value| texts_of(value, &mut secrets));
+            body.values()
+                .for_each(|value| texts_of(value, &mut secrets));
         }
         secrets
     }
@@ -298,7 +299,10 @@ impl Maker {
         }
         let kind = &self.kinds[kind];
         let mut body = Map::new();
-        let texts = [format!("{}x{}", self.canary(), self.made), "orgstream handler-test".into()];
+        let texts = [
+            format!("{}x{}", self.canary(), self.made),
+            "orgstream handler-test".into(),
+        ];
         for (field, text) in kind.texts.iter().zip(texts) {
             body.insert(field.clone(), Value::String(text));
         }
@@ -408,7 +412,8 @@ impl Kind {
                 continue;
             }
             // References and fields of the platform's own have rules that a test event would break.
-            let plain = !name.ends_with("Id") && !name.ends_with("Date") && name != "SystemModstamp";
+            let plain =
+                !name.ends_with("Id") && !name.ends_with("Date") && name != "SystemModstamp";
             let of = match &field["type"] {
                 Value::Array(union) if union.len() == 2 && union[0] == "null" => union[1].as_str(),
                 _ => None,
@@ -448,7 +453,9 @@ fn schema_texts(topic: &Topic, folder: Option<&Path>) -> Vec<Value> {
         of.and_then(|(_, text)| serde_json::from_str::<Value>(text).ok())
     };
     match topic.kind() {
-        TopicKind::ChangeEventChannel => [ACCOUNTS, CONTACTS].into_iter().filter_map(ours).collect(),
+        TopicKind::ChangeEventChannel => {
+            [ACCOUNTS, CONTACTS].into_iter().filter_map(ours).collect()
+        }
         TopicKind::PlatformEventChannel => ours(ORDERS).into_iter().collect(),
         kind => {
             let name = topic.name();

@@ -7,8 +7,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use crate::event::Event;
-
 /// How often the other side is looked at again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -50,7 +48,7 @@ impl View {
     /// Looks until all of these are there, or for as long as is worth waiting.
     pub(super) async fn look(&self, wanted: &[usize]) -> Result<Seen, String> {
         let began = Instant::now();
-        let mut late = 0;
+        let mut late: usize = 0;
         loop {
             let mut seen = self.read().await?;
             let missing = wanted
@@ -124,11 +122,6 @@ fn numbers(text: &str, mark: &str) -> Vec<usize> {
     numbers
 }
 
-/// The number of one of our events; none for another's.
-pub(super) fn number_of(event: &Event, mark: &str) -> Option<usize> {
-    event.raw.id.strip_prefix(mark)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,10 +142,18 @@ mod tests {
             }
             seen
         };
-        let events = [(0, vec!["a".into()]), (1, vec!["b".into()]), (2, vec!["a".into()])];
+        let events = [
+            (0, vec!["a".into()]),
+            (1, vec!["b".into()]),
+            (2, vec!["a".into()]),
+        ];
         assert_eq!(of(&[0, 1, 2, 0]).out_of_order(&events), None);
         assert_eq!(of(&[1, 0, 2]).out_of_order(&events), None);
         assert_eq!(of(&[2, 1, 0]).out_of_order(&events), Some((0, 2)));
-        assert_eq!(of(&[1, 2]).out_of_order(&events), None, "a missing one is no disorder");
+        assert_eq!(
+            of(&[1, 2]).out_of_order(&events),
+            None,
+            "a missing one is no disorder"
+        );
     }
 }

@@ -94,7 +94,11 @@ impl Ears<'_> {
             Came::Panic => self.wrong(Mistake::Panicked, did, "a panic"),
             Came::Silence => {
                 let took = call.took.as_secs_f32();
-                self.wrong(Mistake::NoAnswer, did, format!("no answer within {took:.1} s"));
+                self.wrong(
+                    Mistake::NoAnswer,
+                    did,
+                    format!("no answer within {took:.1} s"),
+                );
             }
             Came::Answer(BatchAnswer::All(answer)) => self.reason(did, answer),
             Came::Answer(BatchAnswer::Each(answers)) => {
@@ -118,7 +122,11 @@ impl Ears<'_> {
             self.wrong(Mistake::PayloadInReason, did, came);
         }
         if reason.trim().is_empty() {
-            self.note(Mistake::NoReason, did, format!("a {what} with a blank reason"));
+            self.note(
+                Mistake::NoReason,
+                did,
+                format!("a {what} with a blank reason"),
+            );
         }
     }
 
@@ -211,8 +219,10 @@ impl<'a> Lanes<'a> {
     pub(super) fn next_call(&mut self) -> Option<(Vec<usize>, EventBatch)> {
         let now = Instant::now();
         let limits = self.rules.limits;
-        let (under_way, idle): (Vec<_>, Vec<_>) =
-            self.waiting.iter().partition(|(_, waiting)| waiting.under_way);
+        let (under_way, idle): (Vec<_>, Vec<_>) = self
+            .waiting
+            .iter()
+            .partition(|(_, waiting)| waiting.under_way);
         let mut held: HashSet<&str> = under_way
             .iter()
             .flat_map(|(number, _)| self.records(**number))
@@ -225,9 +235,7 @@ impl<'a> Lanes<'a> {
             let due = waiting.not_before.is_none_or(|at| at <= now);
             let free = !self.records(*number).any(|record| held.contains(record));
             let fits = chosen.is_empty()
-                || (!waiting.alone
-                    && chosen.len() < limits.events
-                    && bytes + size <= limits.bytes);
+                || (!waiting.alone && chosen.len() < limits.events && bytes + size <= limits.bytes);
             if due && free && fits {
                 chosen.push(*number);
                 bytes += size;
@@ -247,7 +255,9 @@ impl<'a> Lanes<'a> {
                 waiting.under_way = true;
             }
         }
-        let events = chosen.iter().map(|number| self.events[*number].event.clone());
+        let events = chosen
+            .iter()
+            .map(|number| self.events[*number].event.clone());
         let batch = EventBatch {
             subscription: self.rules.subscription.clone(),
             events: events.collect(),
@@ -358,13 +368,7 @@ impl<'a> Lanes<'a> {
         Ok(())
     }
 
-    fn look_at_order(
-        &self,
-        chosen: &[usize],
-        answers: &[Answer],
-        did: &str,
-        ears: &mut Ears<'_>,
-    ) {
+    fn look_at_order(&self, chosen: &[usize], answers: &[Answer], did: &str, ears: &mut Ears<'_>) {
         let mut to_come: HashSet<&str> = HashSet::new();
         for (number, answer) in chosen.iter().zip(answers) {
             let mut records = self.records(*number);

@@ -16,6 +16,8 @@ mod far_side;
 mod hand_over;
 mod report;
 mod script;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::PathBuf;
@@ -98,7 +100,9 @@ pub enum ConformanceError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A transactional handler, and no store in Postgres.
-    #[error("the handler writes within transactions of the store, which has to be Postgres: set `store.url` (DATABASE_URL)")]
+    #[error(
+        "the handler writes within transactions of the store, which has to be Postgres: set `store.url` (DATABASE_URL)"
+    )]
     NoStore,
     /// The other side cannot be looked at.
     #[error("cannot look at what has arrived: {0}")]
@@ -204,11 +208,15 @@ async fn run_with(
     .map_err(ConformanceError::Events)?;
     // What was rolled back is nowhere.
     let keeps = within.as_ref().is_none_or(|within| within.commit);
-    let view = script.far_side.clone().filter(|_| keeps).map(|far_side| View {
-        far_side,
-        mark: maker.mark(),
-        settle: script.settle,
-    });
+    let view = script
+        .far_side
+        .clone()
+        .filter(|_| keeps)
+        .map(|far_side| View {
+            far_side,
+            mark: maker.mark(),
+            settle: script.settle,
+        });
     let limits = instance.limits();
     let mut run = Run {
         registry,

@@ -129,25 +129,45 @@ impl Mistake {
         match self {
             Self::NotReady => "its check says that events would be taken",
             Self::LimitOfNothing => "`batch_limits` asks for at least one event",
-            Self::Panicked => "an answer: a panic costs the whole batch, and is tried again as if nothing were known",
-            Self::NoAnswer => "an answer within bounded time: a call that never ends holds its records for ever",
-            Self::WrongLength => "one answer for each event of the batch, in its order, or one for all",
+            Self::Panicked => {
+                "an answer: a panic costs the whole batch, and is tried again as if nothing were known"
+            }
+            Self::NoAnswer => {
+                "an answer within bounded time: a call that never ends holds its records for ever"
+            }
+            Self::WrongLength => {
+                "one answer for each event of the batch, in its order, or one for all"
+            }
             Self::RetriesForEver => "handled, after a few attempts at most",
-            Self::RejectedSound => "handled, or a retry while the other side cannot take it: a reject parks the event",
+            Self::RejectedSound => {
+                "handled, or a retry while the other side cannot take it: a reject parks the event"
+            }
             Self::RejectedWithOthers => "the bad event rejected, and the others handled",
             Self::TookBad => "rejected, as was said with the event",
             Self::RetriesBad => {
                 "handled or rejected: what can never be taken is a reject, or it is tried for hours and its record waits"
             }
-            Self::PayloadInReason => "a reason without what is in the event: it goes to logs, metrics and dead letters",
+            Self::PayloadInReason => {
+                "a reason without what is in the event: it goes to logs, metrics and dead letters"
+            }
             Self::NoReason => "a reason that a person can act on",
             Self::RepeatRefused => "handled: after a crash an event comes again with the same `id`",
-            Self::OutOfOrder => "the first arrivals of each record's events in the order in which they were handed over",
-            Self::OrderGivenUp => "nothing handled past an event of the same record that is to come again",
-            Self::NotThere => "what was answered with handled is at the other side, whatever happens to the process",
+            Self::OutOfOrder => {
+                "the first arrivals of each record's events in the order in which they were handed over"
+            }
+            Self::OrderGivenUp => {
+                "nothing handled past an event of the same record that is to come again"
+            }
+            Self::NotThere => {
+                "what was answered with handled is at the other side, whatever happens to the process"
+            }
             Self::ThereLater => "what was answered with handled is at the other side by then",
-            Self::OwnTransactionEnd => "the transaction still open: the events' finished marks are committed with it",
-            Self::FailedStatement => "an error of a statement given back with `?`: the transaction cannot be committed any more",
+            Self::OwnTransactionEnd => {
+                "the transaction still open: the events' finished marks are committed with it"
+            }
+            Self::FailedStatement => {
+                "an error of a statement given back with `?`: the transaction cannot be committed any more"
+            }
             Self::NotBuiltAgain => "built from its configuration at every start, without any I/O",
             Self::SlowEnd => "the end within the time that it is given",
             Self::CalledAfterEnd => "an answer that loses nothing, best a retry",
@@ -159,11 +179,15 @@ impl Mistake {
         match self {
             Self::NotReady => "do what the check says; then try again",
             Self::LimitOfNothing => "set `events` of `batch_limits` to 1 or more",
-            Self::Panicked => "give `Retry` or `Reject` in place of unwrap, expect and indexing; standard error has the place",
+            Self::Panicked => {
+                "give `Retry` or `Reject` in place of unwrap, expect and indexing; standard error has the place"
+            }
             Self::NoAnswer => {
                 "put a timeout around everything that waits for another system, and never block a thread in a call"
             }
-            Self::WrongLength => "push exactly one answer for each event, also for those that were skipped or deduplicated",
+            Self::WrongLength => {
+                "push exactly one answer for each event, also for those that were skipped or deduplicated"
+            }
             Self::RetriesForEver => {
                 "look at the reason; if the other side is sound, then what is sent to it is not; if the handler wants \
                  certain fields, name an event that it takes with --event"
@@ -175,9 +199,15 @@ impl Mistake {
                 "answer for each event by itself (`BatchAnswer::Each`), or reject all with `BatchAnswer::All`: then the \
                  daemon splits the batch until the bad one is found"
             }
-            Self::TookBad => "check the event before it is sent, or read what the other side says about it",
-            Self::RetriesBad => "tell what is wrong with the event from what is wrong with the other side, and give `Reject`",
-            Self::PayloadInReason => "name the field and the rule in the reason, never the value; do not pass on texts of the other side",
+            Self::TookBad => {
+                "check the event before it is sent, or read what the other side says about it"
+            }
+            Self::RetriesBad => {
+                "tell what is wrong with the event from what is wrong with the other side, and give `Reject`"
+            }
+            Self::PayloadInReason => {
+                "name the field and the rule in the reason, never the value; do not pass on texts of the other side"
+            }
             Self::NoReason => "say what was refused, by whom, and what to do about it",
             Self::RepeatRefused => {
                 "write with the event's `id` as key, and take what is there already as done (`on conflict do nothing`)"
@@ -186,7 +216,9 @@ impl Mistake {
                 "send the events of a batch one after the other, or at least those of one record, and answer when the \
                  one before is sure"
             }
-            Self::OrderGivenUp => "stop at the first event that is to come again, and give `Retry` for all after it in the batch",
+            Self::OrderGivenUp => {
+                "stop at the first event that is to come again, and give `Retry` for all after it in the batch"
+            }
             Self::NotThere => {
                 "await the other side's answer before giving `Handled`: nothing may be left in a buffer, a queue or a \
                  task of its own"
@@ -195,9 +227,15 @@ impl Mistake {
                 "await the other side's answer before giving `Handled`; if it is only the look at it that lags \
                  behind, all is well"
             }
-            Self::OwnTransactionEnd => "take out commit and rollback; what is to be undone by itself goes into a savepoint (`begin`)",
-            Self::FailedStatement => "pass errors on with `?`, or write within a savepoint (`begin`) where they are expected",
-            Self::NotBuiltAgain => "keep nothing from the one before: no global state, no lock, no port",
+            Self::OwnTransactionEnd => {
+                "take out commit and rollback; what is to be undone by itself goes into a savepoint (`begin`)"
+            }
+            Self::FailedStatement => {
+                "pass errors on with `?`, or write within a savepoint (`begin`) where they are expected"
+            }
+            Self::NotBuiltAgain => {
+                "keep nothing from the one before: no global state, no lock, no port"
+            }
             Self::SlowEnd => "give up in `close` what takes longer than its limit",
             Self::CalledAfterEnd => "give `Retry` once `close` was called",
         }

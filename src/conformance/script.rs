@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use futures_util::stream::FuturesUnordered;
 use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 
 use super::call::{Came, Instance, Within};
 use super::events::{LARGEST, Made, Maker};
@@ -141,13 +141,15 @@ impl Run<'_> {
     async fn ready(&mut self) -> Result<String, Stop> {
         let did = "asked it for its check, as `orgstream check` does";
         if let Err(why) = self.instance.check().await {
-            self.notebook.wrong(Step::Ready, Mistake::NotReady, did, why);
+            self.notebook
+                .wrong(Step::Ready, Mistake::NotReady, did, why);
             return Err(Stop::Broken("its check says that it is not ready"));
         }
         if self.limits.events == 0 {
             let did = "asked it how much it wants in one call";
             let came = "no event at all, or a panic";
-            self.notebook.wrong(Step::Ready, Mistake::LimitOfNothing, did, came);
+            self.notebook
+                .wrong(Step::Ready, Mistake::LimitOfNothing, did, came);
             self.limits.events = 1;
         }
         Ok(format!(
@@ -159,12 +161,15 @@ impl Run<'_> {
     async fn order(&mut self) -> Result<String, Stop> {
         let rules = self.rules();
         let events = if self.maker.has_records() {
-            let records = self.maker.new_records((2 * rules.concurrency).clamp(4, RECORDS));
+            let records = self
+                .maker
+                .new_records((2 * rules.concurrency).clamp(4, RECORDS));
             self.of_records(&records)?
         } else {
             self.sound(&[String::new()], UNORDERED)?
         };
-        let records: std::collections::HashSet<_> = events.iter().flat_map(|e| &e.records).collect();
+        let records: std::collections::HashSet<_> =
+            events.iter().flat_map(|e| &e.records).collect();
         let what = match records.len() {
             0 => count(events.len(), "event"),
             records => format!(
@@ -179,7 +184,13 @@ impl Run<'_> {
         };
         let did = format!("handed over {what}, {calls}");
         let verdicts = self.hand(Step::Order, &rules, &events, &did).await?;
-        self.expect_handled(Step::Order, &did, &events, &verdicts, Mistake::RejectedSound);
+        self.expect_handled(
+            Step::Order,
+            &did,
+            &events,
+            &verdicts,
+            Mistake::RejectedSound,
+        );
         let there = self.look(Step::Order, &did, &events, &verdicts).await?;
         if !verdicts.contains(&Verdict::Handled) {
             return Err(Stop::Broken("it has handled no event"));
@@ -197,14 +208,23 @@ impl Run<'_> {
             rules.times = 2;
         }
         let mut told = String::new();
-        for (limit, how) in [(self.limits.events, "again"), (1, "again, one in each call")] {
+        for (limit, how) in [
+            (self.limits.events, "again"),
+            (1, "again, one in each call"),
+        ] {
             rules.limits.events = limit;
             let did = format!(
                 "handed over {} {how}, with the same `id`",
                 count(events.len(), "event")
             );
             let verdicts = self.hand(Step::Repeats, &rules, &events, &did).await?;
-            self.expect_handled(Step::Repeats, &did, &events, &verdicts, Mistake::RepeatRefused);
+            self.expect_handled(
+                Step::Repeats,
+                &did,
+                &events,
+                &verdicts,
+                Mistake::RepeatRefused,
+            );
             let there = self.look(Step::Repeats, &did, &events, &verdicts).await?;
             told = match there.repeated {
                 Some(0) => "; they are there once".to_owned(),
@@ -246,14 +266,21 @@ impl Run<'_> {
         let full = count(events.len(), "event");
         let did = format!("handed over {full} in one call");
         let verdicts = self.hand(Step::Batch, &rules, &events, &did).await?;
-        self.expect_handled(Step::Batch, &did, &events, &verdicts, Mistake::RejectedSound);
+        self.expect_handled(
+            Step::Batch,
+            &did,
+            &events,
+            &verdicts,
+            Mistake::RejectedSound,
+        );
         self.look(Step::Batch, &did, &events, &verdicts).await?;
         let record = self.maker.new_record();
         let Some(largest) = self.maker.largest(&record)? else {
             return Ok(format!("{full} in one call"));
         };
         let small = self.sound(&[record], 1)?;
-        let did = format!("handed over an event of {LARGEST} bytes, the most that an event may have");
+        let did =
+            format!("handed over an event of {LARGEST} bytes, the most that an event may have");
         let large = [largest];
         let verdicts = self.hand(Step::Batch, &rules, &large, &did).await?;
         let fate = match verdicts.first() {
@@ -290,8 +317,15 @@ impl Run<'_> {
         let what = format!("{} of one transaction", count(events.len(), "event"));
         let did = format!("handed over {what} in one call, more than `batch_limits` asks for");
         let verdicts = self.hand(Step::Transaction, &rules, &events, &did).await?;
-        self.expect_handled(Step::Transaction, &did, &events, &verdicts, Mistake::RejectedSound);
-        self.look(Step::Transaction, &did, &events, &verdicts).await?;
+        self.expect_handled(
+            Step::Transaction,
+            &did,
+            &events,
+            &verdicts,
+            Mistake::RejectedSound,
+        );
+        self.look(Step::Transaction, &did, &events, &verdicts)
+            .await?;
         Ok(format!("{what} in one call"))
     }
 
@@ -340,7 +374,9 @@ impl Run<'_> {
             }
             false => "",
         };
-        Ok(format!("odd events among sound ones: {handled} handled, {rejected} rejected{bad}"))
+        Ok(format!(
+            "odd events among sound ones: {handled} handled, {rejected} rejected{bad}"
+        ))
     }
 
     /// Is that how such an event may end among others?
@@ -390,7 +426,9 @@ impl Run<'_> {
                 count(events.len(), "event"),
                 after.as_millis()
             );
-            let call = self.instance.drop_call(self.batch_of(&events), after, rules.call_limit);
+            let call = self
+                .instance
+                .drop_call(self.batch_of(&events), after, rules.call_limit);
             match call.await {
                 Some(unfinished) => dropped += usize::from(unfinished),
                 None => {
@@ -424,7 +462,13 @@ impl Run<'_> {
         );
         let verdicts = self.hand(Step::Restart, &rules, &before, &did).await?;
         self.instance.kill();
-        self.expect_handled(Step::Restart, &did, &before, &verdicts, Mistake::RejectedSound);
+        self.expect_handled(
+            Step::Restart,
+            &did,
+            &before,
+            &verdicts,
+            Mistake::RejectedSound,
+        );
         self.look(Step::Restart, &did, &before, &verdicts).await?;
         self.build_again()?;
 
@@ -442,7 +486,13 @@ impl Run<'_> {
             during.len()
         );
         let verdicts = self.hand(Step::Restart, &rules, &events, &did).await?;
-        self.expect_handled(Step::Restart, &did, &events, &verdicts, Mistake::RepeatRefused);
+        self.expect_handled(
+            Step::Restart,
+            &did,
+            &events,
+            &verdicts,
+            Mistake::RepeatRefused,
+        );
         let there = self.look(Step::Restart, &did, &events, &verdicts).await?;
         Ok(format!(
             "killed after {} and in the middle of calls; {}",
@@ -495,12 +545,17 @@ impl Run<'_> {
             }
             Came::Answer(answer) => match one_answer(answer) {
                 Some(Answer::Handled) => {
-                    self.look(Step::Close, did, &late, &[Verdict::Handled]).await?;
+                    self.look(Step::Close, did, &late, &[Verdict::Handled])
+                        .await?;
                     "handled"
                 }
                 Some(Answer::Retry(_)) => "a retry",
                 Some(Answer::Reject { .. }) => {
-                    ears.note(Mistake::CalledAfterEnd, did, "a reject, which would park the event");
+                    ears.note(
+                        Mistake::CalledAfterEnd,
+                        did,
+                        "a reject, which would park the event",
+                    );
                     "a reject"
                 }
                 None => "an answer for none",
@@ -612,9 +667,10 @@ impl Run<'_> {
         for (made, verdict) in events.iter().zip(verdicts) {
             let (mistake, came) = match verdict {
                 Verdict::Handled | Verdict::Broke => continue,
-                Verdict::Rejected(reason) => {
-                    (refused, format!("a reject of {}: {}", made.what, ears.shown(reason)))
-                }
+                Verdict::Rejected(reason) => (
+                    refused,
+                    format!("a reject of {}: {}", made.what, ears.shown(reason)),
+                ),
                 Verdict::GivenUp(reason) => {
                     let came = format!("a retry each time: {}", ears.shown(reason));
                     (Mistake::RetriesForEver, came)

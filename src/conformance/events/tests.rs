@@ -51,7 +51,10 @@ fn odd_events_decode_and_the_largest_is_as_large_as_an_event_may_be() {
     for topic in ["/data/AccountChangeEvent", "/event/Order__e"] {
         let mut maker = maker(topic, None);
         let oddities = maker.oddities();
-        assert_eq!(oddities.len(), if topic.starts_with("/data") { 8 } else { 4 });
+        assert_eq!(
+            oddities.len(),
+            if topic.starts_with("/data") { 8 } else { 4 }
+        );
         for oddity in oddities {
             let record = maker.new_record();
             let made = maker.odd(oddity, &record).unwrap();

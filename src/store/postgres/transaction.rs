@@ -134,7 +134,10 @@ async fn converse(
             done.map_err(TransactionError::Work)
         }
         Purpose::Unmarked => {
-            let done = work.run(&mut tx, &[]).await.map(|done| done.contains(&true));
+            let done = work
+                .run(&mut tx, &[])
+                .await
+                .map(|done| done.contains(&true));
             done.map_err(TransactionError::Work)
         }
     };
