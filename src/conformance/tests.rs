@@ -148,9 +148,9 @@ impl Subject {
             Flaw::RejectsRepeats if events.iter().any(|event| self.shelf.has(event)) => {
                 return BatchAnswer::All(reject("a duplicate key"));
             }
-            Flaw::NeverAnswers if call > 20 => std::future::pending().await,
+            Flaw::NeverAnswers if call > 5 => std::future::pending().await,
             #[expect(clippy::disallowed_methods, reason = "that is the mistake")]
-            Flaw::BlocksItsThread if call > 20 => std::thread::sleep(Duration::from_secs(5)),
+            Flaw::BlocksItsThread if call > 5 => std::thread::sleep(Duration::from_secs(5)),
             Flaw::ShowsThePayload if events.iter().any(|event| is_bad(event)) => {
                 return BatchAnswer::All(reject(format!("refused: {}", data(&events[0]))));
             }

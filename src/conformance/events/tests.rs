@@ -39,11 +39,11 @@ fn the_entity_and_the_key_are_the_subscriptions() {
     let made = changes.sound("000t").unwrap();
     let header = made.event.decoded.header.as_ref().unwrap();
     assert_eq!(header.entity_name, "Invoice__c");
-    assert_eq!(made.records, ["000t".into()]);
+    assert_eq!(made.records, [Box::<str>::from("000t")]);
     let mut orders = maker("/event/Payment__e", Some("Invoice__c"));
     let made = orders.sound("000t").unwrap();
     assert_eq!(made.event.key.as_deref(), Some("000t"));
-    assert_eq!(made.records, ["000t".into()]);
+    assert_eq!(made.records, [Box::<str>::from("000t")]);
 }
 
 #[test]
