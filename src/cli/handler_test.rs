@@ -79,6 +79,9 @@ pub(super) struct HandlerTestArgs {
 }
 
 pub(super) async fn run(path: Option<&Path>, args: HandlerTestArgs) -> Result<ExitCode, Failure> {
+    // What a handler prints belongs elsewhere: standard output is for the result. The first handlers are built
+    // when the configuration is checked.
+    let standard_output = StandardOutput::to_standard_error()?;
     let registry = super::registry();
     let (subscriptions, store) = app::load_subscriptions(path, &ProcessEnv, registry)?;
     let (subscription, handler) = find(&subscriptions, &args.name)?;
@@ -87,11 +90,8 @@ pub(super) async fn run(path: Option<&Path>, args: HandlerTestArgs) -> Result<Ex
         note("nothing was sent");
         return Ok(ExitCode::FAILURE);
     }
-    // What a handler prints belongs elsewhere: standard output is for the result.
-    let standard_output = StandardOutput::to_standard_error()?;
-    let tested = test(registry, subscription, handler, &script).await;
-    standard_output.restore()?;
-    let report = tested?;
+    let report = test(registry, subscription, handler, &script).await?;
+    drop(standard_output);
     if args.output.json {
         print_json(&report)?;
     } else {

@@ -50,12 +50,17 @@ impl View {
         let began = Instant::now();
         let mut late: usize = 0;
         loop {
-            let mut seen = self.read().await?;
+            let in_time = began.elapsed() < self.settle;
+            let mut seen = match self.read().await {
+                // A file, a table or a queue may only come to be with the first event.
+                Err(_) if in_time => Seen::default(),
+                read => read?,
+            };
             let missing = wanted
                 .iter()
                 .filter(|number| !seen.first.contains_key(number));
             seen.missing = missing.copied().collect();
-            if seen.missing.is_empty() || began.elapsed() >= self.settle {
+            if seen.missing.is_empty() || !in_time {
                 seen.late = late.saturating_sub(seen.missing.len());
                 return Ok(seen);
             }
