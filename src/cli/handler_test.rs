@@ -65,7 +65,7 @@ pub(super) struct HandlerTestArgs {
     /// Fields of an event that the handler must reject
     #[arg(long, value_name = "JSON|@FILE", allow_hyphen_values = true)]
     bad: Option<String>,
-    /// How long a call may take
+    /// How long a call may take before it counts as hanging
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     timeout: Duration,
     /// How long a handler is tried that asks for retries alone
@@ -163,17 +163,18 @@ fn find<'a>(
 }
 
 fn script(args: &HandlerTestArgs, store: StoreConfig) -> Result<Script, Failure> {
-    let mut script = Script::default();
-    script.call_limit = args.timeout;
-    script.patience = args.patience;
-    script.sound = fields("--event", args.event.as_deref())?;
-    script.bad = fields("--bad", args.bad.as_deref())?;
-    script.schemas = Some(schemas_dir());
     let far_side = |command: &String| Arc::new(Printed(command.clone())) as Arc<dyn FarSide>;
-    script.far_side = args.received.as_ref().map(far_side);
-    script.store = Some(store);
-    script.commit = args.commit;
-    Ok(script)
+    Ok(Script {
+        call_limit: args.timeout,
+        patience: args.patience,
+        sound: fields("--event", args.event.as_deref())?,
+        bad: fields("--bad", args.bad.as_deref())?,
+        schemas: Some(schemas_dir()),
+        far_side: args.received.as_ref().map(far_side),
+        store: Some(store),
+        commit: args.commit,
+        ..Script::default()
+    })
 }
 
 /// The fields of an event, given as they are or as @FILE.

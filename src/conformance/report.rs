@@ -292,7 +292,7 @@ pub struct Report {
     pub mark: String,
     /// In the order of the script.
     pub steps: Vec<StepReport>,
-    /// In the order in which they were found.
+    /// What is wrong first, then notes; each in the order in which they were found.
     pub findings: Vec<Finding>,
 }
 
@@ -421,8 +421,10 @@ impl Notebook {
         });
     }
 
-    /// Everything that was noted.
-    pub(super) fn into_parts(self) -> (Vec<StepReport>, Vec<Finding>) {
+    /// Everything that was noted, what is wrong first.
+    pub(super) fn into_parts(mut self) -> (Vec<StepReport>, Vec<Finding>) {
+        let is_note = |finding: &Finding| finding.severity != Outcome::Wrong;
+        self.findings.sort_by_key(is_note);
         (self.steps, self.findings)
     }
 }

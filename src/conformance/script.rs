@@ -1,5 +1,6 @@
 //! The script: what is done with a handler, step by step, and what is expected of it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -168,19 +169,18 @@ impl Run<'_> {
         } else {
             self.sound(&[String::new()], UNORDERED)?
         };
-        let records: std::collections::HashSet<_> =
-            events.iter().flat_map(|e| &e.records).collect();
-        let what = match records.len() {
-            0 => count(events.len(), "event"),
-            records => format!(
+        let records: HashSet<_> = events.iter().flat_map(|made| &made.records).collect();
+        let what = match self.maker.has_records() {
+            true => format!(
                 "{} of {}",
                 count(events.len(), "event"),
-                count(records, "record")
+                count(records.len(), "record")
             ),
+            false => count(events.len(), "event"),
         };
-        let calls = match rules.concurrency {
-            1 => "one call at a time".to_owned(),
-            several => format!("up to {several} calls at a time"),
+        let calls = match (rules.concurrency, records.len()) {
+            (1, _) | (_, 1) => "one call at a time".to_owned(),
+            (several, _) => format!("up to {several} calls at a time"),
         };
         let did = format!("handed over {what}, {calls}");
         let verdicts = self.hand(Step::Order, &rules, &events, &did).await?;
@@ -493,11 +493,11 @@ impl Run<'_> {
             &verdicts,
             Mistake::RepeatRefused,
         );
-        let there = self.look(Step::Restart, &did, &events, &verdicts).await?;
+        let last = self.look(Step::Restart, &did, &events, &verdicts).await?;
         Ok(format!(
             "killed after {} and in the middle of calls; {}",
             count(before.len(), "answer"),
-            there.told
+            if first.lost { first.told } else { last.told }
         ))
     }
 
@@ -753,6 +753,7 @@ impl Run<'_> {
                 (true, Some(_)) => "all there, and not in order",
                 (false, _) => "not all there",
             },
+            lost: !seen.missing.is_empty(),
             repeated: Some(seen.repeated(numbers)),
         }
     }
@@ -769,6 +770,7 @@ enum Sort {
 /// What a look at the other side gave.
 struct There {
     told: &'static str,
+    lost: bool,
     /// How many arrived more than once; none where nobody looked.
     repeated: Option<usize>,
 }
@@ -780,6 +782,7 @@ impl There {
                 Some(within) if !within.commit => "rolled back",
                 _ => "what arrived was not looked at (--received)",
             },
+            lost: false,
             repeated: None,
         }
     }

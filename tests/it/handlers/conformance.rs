@@ -5,10 +5,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use orgstream::config::{HandlerConfig, StoreConfig, SubscriptionConfig};
-use orgstream::conformance::{self, FarSide, Script};
-use orgstream::handler::{Registry, async_trait};
+use orgstream::conformance::{self, FarSide, Mistake, Outcome, Report, Script, Step};
+use orgstream::handler::{
+    BatchAnswer, EventBatch, Options, Registry, TransactionalHandler, async_trait, sql,
+};
+use orgstream::sqlx::Connection as _;
+use orgstream::sqlx::{self as sqlx, PgConnection};
 use serde_json::Value;
-use sqlx::Connection as _;
 use tempfile::TempDir;
 
 use crate::support::daemon::project;
@@ -22,12 +25,12 @@ fn configured(store: &str, handlers: &str) -> String {
     )
 }
 
-fn sqlite(handlers: &str) -> String {
+pub(super) fn sqlite(handlers: &str) -> String {
     configured("sqlite://nothing-is-kept-there.db", handlers)
 }
 
 /// What the command said.
-struct Said {
+pub(super) struct Said {
     code: i32,
     report: Value,
     err: String,
@@ -53,7 +56,7 @@ impl Said {
             .unwrap_or_else(|| panic!("no {mistake} in {:#}", self.report))
     }
 
-    fn is_sound(&self) {
+    pub(super) fn is_sound(&self) {
         assert_eq!(
             (self.code, self.troubles()),
             (0, vec![]),
@@ -65,7 +68,7 @@ impl Said {
 }
 
 /// `orgstream handler-test --yes --json` with these arguments.
-async fn tested(config: &str, arguments: &[&str]) -> Said {
+pub(super) async fn tested(config: &str, arguments: &[&str]) -> Said {
     let arguments = [&["handler-test", "--yes", "--json"], arguments].concat();
     let path = std::env::var("PATH").unwrap_or_default();
     let env = BTreeMap::from([("PATH", path)]);
@@ -325,6 +328,100 @@ async fn committed_rows_are_there_and_in_order_through_the_library() {
         report.to_string().contains("they are there once"),
         "{report}"
     );
+}
+
+/// What is wrong with a handler that writes within transactions of the store.
+#[derive(Clone, Copy, PartialEq)]
+enum Flaw {
+    EndsTheTransaction,
+    GoesOnAfterAFailedStatement,
+    RefusesWhatIsThere,
+}
+
+struct Subject(Flaw);
+
+#[async_trait]
+impl TransactionalHandler for Subject {
+    async fn handle(
+        &self,
+        connection: &mut PgConnection,
+        batch: &EventBatch,
+    ) -> Result<BatchAnswer, sqlx::Error> {
+        for event in &batch.events {
+            sql::query("insert into public.subject values ($1)")
+                .bind(event.identity().as_str())
+                .execute(&mut *connection)
+                .await?;
+        }
+        match self.0 {
+            Flaw::EndsTheTransaction => {
+                sqlx::raw_sql("commit").execute(connection).await?;
+            }
+            Flaw::GoesOnAfterAFailedStatement => {
+                let failed = sqlx::raw_sql("select 1 / 0").execute(connection).await;
+                assert!(failed.is_err());
+            }
+            Flaw::RefusesWhatIsThere => {}
+        }
+        Ok(BatchAnswer::HANDLED)
+    }
+}
+
+async fn tried(flaw: Flaw, store: &Store) -> Report {
+    let mut registry = Registry::builtin();
+    registry.register_transactional("subject", move |config| {
+        Options::new(config).finish(Some(()))?;
+        Ok(std::sync::Arc::new(Subject(flaw)))
+    });
+    let mut script = Script::default();
+    script.store = Some(StoreConfig::new(store.url.clone()));
+    script.patience = std::time::Duration::from_secs(1);
+    let subscription = SubscriptionConfig::new("accounts", "Account".parse().unwrap());
+    let handler = HandlerConfig::new("subject");
+    let report = conformance::run(&registry, &subscription, &handler, &script).await;
+    report.unwrap()
+}
+
+#[tokio::test]
+async fn what_a_transactional_handler_gets_wrong_is_found() {
+    let Some(store) = Store::postgres().await else {
+        return;
+    };
+    store
+        .execute("create table public.subject (id text primary key)")
+        .await;
+    for (flaw, mistake, step, severity) in [
+        (
+            Flaw::EndsTheTransaction,
+            Mistake::OwnTransactionEnd,
+            Step::Order,
+            Outcome::Wrong,
+        ),
+        (
+            Flaw::GoesOnAfterAFailedStatement,
+            Mistake::FailedStatement,
+            Step::Order,
+            Outcome::Wrong,
+        ),
+        // Only a replay brings what is there already.
+        (
+            Flaw::RefusesWhatIsThere,
+            Mistake::RepeatRefused,
+            Step::Repeats,
+            Outcome::Note,
+        ),
+    ] {
+        let report = tried(flaw, &store).await;
+        let finding = report
+            .finding(mistake)
+            .unwrap_or_else(|| panic!("{report}"));
+        assert_eq!(
+            (finding.step, finding.severity),
+            (step, severity),
+            "{report}"
+        );
+        assert_eq!(report.is_sound(), severity == Outcome::Note, "{report}");
+    }
 }
 
 #[tokio::test]
