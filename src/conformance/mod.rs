@@ -231,6 +231,7 @@ async fn run_with(
         longest: Duration::ZERO,
         limits,
         instance,
+        step: Step::Ready,
         first: Vec::new(),
     };
     run.steps().await?;

@@ -154,7 +154,7 @@ impl Subject {
             Flaw::ShowsThePayload if events.iter().any(|event| is_bad(event)) => {
                 return BatchAnswer::All(reject(format!("refused: {}", data(&events[0]))));
             }
-            Flaw::ShowsThePayloadInARetry if call % 5 == 0 => {
+            Flaw::ShowsThePayloadInARetry if call.is_multiple_of(5) => {
                 return BatchAnswer::retry(format!("not now: {}", data(&events[0])));
             }
             Flaw::GivesNoReason if events.iter().any(|event| is_bad(event)) => {
@@ -169,7 +169,7 @@ impl Subject {
             }
             Flaw::RetriesAll => return BatchAnswer::retry("the shelf is full"),
             Flaw::RejectsAll => return BatchAnswer::All(reject("field Amount__c is missing")),
-            Flaw::HandlesPastARetry if events.len() > 1 && call % 3 == 0 => {
+            Flaw::HandlesPastARetry if events.len() > 1 && call.is_multiple_of(3) => {
                 let BatchAnswer::Each(mut answers) = self.each(batch) else {
                     return BatchAnswer::HANDLED;
                 };
