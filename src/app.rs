@@ -90,7 +90,7 @@ pub fn load_config(
 /// # Errors
 ///
 /// [`ConfigError`], with all problems at once.
-pub fn load_subscriptions(
+pub fn load_handlers(
     path: Option<&Path>,
     env: &dyn Env,
     registry: &Registry,
@@ -102,7 +102,7 @@ pub fn load_subscriptions(
         handler: &handler,
         ..Checks::NONE
     };
-    crate::config::load_subscriptions(path, env, &checks)
+    crate::config::load_handlers(path, env, &checks)
 }
 
 /// Why a handler that writes within the store's transactions cannot work with this store.

@@ -83,7 +83,7 @@ pub(super) async fn run(path: Option<&Path>, args: HandlerTestArgs) -> Result<Ex
     // when the configuration is checked.
     let standard_output = StandardOutput::to_standard_error()?;
     let registry = super::registry();
-    let (subscriptions, store) = app::load_subscriptions(path, &ProcessEnv, registry)?;
+    let (subscriptions, store) = app::load_handlers(path, &ProcessEnv, registry)?;
     let (subscription, handler) = find(&subscriptions, &args.name)?;
     let script = script(&args, store)?;
     if !confirmed(subscription, handler, &args)? {

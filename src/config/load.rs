@@ -148,7 +148,7 @@ pub fn load_vault(path: Option<&Path>, env: &dyn Env) -> Result<StoreConfig, Con
 /// # Errors
 ///
 /// [`ConfigError`], with all problems at once.
-pub fn load_subscriptions(
+pub fn load_handlers(
     path: Option<&Path>,
     env: &dyn Env,
     checks: &Checks<'_>,
