@@ -11,15 +11,18 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::ConformanceError;
-use crate::config::HandlerConfig;
+use crate::config::{HandlerConfig, StoreConfig};
 use crate::handler::{
     BatchAnswer, BatchLimits, EventBatch, Handler, Registry, TransactionalHandler, answer_to,
     reason_of, sql,
 };
-use crate::store::{Store, TransactionError, Work};
+use crate::store::{self, Store, StoreError, TransactionError, Work};
 
 /// How long a handler's own check may take, as in `orgstream check`.
 const CHECK_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long closing the store may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Threads of a handler's runtime: some may be blocked by it, and the others still go on.
 const THREADS: usize = 4;
@@ -30,9 +33,34 @@ const TICK: Duration = Duration::from_millis(1);
 /// How handlers are called that write within the store's transactions.
 #[derive(Clone)]
 pub(super) struct Within {
-    pub(super) store: Arc<dyn Store>,
+    config: StoreConfig,
+    store: Arc<dyn Store>,
     /// Committed, where the handler has handled anything; else everything is rolled back.
     pub(super) commit: bool,
+}
+
+impl Within {
+    /// Opens the store, and looks whether it answers.
+    pub(super) async fn open(config: StoreConfig, commit: bool) -> Result<Self, StoreError> {
+        let store = store::open(&config).await?;
+        store.ping().await?;
+        Ok(Self {
+            config,
+            store,
+            commit,
+        })
+    }
+
+    /// Opens it once more: the connections of a killed handler died with it.
+    pub(super) async fn open_again(&mut self) -> Result<(), StoreError> {
+        self.store = store::open(&self.config).await?;
+        Ok(())
+    }
+
+    /// Closes its connections, as far as they can be in a moment.
+    pub(super) async fn close(&self) {
+        let _ = tokio::time::timeout(CLOSE_LIMIT, self.store.close()).await;
+    }
 }
 
 /// How a call ended.

@@ -28,7 +28,7 @@ use serde_json::Value;
 
 use crate::config::{HandlerConfig, StoreConfig, SubscriptionConfig};
 use crate::handler::{HandlerConfigError, Registry};
-use crate::store::{self, Store, StoreError};
+use crate::store::StoreError;
 
 pub use far_side::FarSide;
 pub use report::{Finding, Mistake, Outcome, Report, Step, StepReport};
@@ -166,26 +166,9 @@ pub async fn run(
         return run_with(registry, subscription, handler, script, None, instance).await;
     }
     drop(instance);
-    let config = script.store.as_ref().filter(|store| store.is_postgres());
-    let store = store::open(config.ok_or(ConformanceError::NoStore)?).await?;
-    let within = Within {
-        store: store.clone(),
-        commit: script.commit,
-    };
-    let done = within_store(registry, subscription, handler, script, &*store, within).await;
-    store.close().await;
-    done
-}
-
-async fn within_store(
-    registry: &Registry,
-    subscription: &SubscriptionConfig,
-    handler: &HandlerConfig,
-    script: &Script,
-    store: &dyn Store,
-    within: Within,
-) -> Result<Report, ConformanceError> {
-    store.ping().await?;
+    let config = script.store.clone().filter(StoreConfig::is_postgres);
+    let config = config.ok_or(ConformanceError::NoStore)?;
+    let within = Within::open(config, script.commit).await?;
     let instance = Instance::start(registry, handler, Some(within.clone()))?;
     let within = Some(within);
     run_with(registry, subscription, handler, script, within, instance).await
@@ -234,6 +217,9 @@ async fn run_with(
         step: Step::Ready,
         first: Vec::new(),
     };
-    run.steps().await?;
-    Ok(run.report())
+    let done = run.steps().await;
+    if let Some(within) = &run.within {
+        within.close().await;
+    }
+    done.map(|()| run.report())
 }

@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
 use super::{Run, Stop, count};
+use crate::conformance::ConformanceError;
 use crate::conformance::call::{Came, Instance};
 use crate::conformance::events::Made;
 use crate::conformance::hand_over::{Broken, Lanes, Rules, Verdict};
@@ -159,11 +160,11 @@ impl Run<'_> {
         self.instance.kill();
         self.expect_handled(&did, &before, &verdicts, Mistake::RejectedSound);
         let first = self.look(&did, &before, &verdicts).await?;
-        self.build_again()?;
+        self.build_again().await?;
 
         let during = self.sound(&records, 3)?;
         self.kill_in_the_middle(&rules, &during).await;
-        self.build_again()?;
+        self.build_again().await?;
         // The answers to the last of the first were not stored yet.
         let mut events: Vec<Made> = before[before.len().saturating_sub(4)..].to_vec();
         let answered = events.len();
@@ -246,8 +247,12 @@ impl Run<'_> {
         Ok(format!("ended in order; a call after that: {told}"))
     }
 
-    fn build_again(&mut self) -> Result<(), Stop> {
+    async fn build_again(&mut self) -> Result<(), Stop> {
         self.instance.bury();
+        if let Some(within) = &mut self.within {
+            let opened = within.open_again().await;
+            opened.map_err(ConformanceError::Store)?;
+        }
         match Instance::start(self.registry, self.config, self.within.clone()) {
             Ok(instance) => {
                 self.instance = instance;
