@@ -6,6 +6,7 @@ use redis::{Connection, Value};
 
 use super::conformance;
 use super::endurance::{FarSide, Received, endure};
+use super::throughput::measure;
 use super::trouble::Bench;
 use crate::support::server::{Server, find, free_port, self_signed};
 use crate::support::{account_update, eventually, record};
@@ -431,4 +432,10 @@ async fn handler_test_finds_nothing_wrong_with_it() {
     conformance::tested(&config, &["redis", "--received", &look])
         .await
         .is_sound();
+}
+
+#[tokio::test]
+#[ignore = "a bench: run scripts/bench-handlers"]
+async fn bench_redis() {
+    measure("redis", async || Redis::start(&[]).await).await;
 }
