@@ -1,5 +1,7 @@
 //! Test events: real Avro, decoded as the daemon does it, and marked so that nobody takes them for an org's.
 
+mod schema;
+
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,11 +10,11 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use crate::avro::Schema;
 use crate::config::{Ordering, SubscriptionConfig};
-use crate::emulator::sample::{ACCOUNTS, CONTACTS, ORDERS, SCHEMAS};
 use crate::emulator::{Defaults, encode};
 use crate::event::{Event, OrgId, RawEvent, ReplayId, Source, Topic, TopicKind};
+
+use schema::{Kind, schema_texts};
 
 /// What the `id` of each test event begins with.
 const MARK: &str = "orgstreamtest-";
@@ -88,14 +90,6 @@ impl Oddity {
             Self::Many => "a change of 20 records",
         }
     }
-}
-
-/// Events of one kind.
-struct Kind {
-    schema: Schema,
-    texts: Vec<String>,
-    longs: Vec<String>,
-    doubles: Vec<String>,
 }
 
 /// Makes the events of a run.
@@ -206,7 +200,9 @@ impl Maker {
         let header = json!({"recordIds": [record]});
         let small = self.make(0, body.clone(), header.clone(), record, None)?;
         let room = LARGEST.saturating_sub(small.event.raw.payload.len());
-        body.insert(field, Value::String("x".repeat(room)));
+        let mut text = self.canary();
+        text.push_str(&"x".repeat(room.saturating_sub(text.len())));
+        body.insert(field, Value::String(text));
         let made = self.make(0, body, header, record, None)?;
         Ok(Some(made.called("an event of the largest size")))
     }
@@ -236,6 +232,7 @@ impl Maker {
         let mut header = json!({"recordIds": [record]});
         let number = self.next_kind();
         let mut body = self.sound_body(number);
+        let canary = self.canary();
         let kind = &self.kinds[number];
         let fill = |body: &mut Map<String, Value>, fields: &[String], value: Value| {
             for field in fields.iter().take(2) {
@@ -243,11 +240,11 @@ impl Maker {
             }
         };
         match oddity {
-            Oddity::Nul => fill(&mut body, &kind.texts, json!("a\0b")),
+            Oddity::Nul => fill(&mut body, &kind.texts, json!(format!("{canary}\0"))),
             Oddity::Texts => {
                 let text = "\"quotes' \\ back\\slash\r\n\ttab \u{2028} \u{202e}right to left\u{202c} \u{1f980} \
                             <&> $(x) %s ';--";
-                fill(&mut body, &kind.texts, json!(text));
+                fill(&mut body, &kind.texts, json!(format!("{canary} {text}")));
             }
             Oddity::Numbers => {
                 fill(&mut body, &kind.longs, json!(i64::MAX));
@@ -395,98 +392,11 @@ impl Maker {
     }
 }
 
-impl Kind {
-    fn new(mut schema: Value, key: Option<&str>) -> Result<Self, String> {
-        let mut texts = Vec::new();
-        let mut longs = Vec::new();
-        let mut doubles = Vec::new();
-        let mut has_key = key.is_none();
-        let fields = schema["fields"].as_array_mut();
-        let fields = fields.ok_or("the schema has no fields")?;
-        for field in fields.iter() {
-            let Some(name) = field["name"].as_str() else {
-                continue;
-            };
-            if Some(name) == key {
-                has_key = true;
-                continue;
-            }
-            // References and fields of the platform's own have rules that a test event would break.
-            let plain =
-                !name.ends_with("Id") && !name.ends_with("Date") && name != "SystemModstamp";
-            let of = match &field["type"] {
-                Value::Array(union) if union.len() == 2 && union[0] == "null" => union[1].as_str(),
-                _ => None,
-            };
-            match of {
-                Some("string") if plain => texts.push(name.to_owned()),
-                Some("long") if plain => longs.push(name.to_owned()),
-                Some("double") if plain => doubles.push(name.to_owned()),
-                _ => {}
-            }
-        }
-        if let Some(key) = key.filter(|_| !has_key) {
-            fields.push(json!({"name": key, "type": ["null", "string"]}));
-        }
-        let schema = Schema::parse(&schema.to_string())
-            .map_err(|error| format!("the schema of the test events cannot be used: {error}"))?;
-        Ok(Self {
-            schema,
-            texts,
-            longs,
-            doubles,
-        })
-    }
-}
-
 fn is_change(topic: &Topic) -> bool {
     matches!(
         topic.kind(),
         TopicKind::ChangeEvent | TopicKind::ChangeEventChannel
     )
-}
-
-/// The schemas of a topic's events: of a channel several.
-fn schema_texts(topic: &Topic, folder: Option<&Path>) -> Vec<Value> {
-    let ours = |name: &str| {
-        let of = SCHEMAS.iter().find(|(topic, _)| *topic == name);
-        of.and_then(|(_, text)| serde_json::from_str::<Value>(text).ok())
-    };
-    match topic.kind() {
-        TopicKind::ChangeEventChannel => {
-            [ACCOUNTS, CONTACTS].into_iter().filter_map(ours).collect()
-        }
-        TopicKind::PlatformEventChannel => ours(ORDERS).into_iter().collect(),
-        kind => {
-            let name = topic.name();
-            let theirs = folder.and_then(|folder| in_folder(folder, name));
-            let stand_in = || {
-                let like = if kind == TopicKind::ChangeEvent {
-                    ACCOUNTS
-                } else {
-                    ORDERS
-                };
-                let mut schema = ours(like)?;
-                schema["name"] = json!(name);
-                Some(schema)
-            };
-            let found = theirs.or_else(|| ours(topic.as_str())).or_else(stand_in);
-            found.into_iter().collect()
-        }
-    }
-}
-
-/// The last schema of this record in a folder of schemas. What cannot be read is none.
-fn in_folder(folder: &Path, record: &str) -> Option<Value> {
-    let files = std::fs::read_dir(folder).ok()?.flatten();
-    let mut files: Vec<_> = files
-        .map(|file| file.path())
-        .filter(|path| path.extension().is_some_and(|end| end == "avsc"))
-        .collect();
-    files.sort();
-    let read = |path| serde_json::from_str::<Value>(&std::fs::read_to_string(path).ok()?).ok();
-    let schemas = files.into_iter().rev().filter_map(read);
-    schemas.into_iter().find(|schema| schema["name"] == record)
 }
 
 fn object(value: Option<&Value>, what: &str) -> Result<Option<Map<String, Value>>, String> {

@@ -151,8 +151,12 @@ impl Subject {
             Flaw::NeverAnswers if call > 5 => std::future::pending().await,
             #[expect(clippy::disallowed_methods, reason = "that is the mistake")]
             Flaw::BlocksItsThread if call > 5 => std::thread::sleep(Duration::from_secs(5)),
-            Flaw::ShowsThePayload if events.iter().any(|event| is_bad(event)) => {
-                return BatchAnswer::All(reject(format!("refused: {}", data(&events[0]))));
+            Flaw::ShowsThePayload => {
+                let taken = |event: &Arc<Event>| match is_bad(event) {
+                    true => reject(format!("refused: {}", data(event))),
+                    false => self.take(event),
+                };
+                return BatchAnswer::Each(events.iter().map(taken).collect());
             }
             Flaw::ShowsThePayloadInARetry if call.is_multiple_of(5) => {
                 return BatchAnswer::retry(format!("not now: {}", data(&events[0])));
