@@ -3,11 +3,11 @@
 mod custom;
 mod endurance;
 mod exec;
+mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(any(feature = "nats", feature = "redis"))]
 mod trouble;
 mod webhook;
