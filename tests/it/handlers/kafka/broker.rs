@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 use tokio::process::Command;
 
+use super::listener::Gate;
 use crate::handlers::endurance::{FarSide, Received};
 use crate::support::daemon::project;
 use crate::support::eventually;
@@ -81,19 +82,34 @@ impl Broker {
     }
 }
 
-impl FarSide for Broker {
+/// A broker behind a gate. It loses what it acknowledges while it ends, so it ends when nothing gets through any more;
+/// answers to what it has are cut off.
+pub(super) struct Gated {
+    broker: Broker,
+    gate: Gate,
+}
+
+impl Gated {
+    pub(super) async fn new(broker: Broker) -> Self {
+        let gate = Gate::before(broker.server.port).await;
+        Self { broker, gate }
+    }
+}
+
+impl FarSide for Gated {
     fn handler(&self) -> String {
-        Self::handler(self)
+        handler(&format!("127.0.0.1:{}", self.gate.port))
     }
 
-    /// In order: it acknowledges what it has not written yet, so that SIGKILL would lose some.
     async fn restart(&mut self) {
-        self.server.stop().await;
-        self.up().await;
+        self.gate.set_open(false);
+        self.broker.server.stop().await;
+        self.broker.up().await;
+        self.gate.set_open(true);
     }
 
     async fn received(&self) -> Vec<Received> {
-        self.reader.received().await
+        self.broker.reader.received().await
     }
 }
 
@@ -188,7 +204,7 @@ impl Reader {
             .output()
             .await
             .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
+        let text = String::from_utf8_lossy(&output.stdout); // Avro is no text
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()

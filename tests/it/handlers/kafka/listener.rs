@@ -1,15 +1,16 @@
-//! A listener with TLS, and where it is wanted SASL PLAIN, before a broker that has neither.
+//! Listeners before a broker that has less: with TLS, with SASL PLAIN, or plain ones that can be shut.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 /// A CA, and what it vouches for: a broker whose name is not that of its host, and a client.
@@ -23,6 +24,8 @@ impl Papers {
     pub(super) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let name = format!("CA {}", fastrand::u64(..));
+        params.distinguished_name.push(DnType::CommonName, name);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let signed = |name: &str| {
             let key = KeyPair::generate().unwrap();
@@ -77,6 +80,37 @@ impl Papers {
             }
         });
         own
+    }
+}
+
+/// A plain listener that carries to `target` while it is open; shut, it ends every connection.
+pub(super) struct Gate {
+    pub(super) port: u16,
+    open: watch::Sender<bool>,
+}
+
+impl Gate {
+    pub(super) async fn before(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (open, seen) = watch::channel(true);
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                let mut seen = seen.clone();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = carry(client, target, port, None) => {}
+                        _ = seen.wait_for(|open| !open) => {}
+                    }
+                });
+            }
+        });
+        Self { port, open }
+    }
+
+    pub(super) fn set_open(&self, open: bool) {
+        self.open.send_replace(open);
     }
 }
 
