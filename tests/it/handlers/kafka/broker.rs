@@ -35,6 +35,11 @@ pub(super) fn tool(folder: &str, begins: &str) -> Option<PathBuf> {
     found
 }
 
+/// The program that reads.
+pub(super) fn kcat() -> Option<PathBuf> {
+    find("kcat", "ORGSTREAM_REQUIRE_KAFKA")
+}
+
 pub(super) struct Broker {
     pub(super) server: Server,
     reader: Reader,
@@ -44,7 +49,7 @@ impl Broker {
     /// Nothing runs yet; `None` where there is nothing to test with.
     pub(super) fn prepare() -> Option<Self> {
         let server = Server::new(tool("noida_db", "noida-db")?);
-        let reader = Reader::of(&format!("127.0.0.1:{}", server.port), TOPIC)?;
+        let reader = Reader::of(kcat()?, &format!("127.0.0.1:{}", server.port), TOPIC);
         Some(Self { server, reader })
     }
 
@@ -156,13 +161,13 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn of(brokers: &str, topic: &str) -> Option<Self> {
-        Some(Self {
-            kcat: find("kcat", "ORGSTREAM_REQUIRE_KAFKA")?,
+    pub(super) fn of(kcat: PathBuf, brokers: &str, topic: &str) -> Self {
+        Self {
+            kcat,
             brokers: brokers.to_owned(),
             topic: topic.to_owned(),
             read: Mutex::new(vec![Vec::new(); 3]),
-        })
+        }
     }
 
     /// All records, partition by partition.

@@ -19,6 +19,7 @@ impl Mock {
     pub(super) fn start(brokers: usize) -> Option<Self> {
         let python = find("python3", "ORGSTREAM_REQUIRE_KAFKA")?;
         let library = broker::tool("confluent_kafka.libs", "librdkafka")?;
+        let kcat = broker::kcat()?;
         let mut child = Command::new(python)
             .arg(broker::here().join("mock.py"))
             .arg(library)
@@ -34,7 +35,7 @@ impl Mock {
         hear.read_line(&mut brokers).unwrap();
         let brokers = brokers.trim().to_owned();
         let mut mock = Self {
-            reader: Reader::of(&brokers, TOPIC)?,
+            reader: Reader::of(kcat, &brokers, TOPIC),
             child,
             say,
             hear,
