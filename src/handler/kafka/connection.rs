@@ -162,7 +162,10 @@ impl Connection {
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         match &*waiting {
             Waiting::Over(_) => false,
-            Waiting::Open(requests) => !requests.is_empty() || used.elapsed() < LONGEST_REST,
+            // An asker that is gone waits for nothing.
+            Waiting::Open(askers) => {
+                used.elapsed() < LONGEST_REST || askers.values().any(|asker| !asker.is_closed())
+            }
         }
     }
 

@@ -187,28 +187,35 @@ mod tests {
         }
     }
 
-    /// The example of RFC 7677.
+    /// The example of RFC 7677; with SHA-512 as Python's hashlib has it.
     #[test]
     fn scram_is_that_of_the_standard() {
-        let scram = Scram::new(
-            Mechanism::Scram256,
-            &login(Mechanism::Scram256),
-            "rOprNGfwEbeRWgbNEkqO",
-        );
-        assert_eq!(scram.first, "n=user,r=rOprNGfwEbeRWgbNEkqO");
-        let challenge = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
-        let (talk, turn) = Talk::First(scram).next(challenge.as_bytes()).unwrap();
-        let Turn::Say(last) = turn else {
-            panic!("nothing to say");
-        };
-        assert_eq!(
-            String::from_utf8(last).unwrap(),
-            "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
-        );
-        let (_, turn) = talk
-            .next(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
-            .unwrap();
-        assert!(matches!(turn, Turn::Done));
+        for (mechanism, proof, signature) in [
+            (
+                Mechanism::Scram256,
+                "dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
+                "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
+            ),
+            (
+                Mechanism::Scram512,
+                "gMGXRcevScNtxZ6/8lQYpGtnsNAc3mGcmNomv+xnoOMw+3R2xNJdMNnzMlTN8PPC6wdp6dybEmDYXYTxwnYPJQ==",
+                "ZQnYEgWQMFmmsM8aQMF0nDDCy/AgCzkwk8CmMZYcMg0vSVlKDanekLtifDSeVGT4+5ZxXnJq199RVG2rR7N7Zw==",
+            ),
+        ] {
+            let scram = Scram::new(mechanism, &login(mechanism), "rOprNGfwEbeRWgbNEkqO");
+            assert_eq!(scram.first, "n=user,r=rOprNGfwEbeRWgbNEkqO");
+            let nonce = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
+            let challenge = format!("r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096");
+            let (talk, turn) = Talk::First(scram).next(challenge.as_bytes()).unwrap();
+            let Turn::Say(last) = turn else {
+                panic!("nothing to say");
+            };
+            let expected = format!("c=biws,r={nonce},p={proof}");
+            assert_eq!(String::from_utf8(last).unwrap(), expected);
+            let owed = format!("v={signature}");
+            let (_, turn) = talk.next(owed.as_bytes()).unwrap();
+            assert!(matches!(turn, Turn::Done));
+        }
     }
 
     #[test]

@@ -186,7 +186,14 @@ impl Producer {
                 );
                 return Err(Trouble::new(Kind::Passing, reason));
             }
-            Some(leader) => self.cluster.broker(leader).await?,
+            // Where others are there, one of them takes over.
+            Some(leader) => self.cluster.broker(leader).await.map_err(|trouble| {
+                let kind = match trouble.kind {
+                    Kind::Connection => Kind::Passing,
+                    kind => kind,
+                };
+                Trouble { kind, ..trouble }
+            })?,
         };
         let version = broker.version(PRODUCE)?;
         if self.idempotent && lane.stamp.is_none() {

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::process::Command;
@@ -185,30 +186,17 @@ impl Reader {
 
     async fn after(&self, partition: usize, offset: i64) -> Vec<Value> {
         let (partition, offset) = (partition.to_string(), offset.to_string());
-        let output = Command::new(&self.kcat)
-            .args([
-                "-C",
-                "-e",
-                "-q",
-                "-J",
-                "-b",
-                &self.brokers,
-                "-t",
-                &self.topic,
-            ])
-            .args(["-p", &partition, "-o", &offset])
-            .args([
-                "-X",
-                "check.crcs=true",
-                "-X",
-                "fetch.wait.max.ms=5",
-                "-X",
-                "log_level=0",
-            ])
-            .kill_on_drop(true)
-            .output()
-            .await
-            .unwrap();
+        let mut kcat = Command::new(&self.kcat);
+        kcat.args(["-C", "-e", "-q", "-J", "-b", &self.brokers])
+            .args(["-t", &self.topic, "-p", &partition, "-o", &offset])
+            .args(["-X", "check.crcs=true", "-X", "fetch.wait.max.ms=5"])
+            .args(["-X", "log_level=0"])
+            .kill_on_drop(true);
+        // It waits for a broker that is away.
+        let Ok(output) = tokio::time::timeout(Duration::from_secs(3), kcat.output()).await else {
+            return Vec::new();
+        };
+        let output = output.unwrap();
         let text = String::from_utf8_lossy(&output.stdout); // Avro is no text
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())

@@ -185,6 +185,38 @@ async fn a_partition_whose_leader_changes_is_followed_without_loss_or_repeat() {
 }
 
 #[tokio::test]
+async fn while_one_broker_of_several_is_away_its_partitions_wait_and_the_others_go_on() {
+    let Some(mut mock) = Mock::start(3) else {
+        return;
+    };
+    for partition in 0..3 {
+        mock.tell(&format!(
+            "leader {} {partition} {}",
+            broker::TOPIC,
+            partition + 1
+        ));
+    }
+    let mut bench = Bench::start(&mock.handler()).await;
+    bench.publish(30).await;
+    mock.reader.has(30).await;
+    let partitions = mock.reader.records().await;
+    let filled: Vec<usize> = (0..3).filter(|p| !partitions[*p].is_empty()).collect();
+    assert!(filled.len() > 1, "the records are in one partition");
+    mock.tell(&format!("down {}", filled[0] + 1));
+    bench.publish(3).await;
+    let others = partitions[filled[1]].len();
+    eventually("another partition to go on", async || {
+        let now = mock.reader.records().await;
+        (now[filled[1]].len() > others).then_some(())
+    })
+    .await;
+    let next = if filled[0] == 0 { 2 } else { 1 };
+    mock.tell(&format!("leader {} {} {next}", broker::TOPIC, filled[0]));
+    mock.reader.has(33).await;
+    bench.nothing_parked().await;
+}
+
+#[tokio::test]
 async fn brokers_that_forget_who_we_are_get_a_new_identity() {
     let Some(mut mock) = Mock::start(1) else {
         return;
