@@ -345,4 +345,6 @@ fn in_batches(records: &[Record]) -> Vec<std::ops::Range<usize>> {
 }
 
 #[cfg(test)]
+mod scripted;
+#[cfg(test)]
 mod tests;

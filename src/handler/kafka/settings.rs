@@ -296,6 +296,8 @@ fn read_tls(options: &mut Options<'_>, heroku: &Heroku, secure: bool) -> Option<
             "ca_file",
             "client_cert",
             "client_cert_file",
+            "client_key",
+            "client_key_file",
             "tls_verify_host",
         ] {
             if options.has(key) {

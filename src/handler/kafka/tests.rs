@@ -139,11 +139,11 @@ fn names_are_not_looked_at_only_where_the_trusted_certificates_are_named() {
     assert!(read(&options, &[]).is_ok());
 }
 
-fn handler(options: &str) -> KafkaHandler {
+pub(super) fn handler(options: &str) -> KafkaHandler {
     KafkaHandler::new(read(options, &[]).unwrap())
 }
 
-fn answers(answer: BatchAnswer) -> Vec<Answer> {
+pub(super) fn answers(answer: BatchAnswer) -> Vec<Answer> {
     match answer {
         BatchAnswer::Each(answers) => answers,
         BatchAnswer::All(answer) => panic!("one answer for all: {answer:?}"),
