@@ -158,7 +158,15 @@ pub(super) struct Reader {
     kcat: PathBuf,
     brokers: String,
     topic: String,
-    read: Mutex<Vec<Vec<Value>>>,
+    read: Mutex<[Partition; 3]>,
+}
+
+/// What was read of a partition.
+#[derive(Default)]
+struct Partition {
+    records: Vec<Value>,
+    /// Of the first of these, what they say.
+    received: Vec<Received>,
 }
 
 impl Reader {
@@ -167,21 +175,25 @@ impl Reader {
             kcat,
             brokers: brokers.to_owned(),
             topic: topic.to_owned(),
-            read: Mutex::new(vec![Vec::new(); 3]),
+            read: Mutex::default(),
         }
     }
 
     /// All records, partition by partition.
     pub(super) async fn records(&self) -> Vec<Vec<Value>> {
-        let mut read = self.read.lock().unwrap().clone();
-        for (partition, records) in read.iter_mut().enumerate() {
-            let next = records
-                .last()
-                .map_or(0, |last| last["offset"].as_i64().unwrap() + 1);
-            records.extend(self.after(partition, next).await);
+        self.read_on().await;
+        let read = self.read.lock().unwrap();
+        read.iter().map(|one| one.records.clone()).collect()
+    }
+
+    async fn read_on(&self) {
+        let mut read = std::mem::take(&mut *self.read.lock().unwrap());
+        for (partition, one) in read.iter_mut().enumerate() {
+            let last = one.records.last();
+            let next = last.map_or(0, |last| last["offset"].as_i64().unwrap() + 1);
+            one.records.extend(self.after(partition, next).await);
         }
-        self.read.lock().unwrap().clone_from(&read);
-        read
+        *self.read.lock().unwrap() = read;
     }
 
     async fn after(&self, partition: usize, offset: i64) -> Vec<Value> {
@@ -204,17 +216,13 @@ impl Reader {
     }
 
     pub(super) async fn received(&self) -> Vec<Received> {
-        let records = self.records().await;
-        let received = records.iter().flatten().map(|record| {
-            let event: Value = serde_json::from_str(record["payload"].as_str().unwrap()).unwrap();
-            assert_eq!(record["key"], event["subject"]);
-            let headers: Vec<&str> = texts(&record["headers"]);
-            let id = format!("accounts:{}", event["id"].as_str().unwrap());
-            let kind = "application/cloudevents+json; charset=UTF-8";
-            assert_eq!(headers, ["content-type", kind, "idempotency-key", &id]);
-            Received::of(&event)
-        });
-        received.collect()
+        self.read_on().await;
+        let mut read = self.read.lock().unwrap();
+        for one in read.iter_mut() {
+            let new = one.records[one.received.len()..].iter().map(received);
+            one.received.extend(new.collect::<Vec<_>>());
+        }
+        read.iter().flat_map(|one| one.received.clone()).collect()
     }
 
     /// Waits until so many are there, and looks that these are the first events, each once and in order.
@@ -231,6 +239,17 @@ impl Reader {
         numbers.sort_unstable();
         assert_eq!(numbers, (0..count).collect::<Vec<_>>());
     }
+}
+
+/// What a record says, and that it has the key and the headers that it should.
+fn received(record: &Value) -> Received {
+    let event: Value = serde_json::from_str(record["payload"].as_str().unwrap()).unwrap();
+    assert_eq!(record["key"], event["subject"]);
+    let id = format!("accounts:{}", event["id"].as_str().unwrap());
+    let kind = "application/cloudevents+json; charset=UTF-8";
+    let expected = ["content-type", kind, "idempotency-key", &id];
+    assert_eq!(texts(&record["headers"]), expected);
+    Received::of(&event)
 }
 
 pub(super) fn texts(list: &Value) -> Vec<&str> {
