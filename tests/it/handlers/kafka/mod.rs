@@ -11,6 +11,7 @@ mod mock;
 use serde_json::Value;
 
 use super::endurance::endure;
+use super::throughput::measure;
 use super::trouble::Bench;
 use crate::support::eventually;
 use broker::{Broker, Gated, texts};
@@ -332,4 +333,15 @@ async fn a_refused_login_keeps_events_waiting_until_it_is_right() {
     let mut bench = Bench::start(&login("plain", "right")).await;
     bench.publish(3).await;
     broker.has(3).await;
+}
+
+#[tokio::test]
+#[ignore = "a bench: run scripts/bench-handlers"]
+async fn bench_kafka() {
+    let start = async || {
+        let broker = Broker::start().await?;
+        broker.create(&[]);
+        Some(Gated::new(broker).await)
+    };
+    measure("kafka", start).await;
 }
