@@ -16,7 +16,7 @@ use tracing::{error, info};
 use crate::avro::{SchemaCache, SchemaShelf};
 use crate::config::{
     Checks, Config, ConfigError, Env, HandlerConfig, HandlerProblem, Loaded, MAX_HANDLERS,
-    ProcessEnv, SalesforceConfig, StoreConfig, Subscriptions,
+    ProcessEnv, SalesforceConfig, StoreConfig, SubscriptionConfig, Subscriptions,
 };
 use crate::handler::{Handler, HandlerConfigError, Registry};
 use crate::salesforce::auth::{
@@ -82,6 +82,27 @@ pub fn load_config(
         handler: &handler,
     };
     crate::config::load(path, subscriptions, env, &checks)
+}
+
+/// Loads the subscriptions, with their handlers checked as by [`load_config`], and where the store is. The other
+/// sections are not looked at.
+///
+/// # Errors
+///
+/// [`ConfigError`], with all problems at once.
+pub fn load_handlers(
+    path: Option<&Path>,
+    env: &dyn Env,
+    registry: &Registry,
+) -> Result<(Vec<SubscriptionConfig>, StoreConfig), ConfigError> {
+    let handler = |config: &HandlerConfig, store: Option<&StoreConfig>| {
+        handler_problems(registry, config, store)
+    };
+    let checks = Checks {
+        handler: &handler,
+        ..Checks::NONE
+    };
+    crate::config::load_handlers(path, env, &checks)
 }
 
 /// Why a handler that writes within the store's transactions cannot work with this store.

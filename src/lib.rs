@@ -9,6 +9,7 @@
 //! - [`cli::main_with`]: the whole program, with a registry of one's own; [`app::run`] is the daemon alone.
 //! - [`config`]: what users write, as plain values.
 //! - [`emulator`]: an org in memory, to test against.
+//! - [`conformance`]: whether a handler keeps its contract, as `orgstream handler-test` finds out.
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -48,6 +49,7 @@ pub mod app;
 pub mod avro;
 pub mod cli;
 pub mod config;
+pub mod conformance;
 pub mod emulator;
 pub mod event;
 pub mod handler;

@@ -8,6 +8,7 @@ mod control;
 mod dead_letters;
 mod demo;
 mod emulator;
+mod handler_test;
 mod holes;
 mod interrupt;
 mod migrate;
@@ -63,6 +64,7 @@ enum Command {
     /// second one stops at once.
     Run,
     Check(check::CheckArgs),
+    HandlerTest(Box<handler_test::HandlerTestArgs>),
     Status(status::StatusArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Replay(replay::ReplayArgs),
@@ -195,6 +197,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Run => run::run(config).await,
         Command::Check(args) => check::run(config, args).await,
+        Command::HandlerTest(args) => handler_test::run(config, *args).await,
         Command::Status(args) => status::run(config, args).await,
         Command::DeadLetters(args) => dead_letters::run(config, args).await,
         Command::Replay(args) => replay::run(config, args).await,

@@ -14,7 +14,9 @@ use super::reader::Reader;
 use super::section::{Section, Var};
 use super::store::Credentials;
 use super::subscription::{self, TOPICS};
-use super::{AuthConfig, Checks, Config, HandlerConfig, SalesforceConfig, StoreConfig};
+use super::{
+    AuthConfig, Checks, Config, HandlerConfig, SalesforceConfig, StoreConfig, SubscriptionConfig,
+};
 
 /// The file that is read where none is named.
 const DEFAULT_FILE: &str = "orgstream.toml";
@@ -139,6 +141,35 @@ pub fn load_vault(path: Option<&Path>, env: &dyn Env) -> Result<StoreConfig, Con
     document.read_section(env, |root| {
         super::store::read(root.table("store"), Credentials::Kept)
     })
+}
+
+/// Loads the subscriptions, and where the store is: for a command that tries handlers and does not sign in.
+///
+/// # Errors
+///
+/// [`ConfigError`], with all problems at once.
+pub fn load_handlers(
+    path: Option<&Path>,
+    env: &dyn Env,
+    checks: &Checks<'_>,
+) -> Result<(Vec<SubscriptionConfig>, StoreConfig), ConfigError> {
+    let document = Document::find(Path::new(""), path, env)?;
+    if document.entries.is_none() && env.var(TOPICS).is_none() {
+        return Err(ConfigError::Missing {
+            looked_for: DEFAULT_FILE,
+        });
+    }
+    let reader = Reader::new(env, document.source.clone());
+    let root = Section::root(&reader, document.entries.as_ref());
+    let store = super::store::read(root.table("store"), Credentials::Elsewhere);
+    let handler = |handler: &HandlerConfig| (checks.handler)(handler, store.as_ref());
+    let sections = root.tables("subscription");
+    let subscriptions = subscription::read_all(sections, &reader, &handler);
+    let (problems, _) = reader.into_findings();
+    match store {
+        Some(store) if problems.is_empty() => Ok((subscriptions, store)),
+        _ => Err(ConfigError::Invalid(problems)),
+    }
 }
 
 /// [`load`], with the current directory given, so that tests have one each.

@@ -35,8 +35,8 @@ pub use duration::{parse_bytes, parse_duration};
 pub use env::{Env, ProcessEnv};
 pub use error::{ConfigError, Place, Problem};
 pub use load::{
-    Loaded, Origin, Subscriptions, load, load_bus_retention, load_salesforce, load_store,
-    load_vault,
+    Loaded, Origin, Subscriptions, load, load_bus_retention, load_handlers, load_salesforce,
+    load_store, load_vault,
 };
 pub(crate) use show::masked_url;
 pub use show::show;

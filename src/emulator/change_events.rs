@@ -7,22 +7,22 @@ use crate::avro::Schema;
 
 /// What a change event's header says where the publisher leaves it out.
 #[derive(Debug, Clone)]
-pub(super) struct Defaults {
+pub(crate) struct Defaults {
     /// Milliseconds since 1970.
-    pub(super) now_ms: i64,
+    pub(crate) now_ms: i64,
     /// Groups the events of one transaction.
-    pub(super) transaction_key: String,
+    pub(crate) transaction_key: String,
     /// Place within the transaction, from 1.
-    pub(super) sequence_number: i32,
+    pub(crate) sequence_number: i32,
     /// Beyond 2^53, as newer orgs send it.
-    pub(super) commit_number: i64,
+    pub(crate) commit_number: i64,
     /// User ID, 18 characters.
-    pub(super) user_id: String,
+    pub(crate) user_id: String,
 }
 
 /// An event that could not be made. Names the field and never its value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum EventError {
+pub(crate) enum EventError {
     #[error("an event is a JSON object with the event's fields")]
     NotAnObject,
     #[error("ChangeEventHeader is a JSON object; {0} in it is a list of field names")]
@@ -39,7 +39,7 @@ pub(super) fn is_change_event(schema: &Schema) -> bool {
 }
 
 /// One event as Avro. `fields` may hold a partial `ChangeEventHeader` where the schema has one.
-pub(super) fn encode(
+pub(crate) fn encode(
     schema: &Schema,
     fields: &Value,
     defaults: &Defaults,

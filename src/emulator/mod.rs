@@ -44,6 +44,7 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 use crate::salesforce::pubsub::proto::pub_sub_server::PubSubServer;
 
 pub use bus::StoredEvent;
+pub(crate) use change_events::{Defaults, encode};
 pub use clock::ClockOutOfRange;
 pub use config::{App, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_USERNAME, EmulatorConfig};
 pub use errors::{CODES, Call};

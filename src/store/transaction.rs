@@ -91,4 +91,15 @@ pub trait Transactions: Send + Sync {
     ///
     /// As [`Transactions::transact`], without a lease.
     async fn try_out(&self, limit: Duration, work: &mut dyn Work) -> Result<(), TransactionError>;
+
+    /// Does work without any event of a subscription, and commits it where it gives true for anything.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transactions::transact`], without a lease.
+    async fn transact_unmarked(
+        &self,
+        limit: Duration,
+        work: &mut dyn Work,
+    ) -> Result<(), TransactionError>;
 }

@@ -35,18 +35,48 @@ impl Transactions for PostgresStore {
         let seat = self.handler_connections.seat().await?;
         let limits = (limit, self.longest_pause);
         let stage = Stage::default();
-        let conversation = converse(seat, Some(hand_over), limits, &stage, work);
+        let conversation = converse(seat, Purpose::HandOver(hand_over), limits, &stage, work);
         in_time(limit, &stage, conversation).await
     }
 
     async fn try_out(&self, limit: Duration, work: &mut dyn Work) -> Result<(), TransactionError> {
+        self.converse_alone(Purpose::Trial, limit, work).await
+    }
+
+    async fn transact_unmarked(
+        &self,
+        limit: Duration,
+        work: &mut dyn Work,
+    ) -> Result<(), TransactionError> {
+        self.converse_alone(Purpose::Unmarked, limit, work).await
+    }
+}
+
+impl PostgresStore {
+    /// A transaction of no subscription.
+    async fn converse_alone(
+        &self,
+        purpose: Purpose<'_>,
+        limit: Duration,
+        work: &mut dyn Work,
+    ) -> Result<(), TransactionError> {
         let stage = Stage::default();
         in_time(limit, &stage, async {
             let seat = self.handler_connections.seat().await?;
-            converse(seat, None, (limit, self.longest_pause), &stage, work).await
+            converse(seat, purpose, (limit, self.longest_pause), &stage, work).await
         })
         .await
     }
+}
+
+/// What a transaction is for.
+enum Purpose<'a> {
+    /// Events, whose marks are stored with it.
+    HandOver(HandOver<'a>),
+    /// To see whether it could be done: rolled back.
+    Trial,
+    /// Work that has no marks.
+    Unmarked,
 }
 
 /// How far a conversation is: from the moment that it asks for the commit, nobody knows its outcome before
@@ -80,7 +110,7 @@ async fn in_time(
 /// One transaction from beginning to end, on a connection that rests afterwards if it is sound.
 async fn converse(
     seat: Seat<'_>,
-    hand_over: Option<HandOver<'_>>,
+    purpose: Purpose<'_>,
     (limit, pause): (Duration, Duration),
     stage: &Stage,
     work: &mut dyn Work,
@@ -97,13 +127,19 @@ async fn converse(
     // Known to sqlx as a transaction, so that one that the work begins is a savepoint of it.
     let begun = lent.connection().begin_with(begin).await;
     let mut tx = begun.map_err(StoreError::from)?;
-    let done = match hand_over {
-        Some(hand_over) => hand_events_over(&mut tx, hand_over, work).await,
-        None => work
-            .run(&mut tx, &[])
-            .await
-            .map(|_| false)
-            .map_err(TransactionError::Work),
+    let done = match purpose {
+        Purpose::HandOver(hand_over) => hand_events_over(&mut tx, hand_over, work).await,
+        Purpose::Trial => {
+            let done = work.run(&mut tx, &[]).await.map(|_| false);
+            done.map_err(TransactionError::Work)
+        }
+        Purpose::Unmarked => {
+            let done = work
+                .run(&mut tx, &[])
+                .await
+                .map(|done| done.contains(&true));
+            done.map_err(TransactionError::Work)
+        }
     };
     match done {
         Ok(true) => {

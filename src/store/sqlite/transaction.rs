@@ -21,6 +21,14 @@ impl Transactions for SqliteStore {
     async fn try_out(&self, _: Duration, _: &mut dyn Work) -> Result<(), TransactionError> {
         Err(refused())
     }
+
+    async fn transact_unmarked(
+        &self,
+        _: Duration,
+        _: &mut dyn Work,
+    ) -> Result<(), TransactionError> {
+        Err(refused())
+    }
 }
 
 fn refused() -> TransactionError {

@@ -163,6 +163,7 @@ postgres_suite! {
     a_dead_letter_is_resolved_with_the_rows,
     an_event_of_a_side_replay_is_done_as_often_as_it_is_given,
     a_trial_sees_the_database_and_leaves_nothing,
+    work_without_marks_is_committed_where_it_has_done_anything,
     a_position_written_late_takes_no_mark_that_it_has_not_passed,
     positions_are_written_while_all_handlers_are_in_their_transactions,
 }

@@ -476,6 +476,21 @@ pub(super) async fn a_trial_sees_the_database_and_leaves_nothing(bed: &Bed) {
     store.close().await;
 }
 
+pub(super) async fn work_without_marks_is_committed_where_it_has_done_anything(bed: &Bed) {
+    let (store, _) = ready(bed).await;
+    for (done, rows) in [(false, 0), (true, 1)] {
+        let mut task = task(move |conn, _| {
+            Box::pin(async move {
+                write_all(conn, vec![false]).await?;
+                Ok(vec![done])
+            })
+        });
+        store.transact_unmarked(LIMIT, &mut task).await.unwrap();
+        assert_eq!(stored(bed).await, (rows, 0));
+    }
+    store.close().await;
+}
+
 pub(super) async fn a_position_written_late_takes_no_mark_that_it_has_not_passed(bed: &Bed) {
     let (store, lease) = ready(bed).await;
     transact(&*store, &lease, &ahead(&["a", "b", "c"]), write_all)

@@ -45,6 +45,15 @@ async fn the_example_is_a_daemon_that_knows_its_handler() {
         let status = daemon.ended().await;
         assert_eq!(status.code(), Some(0), "{:?}", daemon.log());
     }
+    let mut tester = Daemon::program(
+        &example,
+        &["handler-test", "folder", "--yes"],
+        &config,
+        &BTreeMap::new(),
+    );
+    let status = tester.ended().await;
+    assert_eq!(status.code(), Some(0), "{:?}", tester.log());
+    std::fs::remove_dir_all(folder.path().join("events")).unwrap();
     let events: Vec<Value> = (0..20)
         .map(|n| account_update(&record(n), &n.to_string()))
         .collect();

@@ -1,5 +1,6 @@
 //! Handlers against what they write to: the daemon, the emulator and the far side, each a process.
 
+mod conformance;
 mod custom;
 mod endurance;
 mod exec;

@@ -7,6 +7,7 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions};
 use serde_json::Value;
 
+use super::conformance;
 use super::endurance::{FarSide, Received, endure};
 use super::throughput::measure;
 use super::trouble::Bench;
@@ -416,6 +417,16 @@ async fn the_check_warns_of_a_stream_in_memory() {
     let (code, text) = bench.check().await;
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("kept in memory"), "{text}");
+}
+
+#[tokio::test]
+async fn handler_test_finds_nothing_wrong_with_it() {
+    let Some(nats) = Nats::start("").await else {
+        return;
+    };
+    nats.stream(events()).await;
+    let config = conformance::sqlite(&format!("[[subscription.handler]]\n{}\n", nats.handler()));
+    conformance::tested(&config, &["nats"]).await.is_sound();
 }
 
 /// A fresh user NKEY, as its seed and its public form: Ed25519 keys with a prefix and a checksum, in base 32.

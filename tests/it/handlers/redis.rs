@@ -4,6 +4,7 @@ use std::sync::{Mutex, OnceLock};
 
 use redis::{Connection, Value};
 
+use super::conformance;
 use super::endurance::{FarSide, Received, endure};
 use super::throughput::measure;
 use super::trouble::Bench;
@@ -419,6 +420,18 @@ async fn the_check_warns_of_a_server_that_may_lose_events() {
     }
     // A check leaves nothing behind.
     assert_eq!(redis.ask(&["DBSIZE"]), Value::Int(0));
+}
+
+#[tokio::test]
+async fn handler_test_finds_nothing_wrong_with_it() {
+    let Some(redis) = Redis::start(&[]).await else {
+        return;
+    };
+    let config = conformance::sqlite(&format!("[[subscription.handler]]\n{}\n", redis.handler()));
+    let look = format!("redis-cli -p {} xrange {STREAM} - +", redis.server.port);
+    conformance::tested(&config, &["redis", "--received", &look])
+        .await
+        .is_sound();
 }
 
 #[tokio::test]

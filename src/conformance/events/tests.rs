@@ -1,0 +1,94 @@
+//! What test events are like.
+
+use super::*;
+
+fn maker(topic: &str, key: Option<&str>) -> Maker {
+    let mut subscription = SubscriptionConfig::new("s", topic.parse().unwrap());
+    subscription.key = key.map(str::to_owned);
+    Maker::new(&subscription, None, None, None).unwrap()
+}
+
+#[test]
+fn events_are_those_of_the_topic_and_can_be_told_from_an_orgs() {
+    for topic in [
+        "/data/AccountChangeEvent",
+        "/data/Invoice__ChangeEvent",
+        "/data/ChangeEvents",
+        "/event/Order__e",
+        "/event/LoginEventStream",
+        "/event/Orders__chn",
+    ] {
+        let mut maker = maker(topic, None);
+        let record = maker.new_record();
+        assert!(record.len() == 18 && record.starts_with("000t"));
+        let made = maker.sound(&record).unwrap();
+        let json = made.event.cloud_event().to_json().unwrap();
+        let event: Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(event["topic"], topic);
+        assert_eq!(event["orgid"], NO_ORG);
+        let id = event["id"].as_str().unwrap();
+        assert!(id.starts_with(&format!("{}0:", maker.mark())), "{id}");
+        assert!(event.to_string().contains(&maker.canary()), "{event}");
+        assert_eq!(maker.has_records(), topic.starts_with("/data"));
+    }
+}
+
+#[test]
+fn the_entity_and_the_key_are_the_subscriptions() {
+    let mut changes = maker("/data/Invoice__ChangeEvent", None);
+    let made = changes.sound("000t").unwrap();
+    let header = made.event.decoded.header.as_ref().unwrap();
+    assert_eq!(header.entity_name, "Invoice__c");
+    assert_eq!(made.records, [Box::<str>::from("000t")]);
+    let mut orders = maker("/event/Payment__e", Some("Invoice__c"));
+    let made = orders.sound("000t").unwrap();
+    assert_eq!(made.event.key.as_deref(), Some("000t"));
+    assert_eq!(made.records, [Box::<str>::from("000t")]);
+}
+
+#[test]
+fn odd_events_decode_and_the_largest_is_as_large_as_an_event_may_be() {
+    for topic in ["/data/AccountChangeEvent", "/event/Order__e"] {
+        let mut maker = maker(topic, None);
+        let oddities = maker.oddities();
+        assert_eq!(
+            oddities.len(),
+            if topic.starts_with("/data") { 8 } else { 4 }
+        );
+        for oddity in oddities {
+            let record = maker.new_record();
+            let made = maker.odd(oddity, &record).unwrap();
+            assert!(made.event.cloud_event().to_json().is_ok(), "{oddity:?}");
+        }
+        let largest = maker.largest("000t").unwrap().unwrap();
+        let size = largest.event.raw.payload.len();
+        assert!((LARGEST - 100..LARGEST + 100).contains(&size), "{size}");
+    }
+}
+
+#[test]
+fn what_a_user_gives_is_in_the_events_and_in_no_reason() {
+    let subscription = SubscriptionConfig::new("s", "Order__e".parse().unwrap());
+    let sound = json!({"City__c": "Springfield", "Amount__c": 5});
+    let mut maker = Maker::new(&subscription, None, Some(&sound), None).unwrap();
+    let made = maker.sound("").unwrap();
+    let data: Value = serde_json::from_slice(&made.event.decoded.data).unwrap();
+    assert_eq!(data["City__c"], "Springfield");
+    assert!(maker.secrets().contains(&"Springfield".to_owned()));
+    let unknown = json!({"Cty__c": "x"});
+    let mut maker = Maker::new(&subscription, None, Some(&unknown), None).unwrap();
+    let error = maker.sound("").unwrap_err();
+    assert!(error.contains("no field Cty__c"), "{error}");
+}
+
+#[test]
+fn a_schema_in_the_folder_comes_before_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"{"type":"record","name":"Order__e","fields":[{"name":"Own__c","type":["null","string"]}]}"#;
+    std::fs::write(folder.path().join("Order__e.avsc"), text).unwrap();
+    let subscription = SubscriptionConfig::new("s", "Order__e".parse().unwrap());
+    let mut maker = Maker::new(&subscription, Some(folder.path()), None, None).unwrap();
+    let made = maker.sound("").unwrap();
+    let data: Value = serde_json::from_slice(&made.event.decoded.data).unwrap();
+    assert!(data["Own__c"].as_str().unwrap().starts_with("canary"));
+}
