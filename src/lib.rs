@@ -51,6 +51,7 @@ pub mod config;
 pub mod emulator;
 pub mod event;
 pub mod handler;
+mod postgres;
 #[doc(hidden)]
 pub mod salesforce;
 #[doc(hidden)]

@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use super::options::{OptionProblem, nearest};
 use super::transactional::InTransaction;
-use super::{
-    ExecHandler, Handler, LogHandler, PostgresHandler, TransactionalHandler, WebhookHandler,
-};
+use super::{ExecHandler, Handler, LogHandler, TransactionalHandler, WebhookHandler, postgres};
 use crate::config::HandlerConfig;
 
 /// A handler that cannot be made from its configuration. Shows no values: they may be secrets.
@@ -109,9 +107,7 @@ impl Registry {
         registry.register("webhook", |config| {
             Ok(Arc::new(WebhookHandler::from_config(config)?))
         });
-        registry.register_transactional("postgres", |config| {
-            Ok(Arc::new(PostgresHandler::from_config(config)?))
-        });
+        registry.register("postgres", postgres::build);
         #[cfg(feature = "nats")]
         registry.register("nats", |config| {
             Ok(Arc::new(super::NatsHandler::from_config(config)?))
