@@ -8,6 +8,5 @@ mod nats;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(any(feature = "nats", feature = "redis"))]
 mod trouble;
 mod webhook;

@@ -79,6 +79,15 @@ impl Cluster {
         Self { bin, dir, port }
     }
 
+    /// Makes a folder that the server owns.
+    pub(crate) fn folder(&self, path: &Path) {
+        std::fs::create_dir(path).unwrap();
+        if let Some(user) = server_user() {
+            let owned = Command::new("chown").arg(user).arg(path).status().unwrap();
+            assert!(owned.success());
+        }
+    }
+
     fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
