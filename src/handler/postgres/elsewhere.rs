@@ -2,6 +2,7 @@
 //! at least once.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -125,18 +126,21 @@ async fn connect(seat: Seat<'_>) -> Result<Lent<'_>, String> {
 
 /// Why there is no connection, and the cure; without the user and the database that the URL names.
 fn no_connection(ConnectError { place, error }: &ConnectError) -> String {
+    let tls = |why: &dyn fmt::Display| {
+        format!(
+            "no connection to {place}: TLS failed: {why}; in `database_url`, `sslrootcert=FILE` names a CA to trust, \
+             and `sslmode` says how much is verified"
+        )
+    };
     let error = match error {
         sqlx::Error::Database(error) => error,
+        sqlx::Error::Tls(error) => return tls(error),
+        // What a handshake came to: a certificate that is not trusted, for example.
+        sqlx::Error::Io(error) if error.kind() == ErrorKind::InvalidData => return tls(error),
         sqlx::Error::Io(error) => {
             return format!(
                 "no connection to {place}: {error}; look at host and port of `database_url`, and whether the server \
                  is up"
-            );
-        }
-        sqlx::Error::Tls(error) => {
-            return format!(
-                "no connection to {place}: TLS failed: {error}; in `database_url`, `sslrootcert=FILE` names a CA to \
-                 trust, and `sslmode` says how much is verified"
             );
         }
         other => return format!("no connection to {place}: {other}"),
