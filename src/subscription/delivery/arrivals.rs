@@ -88,13 +88,14 @@ impl Delivery {
         let finished = (self.finished_before)
             .remove(&tracked.identity)
             .unwrap_or(0);
-        // What is parked waits for its turn once more, so that its letter holds what comes after, and not before.
-        let finished = finished & !self.parked_before(&tracked.identity);
         let replay_id = match &what {
             What::Event(event) => event.raw.replay_id.clone(),
             What::Undecodable(event) => event.raw.replay_id.clone(),
         };
-        self.replays.live_brought(replay_id.as_ref());
+        self.replays
+            .live_brought(replay_id.as_ref(), finished, &self.finished_before);
+        // What is parked waits for its turn once more, so that its letter holds what comes after, and not before.
+        let finished = finished & !self.parked_before(&tracked.identity);
         let header = match &what {
             What::Event(event) => event.decoded.header.as_ref(),
             What::Undecodable(event) => event.header.as_ref(),
