@@ -5,7 +5,7 @@
 --     topic = "Account"
 --
 --     [[subscription.handler]]
---     name = "account table"
+--     name = "account-table"
 --     type = "postgres"
 --     mode = "call"
 --     function = "crm.on_account"

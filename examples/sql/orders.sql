@@ -5,7 +5,7 @@
 --     topic = "Order__e"
 --
 --     [[subscription.handler]]
---     name = "order rows"
+--     name = "order-rows"
 --     type = "postgres"
 --     mode = "call"
 --     function = "crm.on_orders"

@@ -4,35 +4,33 @@ use serde_json::json;
 
 use super::Db;
 use crate::support::daemon::project;
-use crate::support::{Daemon, Emulator, Store, account_update, configured, record};
+use crate::support::{Daemon, Emulator, Store, account_update, eventually, record};
 
-/// A fresh database with what an example makes.
-async fn with(example: &str) -> Option<(Store, Db)> {
+/// A fresh database with what an example makes, and the configuration that the example shows.
+async fn with(example: &str) -> Option<(Store, Db, String)> {
     let store = Store::postgres().await?;
     let db = Db(store.url.clone());
     let sql = std::fs::read_to_string(project().join("examples/sql").join(example)).unwrap();
     db.execute(&sql).await;
     // Pasted once more it does no harm.
     db.execute(&sql).await;
-    Some((store, db))
+    let shown: Vec<&str> = sql
+        .lines()
+        .filter_map(|line| line.strip_prefix("--     "))
+        .collect();
+    Some((store, db, shown.join("\n")))
 }
 
-fn config(org: &Emulator, store: &Store, topic: &str, handler: &str) -> String {
-    let handler = format!(
-        "[[subscription.handler]]\nname = \"it\"\ntype = \"postgres\"\nmode = \"call\"\n{handler}\n"
-    );
-    configured(
-        org,
-        store,
-        "",
-        ("it", topic, "start = \"earliest\""),
-        &handler,
-    )
+fn run(org: &Emulator, store: &Store, shown: &str, reports: &Db) -> Daemon {
+    let shown = shown.replace("topic =", "start = \"earliest\"\ntopic =");
+    let store = format!("[store]\nurl = \"{}\"\n", store.url);
+    let config = format!("{}\n{store}{shown}\n", org.salesforce());
+    Daemon::run_with(&config, &[("REPORTS_URL", &reports.0)])
 }
 
 #[tokio::test]
 async fn accounts_become_a_table_of_what_they_are_now() {
-    let Some((store, db)) = with("accounts.sql").await else {
+    let Some((store, db, shown)) = with("accounts.sql").await else {
         return;
     };
     let org = Emulator::start().await;
@@ -51,13 +49,12 @@ async fn accounts_become_a_table_of_what_they_are_now() {
         changed(3, "GAP_UPDATE", ""),
     ];
     org.publish(topic, &events).await;
-    let handler = "function = \"crm.on_account\"";
-    let daemon = Daemon::run(&config(&org, &store, topic, handler));
+    let daemon = run(&org, &store, &shown, &db);
     let done = "select id from crm.account where stale";
     db.until(done, 1).await;
     let stands = "select json_build_array(id, name, stale)::text from crm.account order by id";
     // Different records overtake one another: the deletion may be the last.
-    let left = crate::support::eventually("two accounts", async || {
+    let left = eventually("two accounts", async || {
         Some(db.texts(stands).await).filter(|rows| rows.len() == 2 && rows[0].contains("renamed"))
     })
     .await;
@@ -87,7 +84,7 @@ async fn accounts_become_a_table_of_what_they_are_now() {
 
 #[tokio::test]
 async fn orders_become_rows_in_the_order_of_the_bus() {
-    let Some((store, db)) = with("orders.sql").await else {
+    let Some((store, db, shown)) = with("orders.sql").await else {
         return;
     };
     let org = Emulator::start().await;
@@ -95,8 +92,7 @@ async fn orders_become_rows_in_the_order_of_the_bus() {
         .map(|n| json!({"OrderNumber__c": n.to_string()}))
         .collect();
     org.publish("/event/Order__e", &events).await;
-    let handler = "function = \"crm.on_orders\"\nbatch = true";
-    let daemon = Daemon::run(&config(&org, &store, "/event/Order__e", handler));
+    let daemon = run(&org, &store, &shown, &db);
     let rows = "select data ->> 'OrderNumber__c' from crm.order_event order by number";
     let rows = db.until(rows, 250).await;
     let expected: Vec<String> = (0..250).map(|n| n.to_string()).collect();
@@ -106,7 +102,7 @@ async fn orders_become_rows_in_the_order_of_the_bus() {
 
 #[tokio::test]
 async fn what_comes_again_elsewhere_is_done_once() {
-    let Some((_, db)) = with("once.sql").await else {
+    let Some((_, db, shown)) = with("once.sql").await else {
         return;
     };
     let org = Emulator::start().await;
@@ -115,11 +111,11 @@ async fn what_comes_again_elsewhere_is_done_once() {
         .map(|n| account_update(&record(n % 5), &n.to_string()))
         .collect();
     org.publish(topic, &events).await;
-    let handler = format!("function = \"crm.once\"\ndatabase_url = \"{}\"", db.0);
+    let shown = format!("[[subscription]]\nname = \"it\"\ntopic = \"{topic}\"\n{shown}");
     // Two stores that know nothing of one another: all comes twice.
     for _ in 0..2 {
         let store = Store::sqlite();
-        let daemon = Daemon::run(&config(&org, &store, topic, &handler));
+        let daemon = run(&org, &store, &shown, &db);
         store
             .until("it", "all finished", |status| status.finished == 50)
             .await;
