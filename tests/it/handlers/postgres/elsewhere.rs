@@ -56,7 +56,7 @@ async fn whatever_is_wrong_with_the_database_is_named_and_the_events_wait() {
     admin.execute("create database app owner app").await;
     db.has(APPENDED, 6).await;
     let mut count = 6;
-    let troubles: [(&str, &[&str], &str); 5] = [
+    let troubles: [(&str, &[&str], &str); 6] = [
         (
             "alter database app set default_transaction_read_only = on",
             &["the database is read-only"],
@@ -81,6 +81,14 @@ async fn whatever_is_wrong_with_the_database_is_named_and_the_events_wait() {
             "revoke all on orgstream_events from app",
             &["42501", "database user of database_url"],
             "grant all on orgstream_events to app",
+        ),
+        // Where no disk can be mounted, this stands for a full one.
+        (
+            "create function no_room() returns trigger language plpgsql as $$ begin \
+             raise exception 'hidden' using errcode = '53100'; end $$; \
+             create trigger no_room before insert on orgstream_events for each statement execute function no_room()",
+            &["the disk of the database is full", "53100"],
+            "drop function no_room cascade",
         ),
     ];
     for (breaks, said, mends) in troubles {
