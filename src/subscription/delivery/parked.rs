@@ -101,11 +101,15 @@ impl Delivery {
         }
         for (number, (letter, open)) in letters.into_iter().zip(open).enumerate() {
             let origin = origin.plus(number);
-            let is_live = matches!(origin, Origin::Live(_));
-            // Off a side replay, which brought the event while it was on its way here: the store does not know
-            // that it comes again after a restart.
-            let known =
-                |ticket: &Ticket| !is_live || self.letters.held.is_known_ahead(*ticket, slot);
+            let held = &self.letters.held;
+            let known = |ticket: &Ticket| match origin {
+                // Off a side replay, which brought the event while it was on its way here: the store does not
+                // know that it comes again after a restart.
+                Origin::Live(_) => held.is_known_ahead(*ticket, slot),
+                // What is not written yet may never be: the replay's place must not pass it.
+                Origin::Replay(_) => held.place(*ticket).is_some(),
+                Origin::Letter { .. } => true,
+            };
             match open.filter(known) {
                 Some(ticket) => self.parked_already(ticket, origin, bit, moment),
                 None => self.park(origin, handler, vec![letter], moment),
@@ -287,11 +291,7 @@ impl Delivery {
                 }
                 self.letters.parking.write(Move::PassOn(all, own));
             }
-            LoadedLetter::Gone(tickets) => {
-                // A look at the store, which is on its way, tells which.
-                tickets.iter().for_each(|ticket| held.put_back(*ticket));
-                self.letters.put_off(tickets);
-            }
+            LoadedLetter::Gone(tickets) => self.look_again(tickets),
             LoadedLetter::Later { tickets, why } => {
                 debug!(
                     subscription = self.lease.key.name,
@@ -308,6 +308,20 @@ impl Delivery {
                 refusal,
             } => self.unit_undecodable(slot, named, others, refusal),
         }
+    }
+
+    /// Some of these are open no more: a look at the store tells which, and what became of them. A person settled them, or
+    /// we did, and heard no answer.
+    fn look_again(&mut self, tickets: Vec<Ticket>) {
+        debug!(
+            subscription = self.lease.key.name,
+            letters = tickets.len(),
+            "dead letters are open no more; the store is looked at"
+        );
+        let held = &mut self.letters.held;
+        tickets.iter().for_each(|ticket| held.put_back(*ticket));
+        self.letters.put_off(tickets);
+        self.letters.asked();
     }
 
     /// Without one of its events none of a unit is handed over: nobody's wish for an attempt is left of any
@@ -394,22 +408,24 @@ impl Delivery {
                 }
             }
             Done::PassedOn(named, None) => {
-                // A look at the store, which is on its way, tells which is no longer open.
-                let tickets = named.iter().map(|(ticket, _)| *ticket);
-                tickets.clone().for_each(|ticket| held.put_back(ticket));
-                self.letters.put_off(tickets);
+                self.look_again(named.into_iter().map(|(ticket, _)| ticket).collect());
             }
             Done::PassedOn(named, Some(own)) => {
                 // The handlers' letters first: what waits behind them must not slip in between.
-                let each = own.len() / named.len().max(1);
-                for ((_, id), own) in named.iter().zip(own.chunks(each.max(1))) {
+                let each = (own.len() / named.len().max(1)).max(1);
+                for ((_, id), own) in named.iter().zip(own.chunks(each)) {
                     let own = own.iter().map(|(_, placed)| placed.id);
                     held.ahead.follow(*id, own);
                 }
-                for (letter, placed) in own {
+                for (number, (letter, placed)) in own.into_iter().enumerate() {
                     let summary = asked_summary(letter, placed, &self.lease.key.name);
                     let records = holding.records(&summary.record_ids);
-                    held.load(summary, records, false);
+                    let ticket = held.load(summary, records, false);
+                    let of = named.get(number / each);
+                    let met = of.and_then(|(ticket, _)| held.met_at(*ticket));
+                    if let (Some(ticket), Some(met)) = (ticket, met) {
+                        held.met(ticket, met);
+                    }
                 }
                 named.iter().for_each(|(ticket, _)| held.remove(*ticket));
                 self.observer.letters_resolved("handled", named.len());
