@@ -422,5 +422,6 @@ async fn with_sqlite_the_handler_is_refused_before_anything_runs() {
         let said = format!("{out}{err}");
         assert!(said.contains("has to be Postgres"), "{said}");
         assert!(said.contains("DATABASE_URL"), "{said}");
+        assert!(said.contains("`database_url` of the handler"), "{said}");
     }
 }

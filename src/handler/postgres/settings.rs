@@ -47,16 +47,19 @@ pub(super) fn read(
     let table = table(&mut options);
     let channel = channel(&mut options);
     let (function, batch, batch_events) = function(&mut options, mode);
-    use Mode::{Append as Rows, Call as Function, Notify};
     for (key, modes, names) in [
-        ("table", &[Rows, Notify] as &[Mode], "append and notify"),
-        ("channel", &[Notify], "notify"),
-        ("function", &[Function], "call"),
-        ("batch", &[Function], "call"),
-        ("batch_events", &[Function], "call"),
+        (
+            "table",
+            &[Mode::Append, Mode::Notify] as &[Mode],
+            "append and notify",
+        ),
+        ("channel", &[Mode::Notify], "notify"),
+        ("function", &[Mode::Call], "call"),
+        ("batch", &[Mode::Call], "call"),
+        ("batch_events", &[Mode::Call], "call"),
     ] {
         if options.has(key) && mode.is_some_and(|mode| !modes.contains(&mode)) {
-            options.invalid(key, format!("is for the mode {names}"));
+            options.invalid(key, format!("goes with mode {names}"));
         }
     }
     let job = mode.and_then(|mode| {

@@ -65,18 +65,18 @@ fn options_that_cannot_work_are_refused_with_a_reason() {
         ("mode = 'append'\ntabel = 'x'", "did you mean `table`?"),
         (
             "mode = 'append'\nchannel = 'x'",
-            "`channel` is for the mode notify",
+            "`channel` goes with mode notify",
         ),
         ("mode = 'notify'\nchannel = 'a b'", "the name of a channel"),
         ("mode = 'call'", "`function` is missing"),
         ("mode = 'call'\nfunction = 'f()'", "the name of a function"),
         (
             "mode = 'call'\nfunction = 'f'\ntable = 't'",
-            "`table` is for the mode append and notify",
+            "`table` goes with mode append and notify",
         ),
         (
             "mode = 'append'\nbatch = true",
-            "`batch` is for the mode call",
+            "`batch` goes with mode call",
         ),
         (
             "mode = 'append'\nmax_connections = 2",
