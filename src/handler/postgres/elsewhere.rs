@@ -147,7 +147,7 @@ fn no_connection(ConnectError { place, error }: &ConnectError) -> String {
     };
     let code = error.code().unwrap_or_default();
     let why = match &*code {
-        "28P01" | "28000" | "08P01" => {
+        "28P01" | "28000" => {
             "the login is refused: look at user, password and database in `database_url`, and at the server's pg_hba.conf"
         }
         "3D000" => {
