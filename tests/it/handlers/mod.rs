@@ -8,5 +8,6 @@ mod nats;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
+mod throughput;
 mod trouble;
 mod webhook;

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use self::notify::{Heard, hear};
 use super::endurance::{FarSide, Received, endure};
+use super::throughput::measure;
 use crate::support::cluster::Cluster;
 use crate::support::{Store, eventually};
 
@@ -282,5 +283,23 @@ async fn ten_thousand_events_are_notified_of_at_most_once_each_through_kills_and
             heard["subject"]
         ]);
         assert!(rows.contains(&row), "{row} is no row");
+    }
+}
+
+#[tokio::test]
+#[ignore = "a bench: run scripts/bench-handlers"]
+async fn bench_postgres() {
+    let call = "mode = \"call\"\nfunction = \"on_event\"";
+    let calls = "mode = \"call\"\nfunction = \"on_events\"\nbatch = true";
+    for (name, handler, query) in [
+        ("append", "mode = \"append\"", APPENDED_ROWS),
+        ("notify", "mode = \"notify\"", APPENDED_ROWS),
+        ("call", call, HEARD_ROWS),
+        ("call, batch", calls, HEARD_ROWS),
+    ] {
+        let start = async || Rows::start(handler, query).await.map(Beside);
+        measure(&format!("postgres, {name}"), start).await;
+        let start = async || Rows::start(handler, query).await.map(Elsewhere::<false>);
+        measure(&format!("postgres, {name}, elsewhere"), start).await;
     }
 }
