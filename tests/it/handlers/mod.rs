@@ -3,6 +3,7 @@
 mod custom;
 mod endurance;
 mod exec;
+mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
 mod postgres;
