@@ -114,7 +114,8 @@ fn no_transactions(
     (handler.transactional().is_some() && !store.is_postgres()).then(|| {
         format!(
             "a handler of type `{}` writes into the store's database, which has to be Postgres: set `store.url` \
-             (DATABASE_URL) to a postgres:// URL",
+             (DATABASE_URL) to a postgres:// URL, or `database_url` of the handler, where it has that key, to write to \
+             another database",
             config.kind
         )
     })

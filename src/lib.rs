@@ -53,6 +53,7 @@ pub mod conformance;
 pub mod emulator;
 pub mod event;
 pub mod handler;
+mod postgres;
 #[doc(hidden)]
 pub mod salesforce;
 #[doc(hidden)]

@@ -422,12 +422,16 @@ mod tests {
         // More than a pipe holds: the write stops in the middle of a line.
         let large = format!("{{\"a\":\"{}\"}}", "x".repeat(1 << 20));
         let begun = batch(&[&large]);
-        let call = handler.handle(&begun);
-        assert!(
-            tokio::time::timeout(Duration::from_millis(50), call)
-                .await
-                .is_err()
-        );
+        let first = tokio::task::spawn_blocking(move || {
+            let mut byte = [0];
+            reader.read_exact(&mut byte).unwrap();
+            (reader, byte)
+        });
+        let (mut reader, byte) = tokio::select! {
+            biased;
+            first = first => first.unwrap(),
+            answer = handler.handle(&begun) => panic!("{answer:?}"),
+        };
         // Takes its events back before they are begun.
         let waiting = batch(&["{}", "{}", "{}"]);
         let call = handler.handle(&waiting);
@@ -438,9 +442,9 @@ mod tests {
         );
 
         let read = tokio::task::spawn_blocking(move || {
-            let mut text = String::new();
-            reader.read_to_string(&mut text).unwrap();
-            text
+            let mut text = byte.to_vec();
+            reader.read_to_end(&mut text).unwrap();
+            String::from_utf8(text).unwrap()
         });
         let answer = handler.handle(&batch(&["{}", "{}"])).await;
         assert_eq!(answer, BatchAnswer::HANDLED);

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use super::options::{OptionProblem, nearest};
 use super::transactional::InTransaction;
 use super::{
-    ExecHandler, Handler, KafkaHandler, LogHandler, PostgresHandler, TransactionalHandler,
-    WebhookHandler,
+    ExecHandler, Handler, KafkaHandler, LogHandler, TransactionalHandler, WebhookHandler, postgres,
 };
 use crate::config::HandlerConfig;
 
@@ -113,9 +112,7 @@ impl Registry {
         registry.register("webhook", |config| {
             Ok(Arc::new(WebhookHandler::from_config(config)?))
         });
-        registry.register_transactional("postgres", |config| {
-            Ok(Arc::new(PostgresHandler::from_config(config)?))
-        });
+        registry.register("postgres", postgres::build);
         #[cfg(feature = "nats")]
         registry.register("nats", |config| {
             Ok(Arc::new(super::NatsHandler::from_config(config)?))

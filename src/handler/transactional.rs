@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::PgConnection;
+use sqlx::postgres::PgDatabaseError;
 
 use super::{Answer, BatchAnswer, BatchLimits, EventBatch, Handler, Retry};
 
@@ -18,9 +19,9 @@ use super::{Answer, BatchAnswer, BatchLimits, EventBatch, Handler, Retry};
 /// The contract, beyond that of [`Handler`]:
 ///
 /// - **`?` is enough.** An error of a statement rolls everything back. Where the database refused a value
-///   (SQLSTATE classes 22 and 23) the event is to blame: a batch is split until the one is found, and that
-///   one is parked. After any other error (no connection, deadlock, time limit, missing right or table) the
-///   batch comes again after a pause.
+///   (SQLSTATE classes 22 and 23), or a function of the user's raised `OS001`, the event is to blame: a batch is split
+///   until the one is found, and that one is parked. After any other error (no connection, deadlock, time limit,
+///   missing right or table) the batch comes again after a pause.
 /// - **Answers.** What was written is committed if any event was answered [`Answer::Handled`]; otherwise it is
 ///   rolled back. Where it answers for each, what it wrote for events that it did not handle is committed
 ///   with the rest: write nothing for those, or write within a savepoint (`connection.begin()`).
@@ -99,6 +100,12 @@ pub trait TransactionalHandler: Send + Sync {
 /// How long a call may take if nothing is said.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What a function of the user's raises to reject an event. Postgres has no class `OS`.
+pub(super) const REJECT: &str = "OS001";
+
+/// What it raises to have the event again after a pause.
+pub(super) const RETRY: &str = "OS002";
+
 /// A transactional handler among the others.
 pub(super) struct InTransaction(pub(super) Arc<dyn TransactionalHandler>);
 
@@ -124,7 +131,7 @@ pub fn answer_to(error: &sqlx::Error) -> Answer {
     let refused = match error {
         sqlx::Error::Database(error) => {
             let code = error.code().unwrap_or_default();
-            code.starts_with("22") || code.starts_with("23")
+            code.starts_with("22") || code.starts_with("23") || code == REJECT
         }
         sqlx::Error::Encode(_) => true,
         _ => false,
@@ -152,19 +159,68 @@ pub fn reason_of(error: &sqlx::Error) -> String {
         .constraint()
         .map(|name| format!(", constraint {name}"))
         .unwrap_or_default();
-    match &*code {
-        "57014" => format!("a statement took too long and was cancelled (SQLSTATE {code})"),
-        "55P03" => format!("a row stayed locked by another session (SQLSTATE {code})"),
-        "25006" => format!("the database is read-only, a standby perhaps (SQLSTATE {code})"),
-        "53100" => format!("the disk of the database is full (SQLSTATE {code})"),
-        "25P02" => format!("a statement failed and the handler went on (SQLSTATE {code})"),
-        // What a value or a trigger's own words may hold is not ours to tell.
-        _ if code.starts_with("22") || code.starts_with("23") => {
-            format!("the database refused a value (SQLSTATE {code}{constraint})")
-        }
-        _ if code.starts_with("P0") => {
-            format!("a function of the database raised an error (SQLSTATE {code})")
-        }
-        _ => format!("{} (SQLSTATE {code})", error.message()),
+    let context = error
+        .try_downcast_ref::<PgDatabaseError>()
+        .and_then(PgDatabaseError::r#where);
+    let place = context
+        .and_then(place)
+        .map(|place| format!(", in {place}"))
+        .unwrap_or_default();
+    let what = match &*code {
+        "57014" => "a statement took too long and was cancelled",
+        "55P03" => "a row stayed locked by another session",
+        "40P01" => "it and another session waited for each other (deadlock)",
+        "25006" => "the database is read-only, a standby perhaps",
+        "53100" => "the disk of the database is full",
+        "25P02" => "a statement failed and the handler went on",
+        REJECT => "a function of the database rejected it",
+        RETRY => "a function of the database asked for it again",
+        // What a value, a trigger's or a function's own words may hold is not ours to tell.
+        _ if code.starts_with("22") || code.starts_with("23") => "the database refused a value",
+        _ if code.starts_with("P0") => "a function of the database raised an error",
+        _ if context.is_some() => "a function of the database failed",
+        _ => error.message(),
+    };
+    format!("{what} (SQLSTATE {code}{constraint}{place})")
+}
+
+/// Whether the server says in the course of what it came to an error: within a function or a trigger, most likely. Its
+/// message may then be somebody's own words.
+pub(super) fn has_context(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
+        .is_some_and(|error| error.r#where().is_some())
+}
+
+/// The innermost function and line of an error's context. Of these lines alone it is known that they hold names and
+/// no values.
+fn place(context: &str) -> Option<&str> {
+    let line = context
+        .lines()
+        .find(|line| line.starts_with("PL/pgSQL function "))?;
+    Some(
+        line.char_indices()
+            .nth(200)
+            .map_or(line, |(at, _)| &line[..at]),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn of_an_errors_context_only_the_place_in_a_function_is_told() {
+        let context = "SQL statement \"insert into t values ('hidden')\"\n\
+                       PL/pgSQL function inner(jsonb) line 3 at EXECUTE\n\
+                       PL/pgSQL function outer(jsonb) line 5 at PERFORM";
+        assert_eq!(
+            place(context),
+            Some("PL/pgSQL function inner(jsonb) line 3 at EXECUTE")
+        );
+        assert_eq!(place("JSON data, line 1: hidden"), None);
+        let long = format!("PL/pgSQL function {}", "é".repeat(500));
+        assert_eq!(place(&long).map(|place| place.chars().count()), Some(200));
     }
 }

@@ -4,6 +4,7 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::PgDatabaseError;
 
 use crate::event::OrgId;
+use crate::postgres::ConnectError;
 
 /// The store failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -116,6 +117,16 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Configuration(error) => Self::Config(format!("store.url: {error}")),
             // Decoding errors name a column and a type, no value.
             other => Self::Unavailable(other.to_string()),
+        }
+    }
+}
+
+impl From<ConnectError> for StoreError {
+    /// Says where nothing answered.
+    fn from(ConnectError { place, error }: ConnectError) -> Self {
+        match Self::from(error) {
+            Self::Unavailable(why) => Self::Unavailable(format!("{place}: {why}")),
+            other => other,
         }
     }
 }

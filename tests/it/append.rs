@@ -111,7 +111,8 @@ fn assert_once_and_in_order(rows: &[(String, String)], count: usize) {
     }
 }
 
-/// Ends a session of this database now and then: one of those that are in a transaction, where there are any.
+/// Ends a session of this database now and then: one of those that are in a transaction, where there are any. Rests in
+/// between, or on a busy machine no transaction would ever come to its end.
 fn cut_sessions(direct: String, seed: u64) -> (Arc<AtomicBool>, tokio::task::JoinHandle<usize>) {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
@@ -120,7 +121,8 @@ fn cut_sessions(direct: String, seed: u64) -> (Arc<AtomicBool>, tokio::task::Joi
         let mut conn = PgConnection::connect(&direct).await.unwrap();
         let mut cut = 0;
         while !stopped.load(Ordering::Relaxed) {
-            tokio::time::sleep(Duration::from_millis(random.u64(20..300))).await;
+            let pause = if cut % 8 == 7 { 1_500..2_500 } else { 20..300 };
+            tokio::time::sleep(Duration::from_millis(random.u64(pause))).await;
             let ended: Vec<bool> = sqlx::query_scalar(
                 "select pg_terminate_backend(pid) from (select pid from pg_stat_activity \
                  where datname = current_database() and pid <> pg_backend_pid() \
@@ -422,5 +424,6 @@ async fn with_sqlite_the_handler_is_refused_before_anything_runs() {
         let said = format!("{out}{err}");
         assert!(said.contains("has to be Postgres"), "{said}");
         assert!(said.contains("DATABASE_URL"), "{said}");
+        assert!(said.contains("`database_url` of the handler"), "{said}");
     }
 }

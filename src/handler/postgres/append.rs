@@ -1,10 +1,104 @@
-//! Events as rows.
+//! The modes `append` and `notify`: events as rows, and notifications of them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::table::Table;
+use super::trouble::{Side, character};
 use crate::event::rfc3339;
-use crate::handler::{EventBatch, sql};
+use crate::handler::transactional::{REJECT, has_context};
+use crate::handler::{Answer, EventBatch, Retry, reason_of, sql};
+
+/// Appends each event to a table, and may notify of it.
+#[derive(Debug)]
+pub(super) struct Append {
+    table: Table,
+    /// The channel to notify.
+    channel: Option<String>,
+    side: Side,
+    /// The table was seen by a transaction.
+    seen: AtomicBool,
+}
+
+impl Append {
+    pub(super) fn new(table: Table, channel: Option<String>, side: Side) -> Self {
+        Self {
+            table,
+            channel,
+            side,
+            seen: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Makes the table where it is missing, then writes; gives how many rows were written. Without rows, it shows what
+    /// is wrong with the table.
+    ///
+    /// # Errors
+    ///
+    /// What it means for the events.
+    pub(super) async fn run(
+        &self,
+        conn: &mut PgConnection,
+        rows: &Rows<'_>,
+    ) -> Result<u64, Answer> {
+        let written = self.write(conn, rows).await;
+        written.map_err(|error| self.answer_to(&error))
+    }
+
+    async fn write(&self, conn: &mut PgConnection, rows: &Rows<'_>) -> Result<u64, sqlx::Error> {
+        if !self.seen.load(Ordering::Relaxed) {
+            // One that this transaction makes is seen by the next: it may yet be rolled back.
+            let seen = self.table.exists_or_is_made(conn).await?;
+            self.seen.store(seen, Ordering::Relaxed);
+        }
+        rows.insert(conn, &self.table, self.channel.as_deref())
+            .await
+    }
+
+    /// What an error means for the events. The table is the user's: where it differs from what is expected,
+    /// no event is to blame.
+    pub(super) fn answer_to(&self, error: &sqlx::Error) -> Answer {
+        let code = error.as_database_error().and_then(|error| error.code());
+        let code = code.as_deref().unwrap_or_default();
+        if let Some(rejected) = character(code) {
+            return rejected;
+        }
+        let (table, why) = (&self.table, reason_of(error));
+        let reason = match code {
+            _ if code.starts_with("22") || code == REJECT => {
+                return Answer::Reject { reason: why };
+            }
+            _ if code.starts_with("23") => format!(
+                "table {table} has a rule of its own that refuses rows: {why}; take that away, or set `table` \
+                 to another name"
+            ),
+            // A trigger of the table's, most likely.
+            _ if has_context(error) => why,
+            // Undefined table or schema.
+            "42P01" | "3F000" => {
+                self.seen.store(false, Ordering::Relaxed);
+                format!("{why}: a schema that `table` names has to be there, a table is made anew")
+            }
+            "42501" => format!(
+                "{why}: let the database user of {} write to table {table}, and where it is missing create \
+                 it in its schema",
+                self.side.key()
+            ),
+            // Columns, their types, or the key are not those of the table that we make.
+            "42703" | "42804" | "42846" | "42P10" | "42809" | "428C9" => format!(
+                "table {table} is not one that orgstream made: {why}; set `table` to another name, or rename \
+                 that one"
+            ),
+            _ => why,
+        };
+        Answer::Retry(Retry::because(reason))
+    }
+}
 
 /// Rows to insert, column by column. Texts are those of the CloudEvent.
 #[derive(Debug, Default)]
@@ -58,14 +152,16 @@ impl<'a> Rows<'a> {
         Ok(rows)
     }
 
-    /// Inserts them in their order, in one statement; gives how many there were not yet.
-    pub(super) async fn insert(
+    /// Inserts them in their order, in one statement, and notifies of those that were not there yet; gives how many
+    /// these are.
+    async fn insert(
         &self,
         conn: &mut PgConnection,
         table: &Table,
+        channel: Option<&str>,
     ) -> Result<u64, sqlx::Error> {
         // Numbers are given in the order of the rows, which is that of the batch.
-        let insert = format!(
+        let mut statement = format!(
             "insert into {table} (subscription, id, topic, type, subject, time, replay_id, source, schema_id, \
                                   event_uuid, epoch, replayed, received_at, data) \
              select $1, e.id, e.topic, e.type, e.subject, e.time::timestamptz, e.replay_id, e.source, e.schema_id, \
@@ -76,8 +172,11 @@ impl<'a> Rows<'a> {
                                    epoch, replayed, received_at, data, place) \
              order by e.place on conflict (subscription, id) do nothing"
         );
+        if channel.is_some() {
+            statement = format!("with rows as ({statement} returning *) {NOTIFY}");
+        }
         // The table's name is quoted, and all else is ours.
-        let inserted = sql::query(AssertSqlSafe(insert))
+        let mut insert = sql::query(AssertSqlSafe(statement))
             .bind(self.subscription)
             .bind(&self.ids)
             .bind(&self.topics)
@@ -91,9 +190,21 @@ impl<'a> Rows<'a> {
             .bind(&self.epochs)
             .bind(&self.replayed)
             .bind(&self.received)
-            .bind(&self.data)
-            .execute(conn)
-            .await?;
-        Ok(inserted.rows_affected())
+            .bind(&self.data);
+        if let Some(channel) = channel {
+            insert = insert.bind(channel);
+        }
+        // Of a query it is the number of its rows.
+        Ok(insert.execute(conn).await?.rows_affected())
     }
 }
+
+/// Notifies of `rows`, in their order. A notification has less than 8000 bytes (Postgres manual, NOTIFY): where a long
+/// `id` or `subject` would not fit, both are left out, and the row is found by its number.
+const NOTIFY: &str = "\
+    select pg_notify($15, case when octet_length(whole.text) < 8000 then whole.text else \
+        json_build_object('subscription', r.subscription, 'type', r.type, 'topic', r.topic, 'number', r.number)::text \
+        end) \
+    from rows r cross join lateral (select json_strip_nulls(json_build_object('subscription', r.subscription, \
+        'id', r.id, 'subject', r.subject, 'type', r.type, 'topic', r.topic, 'number', r.number))::text as text) whole \
+    order by r.number";

@@ -1,9 +1,15 @@
-//! The `postgres` handler, mode `append`: each event becomes one row of a table beside the store.
+//! The `postgres` handler: each event becomes a row (`append`), a row and a notification (`notify`), or a call of a
+//! function (`call`); beside the store and exactly once, or in another database.
 
 mod append;
+mod call;
+mod elsewhere;
+mod name;
+mod settings;
 mod table;
+mod trouble;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,107 +17,71 @@ use sqlx::PgConnection;
 use tracing::info;
 
 use super::registry::HandlerConfigError;
-use super::transactional::{TIMEOUT, reason_of};
-use super::{Answer, BatchAnswer, BatchLimits, EventBatch, Options, Retry, TransactionalHandler};
+use super::transactional::InTransaction;
+use super::{
+    Answer, BatchAnswer, BatchLimits, EventBatch, Handler, TransactionalHandler, reason_of,
+};
 use crate::config::HandlerConfig;
 use crate::telemetry::metrics;
-use append::Rows;
-use table::Table;
+use append::{Append, Rows};
+use call::Call;
+use elsewhere::Elsewhere;
 
-/// The table where none is named.
-const TABLE: &str = "orgstream_events";
-
-/// Appends each event as a row to a table in the store's database, exactly once: the rows are committed
-/// together with the events' finished marks ([`TransactionalHandler`]).
+/// Writes events to Postgres, within a transaction that it is given: in the store's database exactly once, because what
+/// it writes is committed together with the events' finished marks ([`TransactionalHandler`]).
 ///
-/// Options: `mode`, which is `append`; `table`, with its schema before a dot if need be
-/// (`orgstream_events`), created on first use; `timeout` of one transaction (30 s).
+/// Options: `mode`; `table`, with its schema before a dot if need be (`orgstream_events`), created on first use, and
+/// `channel` to notify; or `function`, which is called with an event as `jsonb`, or with `batch` of them as `jsonb[]`, up to
+/// `batch_events`; `timeout` of one transaction (30 s). With `database_url`, and `max_connections`, it writes to another
+/// database, at least once.
 ///
-/// An event that the database cannot hold, because a text of it has the character U+0000, is rejected. Whatever
-/// else is wrong, with the connection, with rights or with the table, keeps the events waiting.
+/// An event that the database cannot hold, because a text of it has the character U+0000, is rejected, and what a
+/// function rejects. Whatever else is wrong, with the connection, with rights, with the table or the function, keeps the
+/// events waiting.
 #[derive(Debug)]
 pub struct PostgresHandler {
     name: String,
-    table: Table,
+    job: Job,
+    /// At most so many events in one transaction.
+    events: usize,
     timeout: Duration,
-    /// The table was seen by a transaction.
-    seen: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Job {
+    Append(Append),
+    Call(Call),
+}
+
+/// Makes the handler that a configuration asks for.
+pub(super) fn build(config: &HandlerConfig) -> Result<Arc<dyn Handler>, HandlerConfigError> {
+    Ok(match settings::read(config)? {
+        (handler, None) => Arc::new(InTransaction(Arc::new(handler))),
+        (handler, Some(connections)) => Arc::new(Elsewhere::new(handler, connections)),
+    })
 }
 
 impl PostgresHandler {
-    pub(super) fn from_config(config: &HandlerConfig) -> Result<Self, HandlerConfigError> {
-        let mut options = Options::new(config);
-        let mode = options.required_text("mode", "\"append\"");
-        if mode.as_deref().is_some_and(|mode| mode != "append") {
-            options.invalid("mode", "must be \"append\"");
-        }
-        if options.text("url").is_some() {
-            options.invalid(
-                "url",
-                "cannot be given: rows are written to the store's database, together with the marks that \
-                 their events are finished",
+    async fn append(
+        &self,
+        conn: &mut PgConnection,
+        append: &Append,
+        batch: &EventBatch,
+    ) -> Result<(), Answer> {
+        let rows = Rows::of(batch).map_err(|reason| Answer::Reject { reason })?;
+        let written = append.run(conn, &rows).await?;
+        let skipped = (batch.events.len() as u64).saturating_sub(written);
+        if skipped > 0 {
+            metrics::append_skipped(&batch.subscription, &self.name, skipped);
+            info!(
+                subscription = &*batch.subscription,
+                handler = self.name,
+                table = %append.table(),
+                events = skipped,
+                "not appended, because the table has these events already"
             );
         }
-        let table = options.text("table").unwrap_or_else(|| TABLE.to_owned());
-        let table = Table::parse(&table)
-            .map_err(|reason| options.invalid("table", reason))
-            .ok();
-        let timeout = options.duration("timeout", TIMEOUT);
-        let (table, timeout) = options.finish(table.map(|table| (table, timeout)))?;
-        Ok(Self {
-            name: config.name.clone(),
-            table,
-            timeout,
-            seen: AtomicBool::new(false),
-        })
-    }
-
-    /// Makes the table where it is missing, then writes; gives how many rows were written.
-    async fn append(&self, conn: &mut PgConnection, rows: &Rows<'_>) -> Result<u64, sqlx::Error> {
-        if !self.seen.load(Ordering::Relaxed) {
-            // One that this transaction makes is seen by the next: it may yet be rolled back.
-            let seen = self.table.exists_or_is_made(conn).await?;
-            self.seen.store(seen, Ordering::Relaxed);
-        }
-        rows.insert(conn, &self.table).await
-    }
-
-    /// What an error means for the events. The table is the user's: where it differs from what is expected,
-    /// no event is to blame.
-    fn answer_to(&self, error: &sqlx::Error) -> Answer {
-        let code = error.as_database_error().and_then(|error| error.code());
-        let code = code.as_deref().unwrap_or_default();
-        let (table, why) = (&self.table, reason_of(error));
-        let reason = match code {
-            // An untranslatable character; a character that the encoding does not have.
-            "22P05" | "22021" => {
-                let reason = format!(
-                    "a text of it has a character that Postgres cannot keep, U+0000 most likely (SQLSTATE {code})"
-                );
-                return Answer::Reject { reason };
-            }
-            _ if code.starts_with("22") => return Answer::Reject { reason: why },
-            _ if code.starts_with("23") => format!(
-                "table {table} has a rule of its own that refuses rows: {why}; take that away, or set `table` \
-                 to another name"
-            ),
-            // Undefined table or schema.
-            "42P01" | "3F000" => {
-                self.seen.store(false, Ordering::Relaxed);
-                format!("{why}: a schema that `table` names has to be there, a table is made anew")
-            }
-            "42501" => format!(
-                "{why}: let the database user of store.url write to table {table}, and where it is missing create \
-                 it in its schema"
-            ),
-            // Columns, their types, or the key are not those of the table that we make.
-            "42703" | "42804" | "42846" | "42P10" | "42809" | "428C9" => format!(
-                "table {table} is not one that orgstream made: {why}; set `table` to another name, or rename \
-                 that one"
-            ),
-            _ => why,
-        };
-        Answer::Retry(Retry::because(reason))
+        Ok(())
     }
 }
 
@@ -122,31 +92,16 @@ impl TransactionalHandler for PostgresHandler {
         connection: &mut PgConnection,
         batch: &EventBatch,
     ) -> Result<BatchAnswer, sqlx::Error> {
-        let rows = match Rows::of(batch) {
-            Ok(rows) => rows,
-            Err(reason) => return Ok(BatchAnswer::All(Answer::Reject { reason })),
+        let done = match &self.job {
+            Job::Append(append) => self.append(connection, append, batch).await,
+            Job::Call(call) => call.run(connection, batch).await,
         };
-        let written = match self.append(connection, &rows).await {
-            Ok(written) => written,
-            Err(error) => return Ok(BatchAnswer::All(self.answer_to(&error))),
-        };
-        let skipped = (batch.events.len() as u64).saturating_sub(written);
-        if skipped > 0 {
-            metrics::append_skipped(&batch.subscription, &self.name, skipped);
-            info!(
-                subscription = &*batch.subscription,
-                handler = self.name,
-                table = %self.table,
-                events = skipped,
-                "not appended, because the table has these events already"
-            );
-        }
-        Ok(BatchAnswer::HANDLED)
+        Ok(BatchAnswer::All(done.err().unwrap_or(Answer::Handled)))
     }
 
     fn batch_limits(&self) -> BatchLimits {
         BatchLimits {
-            events: 500,
+            events: self.events,
             bytes: 4 << 20,
         }
     }
@@ -155,15 +110,24 @@ impl TransactionalHandler for PostgresHandler {
         self.timeout
     }
 
-    /// Makes the table, if it is missing, and inserts nothing into it: what is wrong with it shows.
+    /// Makes the table, if it is missing, and inserts nothing into it; or looks for the function, and does not call it:
+    /// what is wrong shows.
     async fn check(&self, connection: &mut PgConnection) -> Result<(), String> {
-        match self.append(connection, &Rows::default()).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(match self.answer_to(&error) {
-                Answer::Retry(retry) => retry.reason,
-                Answer::Reject { reason } => reason,
-                Answer::Handled => String::new(),
-            }),
+        let read_only = super::sql::query_scalar(
+            "select pg_catalog.current_setting('transaction_read_only') = 'on'",
+        )
+        .fetch_one(&mut *connection)
+        .await;
+        if read_only.map_err(|error| reason_of(&error))? {
+            return Err("the database is read-only, a standby perhaps".to_owned());
+        }
+        match &self.job {
+            Job::Append(append) => match append.run(connection, &Rows::default()).await {
+                Err(Answer::Retry(retry)) => Err(retry.reason),
+                Err(Answer::Reject { reason }) => Err(reason),
+                Ok(_) | Err(Answer::Handled) => Ok(()),
+            },
+            Job::Call(call) => call.look(connection).await,
         }
     }
 }

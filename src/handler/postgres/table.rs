@@ -1,54 +1,20 @@
-//! The table of the mode `append`: its name, and how it is made.
+//! The table of the modes `append` and `notify`, and how it is made.
 
 use std::fmt;
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use super::name::Name;
 use crate::handler::sql;
-
-/// Longest identifier, in bytes; Postgres would cut a longer one off in silence.
-const LONGEST: usize = 63;
 
 /// Names the advisory lock of those who make a table: `orgsappd` in ASCII.
 const LOCK: i64 = 0x6f72_6773_6170_7064;
 
-/// A table's name, which is shown as SQL has it.
+/// A table by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Table {
-    /// Where it is named; else the first of the `search_path`.
-    schema: Option<String>,
-    name: String,
-}
+pub(super) struct Table(pub(super) Name);
 
 impl Table {
-    /// Reads `name` or `schema.name`, taken letter by letter: capitals stay capitals.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with it; reads on after the key's name.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let (schema, name) = match text.split_once('.') {
-            Some((schema, name)) => (Some(schema), name),
-            None => (None, text),
-        };
-        for part in schema.into_iter().chain([name]) {
-            let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '$');
-            if part.is_empty() || part.len() > LONGEST || !part.chars().all(plain) {
-                return Err(format!(
-                    "must be the name of a table, with that of its schema and a dot before it if need be: letters, \
-                     digits, `_`, `-` and `$`, at most {LONGEST} bytes each"
-                ));
-            }
-        }
-        if schema == Some("orgstream") {
-            return Err("must not lie in the schema `orgstream`, which is the store's own".into());
-        }
-        Ok(Self {
-            schema: schema.map(str::to_owned),
-            name: name.to_owned(),
-        })
-    }
-
     /// True where it is there; else makes it, and gives false.
     pub(super) async fn exists_or_is_made(
         &self,
@@ -81,8 +47,8 @@ impl Table {
                  and case when $1::text is null then pg_catalog.pg_table_is_visible(c.oid) \
                           else n.nspname = $1 end)",
         )
-        .bind(self.schema.as_deref())
-        .bind(&self.name)
+        .bind(self.0.schema.as_deref())
+        .bind(&self.0.name)
         .fetch_one(conn)
         .await
     }
@@ -125,42 +91,6 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(schema) = &self.schema {
-            write!(f, "{}.", quoted(schema))?;
-        }
-        f.write_str(&quoted(&self.name))
-    }
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_quoted_letter_by_letter() {
-        for (text, sql) in [
-            ("orgstream_events", "\"orgstream_events\""),
-            ("audit.Events", "\"audit\".\"Events\""),
-            ("select", "\"select\""),
-            ("événements-2026", "\"événements-2026\""),
-        ] {
-            assert_eq!(Table::parse(text).unwrap().to_string(), sql);
-        }
-    }
-
-    #[test]
-    fn what_is_no_name_of_a_table_is_refused() {
-        let long = "x".repeat(64);
-        for text in [
-            "", ".", "a.", ".a", "a.b.c", "a b", "a\"b", "a;drop", "a\0", &long,
-        ] {
-            let reason = Table::parse(text).unwrap_err();
-            assert!(reason.contains("must be the name of a table"), "{text:?}");
-        }
-        assert!(Table::parse("orgstream.event").is_err(), "the store's own");
+        self.0.fmt(f)
     }
 }

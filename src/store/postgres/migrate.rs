@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::PgConnection;
 use tracing::info;
 
-use super::connections::{Limits, Tx};
 use super::sql;
+use crate::postgres::{Limits, Tx};
 use crate::store::StoreError;
 use crate::store::migrations::{self, Migration, POSTGRES};
 

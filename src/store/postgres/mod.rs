@@ -18,7 +18,6 @@ macro_rules! transaction {
 }
 
 mod command;
-mod connections;
 mod control;
 mod credential;
 mod dead_letter;
@@ -38,7 +37,6 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 
-use self::connections::Connections;
 use self::migrate::{Attempt, Patience};
 use super::common::to_ms;
 use super::crypto::Cipher;
@@ -46,6 +44,7 @@ use super::vault::Sealer;
 use super::{Store, StoreError};
 use crate::config::StoreConfig;
 use crate::event::OrgId;
+use crate::postgres::Connections;
 use crate::salesforce::auth::{CredentialVault, StoredCredential, VaultError};
 
 /// The store in Postgres.
@@ -113,8 +112,8 @@ impl Store for PostgresStore {
         // Asking, and connecting, take no longer than any other call: only a change itself may, and a
         // database that hangs at the start is found out soon.
         while !self.pending_migrations().await?.is_empty() {
-            let tx = self.connections.begin_within(migrate::LIMITS);
-            let tx = bounded(self.timeout, tx).await?;
+            let begun = async { Ok(self.connections.begin_within(migrate::LIMITS).await?) };
+            let tx = bounded(self.timeout, begun).await?;
             match bounded(migrate::BUDGET, migrate::apply_next(tx)).await? {
                 Attempt::Applied(version) => versions.push(version),
                 Attempt::NothingToDo => {}

@@ -9,9 +9,9 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::time::timeout;
 
-use super::connections::{Limits, Seat};
 use super::lease::hold;
 use super::{PostgresStore, sql};
+use crate::postgres::{Limits, Seat};
 use crate::store::{HandOver, Mark, StoreError, TransactionError, Transactions, Work};
 
 /// The longest pause between two statements, whatever the lease.
@@ -32,7 +32,11 @@ impl Transactions for PostgresStore {
         work: &mut dyn Work,
     ) -> Result<(), TransactionError> {
         // Waited for without a limit: whoever has one is bounded, and to be many is no failure.
-        let seat = self.handler_connections.seat().await?;
+        let seat = self
+            .handler_connections
+            .seat()
+            .await
+            .map_err(StoreError::from)?;
         let limits = (limit, self.longest_pause);
         let stage = Stage::default();
         let conversation = converse(seat, Purpose::HandOver(hand_over), limits, &stage, work);
@@ -62,7 +66,8 @@ impl PostgresStore {
     ) -> Result<(), TransactionError> {
         let stage = Stage::default();
         in_time(limit, &stage, async {
-            let seat = self.handler_connections.seat().await?;
+            let seat = self.handler_connections.seat().await;
+            let seat = seat.map_err(StoreError::from)?;
             converse(seat, purpose, (limit, self.longest_pause), &stage, work).await
         })
         .await
@@ -115,7 +120,7 @@ async fn converse(
     stage: &Stage,
     work: &mut dyn Work,
 ) -> Result<(), TransactionError> {
-    let mut lent = seat.connect().await?;
+    let mut lent = seat.connect().await.map_err(StoreError::from)?;
     let statement = limit.min(lent.longest_statement());
     let limits = Limits {
         statement,

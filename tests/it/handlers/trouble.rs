@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::support::{Daemon, Emulator, Store, account_update, record};
+use crate::support::{Daemon, Emulator, Store, account_update, eventually, record};
 
 const ACCOUNTS: &str = "/data/AccountChangeEvent";
 
@@ -20,8 +20,12 @@ pub(super) struct Bench {
 impl Bench {
     /// Runs a daemon with a handler of these lines.
     pub(super) async fn start(handler: &str) -> Self {
+        Self::start_in(Store::sqlite(), handler).await
+    }
+
+    /// As [`Bench::start`], with the place kept in this store.
+    pub(super) async fn start_in(store: Store, handler: &str) -> Self {
         let org = Emulator::start().await;
-        let store = Store::sqlite();
         let config = config(&org, &store, handler);
         Self {
             daemon: Daemon::run(&config),
@@ -47,6 +51,12 @@ impl Bench {
         self.org.publish(ACCOUNTS, &[event]).await;
     }
 
+    /// As [`Bench::publish`], for one event of this record and name.
+    pub(super) async fn publish_about(&self, record: &str, name: &str) {
+        let event = account_update(record, name);
+        self.org.publish(ACCOUNTS, &[event]).await;
+    }
+
     /// Waits for a line of the daemon that the handler fails for all, with these texts.
     pub(super) async fn says_down(&self, texts: &[&str]) {
         let texts: Vec<&str> = [&["handler=far", "fails for all"], texts].concat();
@@ -57,6 +67,46 @@ impl Bench {
     pub(super) async fn check(&self) -> (i32, String) {
         let (code, out, err) = Daemon::output(&["check"], &self.config, &BTreeMap::new()).await;
         (code, format!("{out}\n{err}"))
+    }
+
+    /// `orgstream check` finds fault, and says these texts; gives all that it says.
+    pub(super) async fn checks(&self, said: &[&str]) -> String {
+        let (code, text) = self.check().await;
+        assert_eq!(code, 1, "{text}");
+        for part in said {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        text
+    }
+
+    /// What a command of `orgstream` with the same configuration says.
+    pub(super) async fn output(&self, args: &[&str]) -> String {
+        let (_, out, err) = Daemon::output(args, &self.config, &BTreeMap::new()).await;
+        format!("{out}\n{err}")
+    }
+
+    /// Waits for a text in the daemon's status of the subscription or in its log.
+    pub(super) async fn says(&self, text: &str) {
+        eventually(text, async || {
+            let status = self.store.subscription("accounts").await?;
+            let said = status.detail.is_some_and(|detail| detail.contains(text));
+            (said || self.daemon.log().iter().any(|line| line.contains(text))).then_some(())
+        })
+        .await;
+    }
+
+    /// Asks the daemon to stop, and waits for its end.
+    pub(super) async fn stop(self) {
+        assert_eq!(self.daemon.stop().await.1, 0);
+    }
+
+    /// The errors of what is parked.
+    pub(super) async fn parked(&self) -> Vec<String> {
+        let parked = self.store.parked().await;
+        parked
+            .into_iter()
+            .map(|letter| letter.letter.error)
+            .collect()
     }
 
     /// Nothing is parked.

@@ -8,6 +8,7 @@ use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
 use super::eventually;
+use super::server::free_port;
 
 /// How a server is stopped: `fast` ends sessions in good order, `immediate` is a crash.
 pub(crate) type Mode = &'static str;
@@ -74,9 +75,17 @@ impl Cluster {
                 .unwrap();
             assert!(owned.success());
         }
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let port = free_port();
         Self { bin, dir, port }
+    }
+
+    /// Makes a folder that the server owns.
+    pub(crate) fn folder(&self, path: &Path) {
+        std::fs::create_dir(path).unwrap();
+        if let Some(user) = server_user() {
+            let owned = Command::new("chown").arg(user).arg(path).status().unwrap();
+            assert!(owned.success());
+        }
     }
 
     fn data(&self) -> PathBuf {

@@ -255,6 +255,11 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let last = &log[log.len().saturating_sub(60)..];
+            println!("the daemon's last words:\n{}", last.join("\n"));
+        }
     }
 }
 

@@ -10,7 +10,6 @@ pub(crate) mod peek;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod receiver;
-#[cfg(any(feature = "nats", feature = "redis"))]
 pub(crate) mod server;
 
 use std::time::{Duration, Instant};

@@ -28,10 +28,13 @@ pub(crate) fn find(program: &str, required: &str) -> Option<PathBuf> {
     found
 }
 
-/// A port of loopback that nobody listens on.
+/// A port of loopback that nobody listens on. Below the range from which connections get theirs: while a server is
+/// restarted, no connection of another test takes it.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| fastrand::u16(20_000..32_000))
+        .find(free)
+        .unwrap()
 }
 
 /// A certificate of this machine's loopback that nobody vouches for, and its key: two PEM files.

@@ -1,4 +1,5 @@
-//! Connections to Postgres, and the transactions that everything runs in.
+//! Connections to Postgres, and the transactions that everything runs in: those of the store, and of handlers
+//! that write to a database of their own.
 //!
 //! Not sqlx's pool: that one retries a refused connection until its deadline and then does not say why,
 //! and takes a connection back whose call was given up. Here a failure to connect is told at once, and a
@@ -12,8 +13,6 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
-
-use crate::store::StoreError;
 
 /// How long a connection that rested may take to show that it lives.
 const PING_LIMIT: Duration = Duration::from_secs(3);
@@ -29,13 +28,13 @@ const LOOK_FOR_CLIENT_MS: u32 = 2_000;
 
 /// What the server itself ends.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// A statement that takes longer.
-    pub(super) statement: Duration,
+    pub(crate) statement: Duration,
     /// A wait for a lock that takes longer.
-    pub(super) lock: Duration,
+    pub(crate) lock: Duration,
     /// A pause between two statements that takes longer.
-    pub(super) pause: Duration,
+    pub(crate) pause: Duration,
 }
 
 /// A connection at rest.
@@ -44,8 +43,18 @@ struct Idle {
     opened: Instant,
 }
 
+/// No connection, and to where not. Does not show the URL, which holds the password.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {error}")]
+pub(crate) struct ConnectError {
+    /// Host and port, or the socket.
+    pub(crate) place: String,
+    /// What is wrong.
+    pub(crate) error: sqlx::Error,
+}
+
 /// At most so many connections to one database.
-pub(super) struct Connections {
+pub(crate) struct Connections {
     options: PgConnectOptions,
     permits: Semaphore,
     idle: Mutex<Vec<Idle>>,
@@ -57,11 +66,11 @@ pub(super) struct Connections {
 
 impl Connections {
     /// Reads the URL; connects to nothing yet. No statement is given longer than `longest_statement`.
-    pub(super) fn new(
+    pub(crate) fn new(
         url: &str,
         max_connections: u32,
         longest_statement: Duration,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, sqlx::Error> {
         let max = usize::try_from(max_connections).unwrap_or(usize::MAX);
         Ok(Self {
             options: connect_options(url)?,
@@ -74,7 +83,7 @@ impl Connections {
 
     /// Begins a transaction whose every statement, lock wait and pause the server itself ends after
     /// `limit`: what this process gave up, or died in, does not hold locks for long.
-    pub(super) async fn begin(&self, limit: Duration) -> Result<Tx<'_>, StoreError> {
+    pub(crate) async fn begin(&self, limit: Duration) -> Result<Tx<'_>, ConnectError> {
         let statement = limit.min(self.longest_statement);
         self.begin_within(Limits {
             statement,
@@ -85,18 +94,18 @@ impl Connections {
     }
 
     /// Begins a transaction under these limits.
-    pub(super) async fn begin_within(&self, limits: Limits) -> Result<Tx<'_>, StoreError> {
+    pub(crate) async fn begin_within(&self, limits: Limits) -> Result<Tx<'_>, ConnectError> {
         let mut lent = self.seat().await?.connect().await?;
         // Numbers of ours only.
         let begin = AssertSqlSafe(lent.begin_statement(limits));
-        sqlx::raw_sql(begin).execute(lent.connection()).await?;
+        let begun = sqlx::raw_sql(begin).execute(lent.connection()).await;
+        begun.map_err(|error| self.failed(error))?;
         Ok(Tx(lent))
     }
 
     /// Connects, and finds out once what the server can do.
-    async fn open(&self) -> Result<Idle, StoreError> {
-        let connecting = PgConnection::connect_with(&self.options).await;
-        let mut connection = connecting.map_err(|error| self.cannot_connect(error))?;
+    async fn open(&self) -> Result<Idle, sqlx::Error> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
         if self.looks_for_client.get().is_none() {
             let looks = looks_for_client(&mut connection).await?;
             let _ = self.looks_for_client.set(looks);
@@ -108,12 +117,9 @@ impl Connections {
     }
 
     /// Waits for the right to use one connection, however long all are in use.
-    pub(super) async fn seat(&self) -> Result<Seat<'_>, StoreError> {
-        let permit = self
-            .permits
-            .acquire()
-            .await
-            .map_err(|_| StoreError::Unavailable("it is closed".to_owned()))?;
+    pub(crate) async fn seat(&self) -> Result<Seat<'_>, ConnectError> {
+        let permit = self.permits.acquire().await;
+        let permit = permit.map_err(|_| self.failed(sqlx::Error::PoolClosed))?;
         Ok(Seat { home: self, permit })
     }
 
@@ -129,20 +135,21 @@ impl Connections {
         }
     }
 
-    /// Says where nothing answered; the URL itself stays untold, for it holds the password.
-    fn cannot_connect(&self, error: sqlx::Error) -> StoreError {
-        let place = match self.options.get_socket() {
+    /// Host and port, or the socket: what may be told of the URL.
+    pub(crate) fn place(&self) -> String {
+        match self.options.get_socket() {
             Some(socket) => socket.display().to_string(),
             None => format!("{}:{}", self.options.get_host(), self.options.get_port()),
-        };
-        match StoreError::from(error) {
-            StoreError::Unavailable(why) => StoreError::Unavailable(format!("{place}: {why}")),
-            other => other,
         }
     }
 
+    fn failed(&self, error: sqlx::Error) -> ConnectError {
+        let place = self.place();
+        ConnectError { place, error }
+    }
+
     /// Closes connections; later calls fail.
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.permits.close();
         let rested = std::mem::take(&mut *self.idle());
         for idle in rested {
@@ -162,7 +169,7 @@ async fn farewell(connection: PgConnection) {
 
 /// Whether the server knows how to look for its clients: Postgres 14 and later do, on most systems. Not a startup
 /// parameter, which a pooler would refuse, and not asked by version, which a pooler may make up.
-async fn looks_for_client(connection: &mut PgConnection) -> Result<bool, StoreError> {
+async fn looks_for_client(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let attempt = format!(
         "begin; set local client_connection_check_interval = {LOOK_FOR_CLIENT_MS}; rollback"
     );
@@ -179,25 +186,30 @@ async fn looks_for_client(connection: &mut PgConnection) -> Result<bool, StoreEr
         .and_then(|error| error.code())
         .is_some_and(|code| code == "42704" || code == "22023");
     if !refused {
-        return Err(error.into());
+        return Err(error);
     }
     sqlx::raw_sql("rollback").execute(connection).await?;
     Ok(false)
 }
 
 /// The right to use one connection.
-pub(super) struct Seat<'a> {
+pub(crate) struct Seat<'a> {
     home: &'a Connections,
     permit: SemaphorePermit<'a>,
 }
 
 impl<'a> Seat<'a> {
+    /// Where the connection is to lead.
+    pub(crate) fn place(&self) -> String {
+        self.home.place()
+    }
+
     /// Takes a connection that rested, or makes one.
-    pub(super) async fn connect(self) -> Result<Lent<'a>, StoreError> {
+    pub(crate) async fn connect(self) -> Result<Lent<'a>, ConnectError> {
         let home = self.home;
         let idle = match home.rested().await {
             Some(idle) => idle,
-            None => home.open().await?,
+            None => home.open().await.map_err(|error| home.failed(error))?,
         };
         Ok(Lent {
             idle,
@@ -209,7 +221,7 @@ impl<'a> Seat<'a> {
 
 /// A connection in use. Dropped without being given back it is closed, and the server rolls back what was
 /// open.
-pub(super) struct Lent<'a> {
+pub(crate) struct Lent<'a> {
     idle: Idle,
     home: &'a Connections,
     _permit: SemaphorePermit<'a>,
@@ -217,23 +229,24 @@ pub(super) struct Lent<'a> {
 
 impl Lent<'_> {
     /// For the next statement.
-    pub(super) fn connection(&mut self) -> &mut PgConnection {
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
         &mut self.idle.connection
     }
 
     /// No statement is to be given longer.
-    pub(super) fn longest_statement(&self) -> Duration {
+    pub(crate) fn longest_statement(&self) -> Duration {
         self.home.longest_statement
     }
 
     /// Begins a transaction under these limits. One round trip, and valid behind PgBouncer, because `set local`
-    /// ends with the transaction.
-    pub(super) fn begin_statement(&self, limits: Limits) -> String {
+    /// ends with the transaction. The words of triggers and functions (`raise notice`) may hold what a row holds, and
+    /// would be logged: they are not asked for.
+    pub(crate) fn begin_statement(&self, limits: Limits) -> String {
         // Zero would switch a limit off.
         let ms = |limit: Duration| limit.as_millis().clamp(1, 86_400_000);
         let mut begin = format!(
             "begin; set local statement_timeout = {}; set local lock_timeout = {}; \
-             set local idle_in_transaction_session_timeout = {}",
+             set local idle_in_transaction_session_timeout = {}; set local client_min_messages = error",
             ms(limits.statement),
             ms(limits.lock),
             ms(limits.pause)
@@ -247,7 +260,7 @@ impl Lent<'_> {
     }
 
     /// No transaction is open on it: it rests until the next call.
-    pub(super) fn give_back(self) {
+    pub(crate) fn give_back(self) {
         if !self.home.permits.is_closed() {
             self.home.idle().push(self.idle);
         }
@@ -255,16 +268,16 @@ impl Lent<'_> {
 }
 
 /// A transaction. Dropped without a commit, its connection is closed, and the server rolls back.
-pub(super) struct Tx<'a>(Lent<'a>);
+pub(crate) struct Tx<'a>(Lent<'a>);
 
 impl Tx<'_> {
     /// For the next statement.
-    pub(super) fn connection(&mut self) -> &mut PgConnection {
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
         self.0.connection()
     }
 
     /// Commits; the connection rests until the next call.
-    pub(super) async fn commit(mut self) -> Result<(), StoreError> {
+    pub(crate) async fn commit(mut self) -> Result<(), sqlx::Error> {
         sqlx::raw_sql("commit").execute(self.connection()).await?;
         self.0.give_back();
         Ok(())
@@ -272,7 +285,7 @@ impl Tx<'_> {
 }
 
 /// Adds to the URL what it leaves open and what a pooler in transaction mode needs.
-fn connect_options(url: &str) -> Result<PgConnectOptions, StoreError> {
+fn connect_options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
     let mut options = PgConnectOptions::from_str(url)?
         // There is nothing to keep: see `super::sql`.
         .statement_cache_capacity(0)
@@ -347,7 +360,7 @@ mod tests {
             "postgres://u:hunter2@host/d?sslmode=maybe",
         ] {
             let error = connect_options(url).err().unwrap();
-            assert!(matches!(error, StoreError::Config(_)), "{error}");
+            assert!(matches!(error, sqlx::Error::Configuration(_)), "{error}");
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }
     }
