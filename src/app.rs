@@ -16,7 +16,7 @@ use tracing::{error, info};
 use crate::avro::{SchemaCache, SchemaShelf};
 use crate::config::{
     Checks, Config, ConfigError, Env, HandlerConfig, HandlerProblem, Loaded, MAX_HANDLERS,
-    ProcessEnv, SalesforceConfig, StoreConfig, Subscriptions,
+    ProcessEnv, SalesforceConfig, StoreConfig, Subscriptions, needs_encryption,
 };
 use crate::handler::{Handler, HandlerConfigError, Registry};
 use crate::salesforce::auth::{
@@ -99,6 +99,16 @@ fn no_transactions(
     })
 }
 
+/// Why a handler that hands on whole payloads cannot work with what it is configured to be shown.
+fn no_payload(handler: &dyn Handler, config: &HandlerConfig) -> Option<HandlerProblem> {
+    (handler.takes_payload() && config.fields.hides()).then(|| HandlerProblem {
+        key: Some("fields".to_owned()),
+        message: "hides a part of events from a handler that hands on their bytes as they came, with all fields in \
+                  them: take it away, or have the handler hand on JSON"
+            .to_owned(),
+    })
+}
+
 fn handler_problems(
     registry: &Registry,
     config: &HandlerConfig,
@@ -109,6 +119,7 @@ fn handler_problems(
             .and_then(|store| no_transactions(&*handler, config, store))
             .map(|message| HandlerProblem { key: None, message })
             .into_iter()
+            .chain(no_payload(&*handler, config))
             .collect(),
         Err(HandlerConfigError::Options { problems, .. }) => problems
             .iter()
@@ -192,8 +203,18 @@ pub async fn run(
                 subscription.name
             )));
         }
+        if subscription.hides() && config.store.encryption_key.is_none() {
+            let why = needs_encryption(&subscription.name);
+            return Err(RunError::Config(format!(
+                "store.encryption_key (ORGSTREAM_ENCRYPTION_KEY) is missing; {why}"
+            )));
+        }
         let build = |handler: &HandlerConfig| {
             let built = registry.build(handler)?;
+            if let Some(problem) = no_payload(&*built, handler) {
+                let why = format!("handler `{}`: `fields` {}", handler.name, problem.message);
+                return Err(RunError::Config(why));
+            }
             match no_transactions(&*built, handler, &config.store) {
                 Some(why) => Err(RunError::Config(why)),
                 None => Ok(built),

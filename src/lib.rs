@@ -54,6 +54,8 @@ pub mod handler;
 #[doc(hidden)]
 pub mod salesforce;
 #[doc(hidden)]
+pub mod shape;
+#[doc(hidden)]
 pub mod store;
 #[doc(hidden)]
 pub mod subscription;

@@ -16,6 +16,7 @@ mod reader;
 mod retention;
 mod salesforce;
 mod section;
+mod shaping;
 mod show;
 mod store;
 mod subscription;
@@ -29,14 +30,15 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::event::{ReplayId, Topic};
+use crate::event::{ChangeType, ReplayId, Topic};
 
 pub use duration::{parse_bytes, parse_duration};
 pub use env::{Env, ProcessEnv};
 pub use error::{ConfigError, Place, Problem};
+pub(crate) use load::needs_encryption;
 pub use load::{
     Loaded, Origin, Subscriptions, load, load_bus_retention, load_salesforce, load_store,
-    load_vault,
+    load_subscriptions, load_vault,
 };
 pub(crate) use show::masked_url;
 pub use show::show;
@@ -322,6 +324,11 @@ impl SubscriptionConfig {
         }
     }
 
+    /// True where a handler is not shown all of an event. Its dead letters are then kept encrypted.
+    pub fn hides(&self) -> bool {
+        self.handlers.iter().any(|handler| handler.fields.hides())
+    }
+
     /// Half of what may be in flight: while a handler has one such transaction, the next can come in.
     fn group_max_events_by_default(max_in_flight: usize) -> usize {
         (max_in_flight / 2).clamp(1, 1000)
@@ -389,6 +396,10 @@ pub struct HandlerConfig {
     pub retry: RetryConfig,
     /// What to do with an event that was given up.
     pub on_exhausted: OnExhausted,
+    /// Which events it is given.
+    pub filter: FilterConfig,
+    /// What it is given of their fields.
+    pub fields: FieldsConfig,
     /// The keys of its own type, checked by that type.
     pub options: BTreeMap<String, toml::Value>,
 }
@@ -402,6 +413,8 @@ impl HandlerConfig {
             kind,
             retry: RetryConfig::default(),
             on_exhausted: Self::on_exhausted_by_default(Ordering::Record),
+            filter: FilterConfig::default(),
+            fields: FieldsConfig::default(),
             options: BTreeMap::new(),
         }
     }
@@ -422,8 +435,61 @@ impl fmt::Debug for HandlerConfig {
             .field("kind", &self.kind)
             .field("retry", &self.retry)
             .field("on_exhausted", &self.on_exhausted)
+            .field("filter", &self.filter)
+            .field("fields", &self.fields)
             .field("options", &self.options.keys())
             .finish()
+    }
+}
+
+/// Which change events a handler is given: those that all of these let through. Empty lists let all through.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FilterConfig {
+    /// API names of objects.
+    pub entity: Vec<String>,
+    /// Kinds of change.
+    pub change: Vec<ChangeType>,
+    /// Fields, one of which an update has to change; says nothing of other changes.
+    pub changed: Vec<String>,
+}
+
+/// What a handler is given of an event's fields, each by its name in the header: `Phone`,
+/// `BillingAddress.City`. The name of a compound field stands for all of its components.
+#[derive(Debug, Clone, Default)]
+pub struct FieldsConfig {
+    /// All others are left out; `None` leaves none out.
+    pub only: Option<Vec<String>>,
+    /// These are left out.
+    pub without: Vec<String>,
+    /// The value of these is `***`.
+    pub mask: Vec<String>,
+    /// The value of these is its HMAC-SHA256.
+    pub hash: Vec<String>,
+    /// The key of `hash`, which needs it: `ORGSTREAM_HASH_KEY`.
+    pub hash_key: Option<SecretString>,
+}
+
+impl FieldsConfig {
+    /// True where anything of an event may be hidden.
+    pub fn hides(&self) -> bool {
+        let lists = [&self.without, &self.mask, &self.hash];
+        self.only.is_some() || lists.into_iter().any(|list| !list.is_empty())
+    }
+
+    /// True where both hide the same in the same way.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let lists = |one: &Self| {
+            let Self {
+                only,
+                without,
+                mask,
+                hash,
+                hash_key,
+            } = one.clone();
+            let key = hash_key.map(|key| key.expose_secret().to_owned());
+            (only, without, mask, hash, key)
+        };
+        lists(self) == lists(other)
     }
 }
 

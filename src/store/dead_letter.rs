@@ -49,6 +49,8 @@ pub struct DeadLetter {
     pub ahead: bool,
     /// True for an event of a side replay: it says so when it is handed over once more, too.
     pub replayed: bool,
+    /// True where its payload is kept encrypted, because a handler is not shown all of it.
+    pub sealed: bool,
 }
 
 /// A parked event as stored.
@@ -68,6 +70,8 @@ pub struct StoredDeadLetter {
     pub retry_asked_at: Option<SystemTime>,
     /// When it was handled or discarded.
     pub resolved_at: Option<SystemTime>,
+    /// Why its payload, which is encrypted, cannot be read here; the letter's is empty then.
+    pub unreadable: Option<String>,
     /// The event.
     pub letter: DeadLetter,
 }

@@ -25,6 +25,8 @@ struct Entry {
     at: SystemTime,
     replay_id: Option<ReplayId>,
     unfinished: HandlerSet,
+    /// Those that do not want it, which are not told of as having finished it.
+    unwanted: HandlerSet,
     /// What else keeps the position before it, beside its handlers.
     pins: u32,
     /// The next one is of the same unit: the position does not rest here.
@@ -144,6 +146,7 @@ impl Tracker {
             event: Some(event),
             replay_id,
             unfinished: self.all & !finished,
+            unwanted: 0,
             pins: 0,
             joined: false,
         });
@@ -181,6 +184,7 @@ impl Tracker {
             at: received_at,
             replay_id: Some(replay_id),
             unfinished: 0,
+            unwanted: 0,
             pins: 0,
             joined: false,
         });
@@ -227,6 +231,16 @@ impl Tracker {
         let before = entry.unfinished;
         entry.unfinished &= !handlers;
         before != 0 && entry.unfinished == 0
+    }
+
+    /// These handlers do not want an event, so that it is finished for them. True where it is now for all.
+    ///
+    /// After a restart they are asked once more: such marks are not stored.
+    pub(super) fn leave_out(&mut self, seq: Seq, handlers: HandlerSet) -> bool {
+        if let Some(entry) = self.entry_mut(seq) {
+            entry.unwanted |= entry.unfinished & handlers;
+        }
+        self.finish(seq, handlers)
     }
 
     /// Every handler: for an event that is parked for all of them.
@@ -350,7 +364,7 @@ impl Tracker {
     pub(super) fn finished_ahead(&self) -> impl Iterator<Item = (&EventIdentity, HandlerSet)> {
         let held = self.held.iter().map(|identity| (identity, self.all));
         let queued = self.entries.iter().filter_map(|entry| {
-            let finished = self.all & !entry.unfinished;
+            let finished = self.all & !entry.unfinished & !entry.unwanted;
             let event = entry.event.as_ref()?;
             (finished != 0).then_some((&event.identity, finished))
         });

@@ -9,6 +9,7 @@ use crate::event::{ChangeEventHeader, Event, EventIdentity};
 use crate::subscription::decoder::{Item, Undecodable};
 use crate::subscription::gaps::gap_of;
 use crate::subscription::held::Slot;
+use crate::subscription::observe::Outcome;
 use crate::subscription::tracker::{HandlerSet, Tracked};
 
 impl Delivery {
@@ -89,7 +90,14 @@ impl Delivery {
             .remove(&tracked.identity)
             .unwrap_or(0);
         // What is parked waits for its turn once more, so that its letter holds what comes after, and not before.
-        let finished = finished & !self.parked_before(&tracked.identity);
+        let parked = self.parked_before(&tracked.identity);
+        let finished = finished & !parked;
+        // So does what was parked for a handler that does not want it any more.
+        let unwanted = match &what {
+            What::Event(event) => self.forms.unwanted(event.decoded.header.as_ref()) & !parked,
+            // Nobody can have left it out.
+            What::Undecodable(_) => 0,
+        };
         let replay_id = match &what {
             What::Event(event) => event.raw.replay_id.clone(),
             What::Undecodable(event) => event.raw.replay_id.clone(),
@@ -106,6 +114,10 @@ impl Delivery {
         held.live_at(at, replay_id.as_ref(), committed_at);
         let gap = header.and_then(|header| gap_of(header, replay_id.as_ref()));
         let seq = self.tracker.push_event(tracked, replay_id, finished);
+        if self.tracker.leave_out(seq, unwanted) && finished == 0 {
+            self.observer.finished(Outcome::Filtered);
+            self.position.finished(1);
+        }
         if let Some(hole) = gap {
             // Stored before the position passes the event.
             self.tracker.pin(seq);
@@ -113,7 +125,11 @@ impl Delivery {
             self.gaps.record(seq, hole);
         }
         self.position.received(1);
-        let member = Member { what, finished };
+        let member = Member {
+            what,
+            finished,
+            unwanted,
+        };
         let over = self.grouping.take(seq, member, Instant::now());
         self.hand_on(over);
     }

@@ -12,10 +12,10 @@ use super::grouping::{Group, Grouping, Limits, Member, What, transaction};
 use super::groups::{Silence, silence};
 use super::replay::Ending;
 use crate::config::Start;
-use crate::event::{ChangeEventHeader, EventIdentity, ReplayId};
+use crate::event::{ChangeEventHeader, Event, EventIdentity, ReplayId};
 use crate::store::{CommandState, ReplayArguments, ReplayProgress, StoredCommand};
 use crate::subscription::decoder::Item;
-use crate::subscription::held::Held;
+use crate::subscription::held::{Held, Slot};
 use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::Origin;
 use crate::subscription::replay_end::{ReplayEnd, Sight};
@@ -228,8 +228,8 @@ impl Side {
         true
     }
 
-    /// Takes an event in, unless it came before or is not part of the replay.
-    fn take(&mut self, what: What, held: &mut Held) {
+    /// Takes an event in, unless it came before or is not part of the replay. Some handlers do not want it.
+    fn take(&mut self, what: What, unwanted: HandlerSet, held: &mut Held) {
         self.in_flight.arrived();
         let (raw, header, size, occurred_at) = match &what {
             What::Event(event) => (
@@ -269,9 +269,11 @@ impl Side {
         let at = self.base + self.tracker.next_seq();
         held.replay_at(at, replay_id.as_ref(), committed_at);
         let seq = self.tracker.push_event(tracked, replay_id, self.left_out);
+        self.tracker.leave_out(seq, unwanted);
         let member = Member {
             what,
             finished: self.left_out,
+            unwanted,
         };
         self.group(|grouping| grouping.take(seq, member, Instant::now()));
         if sight == Sight::TakeLast {
@@ -423,14 +425,21 @@ impl Delivery {
         if self.stop.is_cancelled() {
             return;
         }
+        let unwanted = match &item {
+            Item::Event(event) => self.unwanted_of_replay(event),
+            _ => 0,
+        };
         let Some(side) = &mut self.replays.side else {
             return;
         };
         match item {
-            Item::Event(event) => side.take(What::Event(event), &mut self.letters.held),
+            Item::Event(event) => {
+                let event = What::Event(event);
+                side.take(event, unwanted, &mut self.letters.held);
+            }
             Item::Undecodable(event) => {
                 let event = What::Undecodable(Arc::from(event));
-                side.take(event, &mut self.letters.held);
+                side.take(event, 0, &mut self.letters.held);
             }
             Item::Keepalive(id, received_at) => {
                 side.repeats.clear();
@@ -444,6 +453,18 @@ impl Delivery {
                 side.group(|grouping| grouping.resumed(continues, Instant::now()));
             }
         }
+    }
+
+    /// The handlers that do not want an event, unless it is parked for them: then it has to meet its letter.
+    fn unwanted_of_replay(&self, event: &Event) -> HandlerSet {
+        let unwanted = self.forms.unwanted(event.decoded.header.as_ref());
+        if unwanted == 0 {
+            return 0;
+        }
+        let (held, identity) = (&self.letters.held, event.identity());
+        let is_parked = |slot: usize| held.open(Slot::Handler(slot), &identity).is_some();
+        let parked = (self.runs.iter().enumerate()).filter(|(slot, _)| is_parked(*slot));
+        unwanted & !parked.fold(0, |set, (_, run)| set | run.bit)
     }
 
     /// Puts what is complete of the side replay into the lanes of its handlers.

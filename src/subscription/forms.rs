@@ -1,0 +1,168 @@
+//! What each handler of a subscription is given of its events.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::{info, warn};
+
+use super::tracker::HandlerSet;
+use crate::avro::Schema;
+use crate::config::SubscriptionConfig;
+use crate::event::{ChangeEventHeader, Decoded, Event, SchemaId, Shown};
+use crate::shape::{Filter, NotShaped, Shape};
+
+/// Which events the handlers of a subscription want, and what they are shown of them. Handlers that are shown the
+/// same have one form of an event in common, which is made once, when it is decoded.
+#[derive(Debug)]
+pub(super) struct Forms {
+    subscription: String,
+    /// Several kinds of event come, so that a field may be one of another.
+    channel: bool,
+    /// By the handler's number.
+    handlers: Vec<OfHandler>,
+    shapes: Vec<Shape>,
+    /// Schemas that were looked at, where names can be mistaken.
+    looked_at: Option<Mutex<HashSet<SchemaId>>>,
+}
+
+#[derive(Debug)]
+struct OfHandler {
+    name: String,
+    filter: Filter,
+    /// Fields that the filter names.
+    changed: Vec<String>,
+    /// Number of its shape, where it has one.
+    shape: Option<usize>,
+}
+
+impl Forms {
+    /// As configured.
+    pub(super) fn new(config: &SubscriptionConfig) -> Self {
+        let mut distinct: Vec<(&crate::config::FieldsConfig, Shape)> = Vec::new();
+        let mut handlers = Vec::with_capacity(config.handlers.len());
+        for handler in &config.handlers {
+            let known = distinct
+                .iter()
+                .position(|(fields, _)| fields.is_same(&handler.fields));
+            let shape = known.or_else(|| {
+                distinct.push((&handler.fields, Shape::new(&handler.fields)?));
+                Some(distinct.len() - 1)
+            });
+            handlers.push(OfHandler {
+                name: handler.name.clone(),
+                filter: Filter::new(&handler.filter),
+                changed: handler.filter.changed.clone(),
+                shape,
+            });
+        }
+        let names = |one: &OfHandler| one.shape.is_some() || !one.changed.is_empty();
+        Self {
+            subscription: config.name.clone(),
+            channel: config.topic.is_channel(),
+            looked_at: handlers.iter().any(names).then(Mutex::default),
+            handlers,
+            shapes: distinct.into_iter().map(|(_, shape)| shape).collect(),
+        }
+    }
+
+    /// The handlers that do not want an event with this header.
+    pub(super) fn unwanted(&self, header: Option<&ChangeEventHeader>) -> HandlerSet {
+        let unwanted = |one: &OfHandler| !one.filter.wants(header);
+        let handlers = self.handlers.iter().enumerate();
+        handlers
+            .filter(|(_, one)| unwanted(one))
+            .fold(0, |all, (number, _)| all | 1 << number)
+    }
+
+    /// True where the handler of this number wants the event.
+    pub(super) fn wants(&self, handler: usize, header: Option<&ChangeEventHeader>) -> bool {
+        let one = self.handlers.get(handler);
+        one.is_none_or(|one| one.filter.wants(header))
+    }
+
+    /// Makes what handlers are shown of an event that was just decoded: those that want it.
+    pub(super) fn of(&self, decoded: &Decoded) -> Shown {
+        if self.shapes.is_empty() {
+            return Shown::Whole;
+        }
+        let header = decoded.header.as_ref();
+        let form = |number: usize| {
+            let shown = |one: &&OfHandler| one.shape == Some(number);
+            let mut handlers = self.handlers.iter().filter(shown);
+            let wanted = handlers.any(|one| one.filter.wants(header));
+            // What cannot be made is found out when it is handed over.
+            let shape = self.shapes.get(number).filter(|_| wanted)?;
+            shape.apply(decoded).ok()
+        };
+        Shown::Forms((0..self.shapes.len()).map(form).collect())
+    }
+
+    /// What the handler of this number is given: the event itself, where it is shown all of it.
+    ///
+    /// # Errors
+    ///
+    /// Where what it is shown cannot be made.
+    pub(super) fn given(
+        &self,
+        handler: usize,
+        event: &Arc<Event>,
+    ) -> Result<Arc<Event>, NotShaped> {
+        let number = self.handlers.get(handler).and_then(|one| one.shape);
+        let Some((number, shape)) = number.and_then(|n| Some((n, self.shapes.get(n)?))) else {
+            return Ok(event.clone());
+        };
+        let form = match event.shown.form(number) {
+            Some(form) => form.clone(),
+            // A dead letter that its handler would not want by now.
+            None => shape.apply(&event.decoded)?,
+        };
+        Ok(Arc::new(event.part(form)))
+    }
+
+    /// Warns of names of fields that a schema does not have, the first time that it comes.
+    pub(super) fn look_at(
+        &self,
+        schema: &Schema,
+        id: &SchemaId,
+        header: Option<&ChangeEventHeader>,
+    ) {
+        let Some(looked_at) = &self.looked_at else {
+            return;
+        };
+        {
+            // Only names: a panic elsewhere cannot leave it half written.
+            let mut looked_at = looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+            if looked_at.contains(id) {
+                return;
+            }
+            looked_at.insert(id.clone());
+        }
+        for one in &self.handlers {
+            if header.is_some_and(|header| !one.filter.takes_entity(header)) {
+                continue;
+            }
+            let shape = one.shape.and_then(|number| self.shapes.get(number));
+            let names = shape.into_iter().flat_map(Shape::names);
+            let names = names.chain(one.changed.iter().map(String::as_str));
+            let unknown: Vec<&str> = names.filter(|name| !schema.has_field(name)).collect();
+            if unknown.is_empty() {
+                continue;
+            }
+            let (subscription, handler) = (&self.subscription, &one.name);
+            let record = schema.record_name();
+            let fields = unknown.join(", ");
+            if self.channel {
+                info!(
+                    subscription, handler, %record, schema_id = %id, fields,
+                    "events of this schema do not have these fields that `fields` or `changed` names"
+                );
+            } else {
+                warn!(
+                    subscription, handler, %record, schema_id = %id, fields,
+                    "no such fields: what `fields` or `changed` says of them has no effect, so look whether they are \
+                     written as in the org"
+                );
+            }
+        }
+    }
+}
