@@ -166,3 +166,106 @@ impl Forms {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{FieldsConfig, FilterConfig, HandlerConfig};
+    use crate::subscription::lanes::tests::event;
+
+    fn forms(handlers: &[(&[&str], &[&str])]) -> Forms {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let mut config = SubscriptionConfig::new("accounts", "Account".parse().unwrap());
+        let handlers = handlers.iter().map(|(entity, mask)| HandlerConfig {
+            filter: FilterConfig {
+                entity: owned(entity),
+                ..FilterConfig::default()
+            },
+            fields: FieldsConfig {
+                mask: owned(mask),
+                ..FieldsConfig::default()
+            },
+            ..HandlerConfig::new("log")
+        });
+        config.handlers = handlers.collect();
+        Forms::new(&config)
+    }
+
+    fn account(forms: &Forms) -> Arc<Event> {
+        let mut one = event(&["001A"]);
+        let inner = Arc::make_mut(&mut one);
+        inner.raw.payload = bytes::Bytes::from_static(b"payload");
+        inner.decoded.data = bytes::Bytes::from_static(br#"{"A":1,"B":2}"#);
+        inner.decoded.header.as_mut().unwrap().entity_name = "Account".to_owned();
+        inner.shown = forms.of(&inner.decoded);
+        one
+    }
+
+    fn data(event: &Event) -> &str {
+        std::str::from_utf8(&event.decoded.data).unwrap()
+    }
+
+    #[test]
+    fn handlers_that_are_shown_the_same_share_one_form_and_others_are_given_the_event_itself() {
+        let forms = forms(&[
+            (&[], &["A"]),
+            (&[], &[]),
+            (&[], &["A"]),
+            (&["Lead"], &["B"]),
+        ]);
+        let whole = account(&forms);
+        let Shown::Forms(made) = &whole.shown else {
+            panic!("{whole:?}");
+        };
+        // Nobody who wants it is shown the second.
+        let made: Vec<bool> = made.iter().map(Option::is_some).collect();
+        assert_eq!(made, [true, false]);
+        assert!(whole.size() > whole.raw.size() + 2 * whole.decoded.data.len());
+        let [a, itself, b] = [0, 1, 2].map(|handler| forms.given(handler, &whole).unwrap());
+        assert!(Arc::ptr_eq(&itself, &whole));
+        assert_eq!(data(&a), r#"{"A":"***","B":2}"#);
+        assert_eq!(a.decoded.data.as_ptr(), b.decoded.data.as_ptr());
+        // Wanted or not, what is handed over is never more than what may be shown.
+        let unwanted = forms.given(3, &whole).unwrap();
+        assert_eq!(data(&unwanted), r#"{"A":1,"B":"***"}"#);
+    }
+
+    #[test]
+    fn what_is_shown_in_part_has_no_payload_and_the_identity_of_the_whole() {
+        let forms = forms(&[(&[], &["A"])]);
+        let whole = account(&forms);
+        let part = forms.given(0, &whole).unwrap();
+        assert_eq!(part.identity(), whole.identity());
+        assert_eq!(part.payload(), None);
+        assert!(part.raw.payload.is_empty());
+        assert_eq!(whole.payload().unwrap(), "payload");
+        let shown = String::from_utf8(part.cloud_event().to_json().unwrap()).unwrap();
+        assert!(shown.contains(r#""subject":"001A""#), "{shown}");
+        let id = |event: &Event| {
+            let json: serde_json::Value =
+                serde_json::from_slice(&event.cloud_event().to_json().unwrap()).unwrap();
+            json["id"].clone()
+        };
+        assert_eq!(id(&part), id(&whole));
+    }
+
+    #[test]
+    fn handlers_are_asked_by_their_number() {
+        let forms = forms(&[(&["Lead"], &[]), (&[], &[]), (&["Contact"], &[])]);
+        let whole = account(&forms);
+        let header = whole.decoded.header.as_ref();
+        assert_eq!(forms.unwanted(header), 0b101);
+        assert!(!forms.wants(0, header) && forms.wants(1, header));
+        assert_eq!(forms.unwanted(None), 0);
+    }
+
+    #[test]
+    fn data_that_cannot_be_shown_in_part_is_not_given_at_all() {
+        let forms = forms(&[(&[], &["A"])]);
+        let mut whole = account(&forms);
+        let inner = Arc::make_mut(&mut whole);
+        inner.decoded.data = bytes::Bytes::from_static(b"A");
+        inner.shown = forms.of(&inner.decoded);
+        assert_eq!(forms.given(0, &whole).err(), Some(NotShaped));
+    }
+}

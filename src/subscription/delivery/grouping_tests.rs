@@ -401,3 +401,32 @@ proptest! {
         prop_assert_eq!(at, seq);
     }
 }
+
+#[test]
+fn what_a_handler_does_not_want_is_no_part_of_its_unit_and_the_rest_keeps_its_places() {
+    let mut group = Group {
+        first: 7,
+        places: None,
+        members: (1..=5).map(|n| of("a", n)).collect(),
+        partial: false,
+    };
+    for unwanted in [0, 2] {
+        group.members[unwanted].unwanted = 0b01;
+    }
+    let given = |group: &Group, handler| -> Vec<(Seq, Vec<Seq>, bool)> {
+        (group.left_for(handler).iter())
+            .map(|left| (left.first, left.places(), left.partial))
+            .collect()
+    };
+    assert_eq!(given(&group, 0b10), [(7, vec![7, 8, 9, 10, 11], false)]);
+    // It is all that it will ever get of the transaction, so no part.
+    assert_eq!(given(&group, 0b01), [(8, vec![8, 10, 11], false)]);
+    group.members[3].finished = 0b01;
+    let parts = [(8, vec![8], true), (11, vec![11], true)];
+    assert_eq!(given(&group, 0b01), parts);
+    for member in &mut group.members {
+        member.unwanted = 0b01;
+    }
+    assert!(group.left_for(0b01).is_empty());
+    assert!(group.wanted(|member| member.unwanted != 0b01).is_none());
+}
