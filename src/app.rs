@@ -433,7 +433,41 @@ async fn run_subscriptions(
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
+
     use super::*;
+    use crate::handler::{BatchAnswer, EventBatch, Options};
+
+    /// Hands on what came off the bus.
+    struct Raw;
+
+    #[async_trait]
+    impl Handler for Raw {
+        async fn handle(&self, _: &EventBatch) -> BatchAnswer {
+            BatchAnswer::HANDLED
+        }
+
+        fn takes_payload(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_handler_of_whole_payloads_cannot_be_shown_a_part_of_them() {
+        let mut registry = Registry::builtin();
+        registry.register("raw", |config| {
+            Options::new(config).finish(Some(()))?;
+            Ok(Arc::new(Raw))
+        });
+        let mut config = HandlerConfig::new("raw");
+        assert_eq!(handler_problems(&registry, &config, None), []);
+        config.fields.mask = vec!["Phone".to_owned()];
+        let problems = handler_problems(&registry, &config, None);
+        assert_eq!(problems[0].key.as_deref(), Some("fields"));
+        assert!(problems[0].message.contains("hand on JSON"));
+        config.kind = "log".to_owned();
+        assert_eq!(handler_problems(&registry, &config, None), []);
+    }
 
     /// A program that embeds the daemon spawns it: this compiles, and never runs.
     #[expect(dead_code, reason = "to be compiled")]

@@ -83,8 +83,9 @@ pub(super) struct Tracker {
     incomplete: Option<Place>,
     /// A unit begins here whose last event may not have come yet: nothing of it is let go.
     open_from: Option<Seq>,
-    /// Finished events that left the queue although their replay ID is not complete yet.
-    held: Vec<EventIdentity>,
+    /// Finished events that left the queue although their replay ID is not complete yet, with the handlers that
+    /// have finished them.
+    held: Vec<(EventIdentity, HandlerSet)>,
     position: Option<Place>,
     /// Where the newest event is that has left the queue.
     last_event: Option<ReplayId>,
@@ -289,7 +290,9 @@ impl Tracker {
                 }
                 // No place of its own: it stays above the position until a later one passes.
                 (true, None) | (false, _) if self.held.len() < MAX_HELD => {
-                    self.held.extend(entry.event.map(|event| event.identity));
+                    let finished = self.all & !entry.unwanted;
+                    let event = entry.event.map(|event| (event.identity, finished));
+                    self.held.extend(event);
                 }
                 _ => {}
             }
@@ -362,7 +365,9 @@ impl Tracker {
 
     /// What is finished above the position: each event with the handlers that have finished it.
     pub(super) fn finished_ahead(&self) -> impl Iterator<Item = (&EventIdentity, HandlerSet)> {
-        let held = self.held.iter().map(|identity| (identity, self.all));
+        let held = self.held.iter();
+        let held = held.map(|(identity, finished)| (identity, *finished));
+        let held = held.filter(|(_, finished)| *finished != 0);
         let queued = self.entries.iter().filter_map(|entry| {
             let finished = self.all & !entry.unfinished & !entry.unwanted;
             let event = entry.event.as_ref()?;
@@ -387,6 +392,7 @@ impl Tracker {
         let held = self
             .held
             .iter()
+            .map(|(identity, _)| identity)
             .filter(|_| self.first >= self.incomplete_from);
         for identity in held.chain(queued) {
             *events.entry(identity.clone()).or_insert(0) += 1;
@@ -413,7 +419,7 @@ impl Tracker {
         self.position = Some(place);
         self.passed_to = self.first;
         match &mut self.passed {
-            Some(passed) => passed.append(&mut self.held),
+            Some(passed) => passed.extend(self.held.drain(..).map(|(identity, _)| identity)),
             None => self.held.clear(),
         }
     }

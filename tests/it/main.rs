@@ -42,6 +42,7 @@ mod replay_ids;
 mod resume;
 mod schemas;
 mod secrets;
+mod shaping;
 mod shutdown;
 mod side_replay;
 mod sign_in;
