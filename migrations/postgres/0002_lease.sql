@@ -65,7 +65,7 @@ comment on column orgstream.dead_letter.sealed is 'True where the payload is enc
 comment on column orgstream.dead_letter.retry_asked_at is 'When a person asked for another attempt; null once that was made or withdrawn.';
 comment on column orgstream.dead_letter.ahead is 'Its event lies above the position, so that a stream that begins there brings it once more.';
 comment on column orgstream.dead_letter.ahead_until is 'The position that a rewind left: at the latest the event lies there. Null where it lay above the position all along.';
-comment on column orgstream.dead_letter.reason is 'rejected, exhausted, undecodable, schema_refused, schema_unavailable, parked_behind.';
+comment on column orgstream.dead_letter.reason is 'rejected, exhausted, undecodable, schema_refused, schema_unavailable, unreadable, parked_behind.';
 comment on column orgstream.dead_letter.record_ids is 'Records it concerns, or the value of its key: later events of theirs wait behind it.';
 
 alter table orgstream.hole

@@ -67,8 +67,8 @@ struct ListArgs {
     /// Only what this handler could not handle
     #[arg(long, value_name = "NAME")]
     handler: Option<String>,
-    /// Only for this reason: rejected, exhausted, undecodable, schema_refused, schema_unavailable or
-    /// parked_behind
+    /// Only for this reason: rejected, exhausted, undecodable, schema_refused, schema_unavailable, unreadable
+    /// or parked_behind
     #[arg(long)]
     reason: Option<String>,
     /// Only in this state: open, handled, discarded or any
