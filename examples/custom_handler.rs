@@ -46,7 +46,9 @@ impl Folder {
         let mut file = tokio::fs::File::create(&begun).await?;
         file.write_all(&json).await?;
         file.sync_all().await?;
-        tokio::fs::rename(&begun, self.0.join(format!("{id}.json"))).await
+        tokio::fs::rename(&begun, self.0.join(format!("{id}.json"))).await?;
+        // The name too, or a power cut takes it back.
+        tokio::fs::File::open(&self.0).await?.sync_all().await
     }
 }
 

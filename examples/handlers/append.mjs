@@ -21,11 +21,12 @@ const onDisk = promisify(fdatasync);
 let file;
 let torn = false;
 
-/** Resolves once the event is kept for good. */
-async function handle(event) {
+/** Resolves once the event is kept for good. `text` is what it was read from: numbers in it may be longer than
+ *  JavaScript's. */
+async function handle(event, text) {
   if (event.data === undefined) throw new Reject("the event has no data");
   file ??= openSync(path, "a");
-  const line = Buffer.from(`${torn ? "\n" : ""}${JSON.stringify(event)}\n`);
+  const line = Buffer.from(`${torn ? "\n" : ""}${text}\n`);
   torn = writeSync(file, line) < line.length;
   if (torn) throw new Error("the disk is full");
   await onDisk(file); // meanwhile the next event is taken
@@ -37,7 +38,7 @@ const answer = (id, said) => process.stdout.write(`${JSON.stringify({ id, ...sai
 async function take(line) {
   const event = JSON.parse(line);
   try {
-    await handle(event);
+    await handle(event, line);
     answer(event.id, { ok: true });
   } catch (error) {
     answer(event.id, error instanceof Reject ? { reject: error.message } : { retry: error.message });

@@ -36,7 +36,7 @@ const LISTED: u32 = 20;
 ///
 /// With --to or --handler it is a side replay: a second stream beside the live one, whose events are marked
 /// `replayed` and take turns with live ones of the same record. The position does not move. It ends at --to, and
-/// at the latest where the live stream stands. One side replay of a subscription runs at a time; more wait. Where
+/// at the latest with what the live stream has brought when it begins. One side replay of a subscription runs at a time; more wait. Where
 /// no event marks that end, it ends with the next keepalive of the bus, which comes within 270 seconds.
 ///
 /// Older values will follow newer ones in either case. Every event counts once more against the org's delivery

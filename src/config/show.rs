@@ -275,7 +275,9 @@ fn masked(name: &str, value: &Value) -> Value {
         return blotted(value);
     }
     match value {
-        Value::String(text) if text.contains("://") => Value::String(escaped(&masked_url(text))),
+        Value::String(text) if text.contains("://") => {
+            Value::String(escaped(&without_path(&masked_url(text))))
+        }
         Value::String(text) => Value::String(escaped(text)),
         Value::Array(list) => Value::Array(list.iter().map(|value| masked(name, value)).collect()),
         Value::Table(table) => Value::Table(
@@ -285,6 +287,21 @@ fn masked(name: &str, value: &Value) -> Value {
                 .collect(),
         ),
         other => other.clone(),
+    }
+}
+
+/// A web address without its path, which is a secret where a hook is known by nothing else.
+fn without_path(url: &str) -> String {
+    let rest = ["https://", "http://"]
+        .iter()
+        .find_map(|scheme| url.strip_prefix(scheme));
+    match rest.and_then(|rest| rest.split_once('/')) {
+        Some((_, path)) if !path.is_empty() && !path.starts_with('?') => {
+            let authority = &url[..url.len() - path.len()];
+            let query = path.split_once('?').map(|(_, query)| format!("?{query}"));
+            format!("{authority}{MASK}{}", query.unwrap_or_default())
+        }
+        _ => url.to_owned(),
     }
 }
 
@@ -396,6 +413,8 @@ mod tests {
     fn options_that_may_be_secrets_are_masked_at_any_depth() {
         let value: toml::Table = toml::from_str(
             "url = 'https://u:hunter2@h/?k=hunter2'\n\
+             hook = 'https://h:8443/services/hunter2?k=hunter2'\n\
+             plain = 'http://h'\n\
              api_key = 'hunter2'\n\
              headers = { Authorization = 'Bearer hunter2', 'X-Plain' = 'hunter2' }\n\
              nested = { deep = [{ client_secret = 'hunter2', note = 'seen' }] }\n\
@@ -409,7 +428,15 @@ mod tests {
             .collect();
         let shown = shown.join("\n");
         assert!(!shown.contains("hunter2"), "{shown}");
-        for kept in ["30s", "seen", "X-Plain", "https://u:***@h/?k=***"] {
+        let hook = "https://h:8443/***?k=***";
+        for kept in [
+            "30s",
+            "seen",
+            "X-Plain",
+            "https://u:***@h/?k=***",
+            hook,
+            "\"http://h\"",
+        ] {
             assert!(shown.contains(kept), "{kept} in {shown}");
         }
     }

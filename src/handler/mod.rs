@@ -30,7 +30,7 @@ pub use exec::ExecHandler;
 pub use log::{LineSink, LogHandler};
 #[cfg(feature = "nats")]
 pub use nats::NatsHandler;
-pub use options::{OptionProblem, Options, masked};
+pub use options::{OptionProblem, Options};
 pub use postgres::PostgresHandler;
 #[cfg(feature = "redis")]
 pub use redis::RedisHandler;

@@ -340,67 +340,6 @@ fn truth(value: &toml::Value) -> Option<bool> {
         .or_else(|| value.as_str()?.trim().parse().ok())
 }
 
-/// What stands in the place of a secret.
-const MASK: &str = "***";
-
-/// The options with whatever may be a secret masked, for showing the configuration: all texts under
-/// `headers` and `env`, those under a key that sounds secret, and user information and query of an address.
-pub fn masked(options: &BTreeMap<String, toml::Value>) -> BTreeMap<String, toml::Value> {
-    options
-        .iter()
-        .map(|(key, value)| (key.clone(), masked_value(key, value, false)))
-        .collect()
-}
-
-fn masked_value(key: &str, value: &toml::Value, within_secret: bool) -> toml::Value {
-    const SECRET: [&str; 7] = [
-        "header",
-        "secret",
-        "token",
-        "password",
-        "auth",
-        "credential",
-        "key",
-    ];
-    let lowercase = key.to_ascii_lowercase();
-    let secret =
-        within_secret || lowercase == "env" || SECRET.iter().any(|word| lowercase.contains(word));
-    match value {
-        toml::Value::Table(table) => toml::Value::Table(
-            table
-                .iter()
-                .map(|(key, value)| (key.clone(), masked_value(key, value, secret)))
-                .collect(),
-        ),
-        toml::Value::Array(items) => toml::Value::Array(
-            items
-                .iter()
-                .map(|item| masked_value(key, item, secret))
-                .collect(),
-        ),
-        _ if secret => toml::Value::String(MASK.into()),
-        toml::Value::String(text) => toml::Value::String(masked_text(text)),
-        other => other.clone(),
-    }
-}
-
-fn masked_text(text: &str) -> String {
-    match reqwest::Url::parse(text) {
-        Ok(mut url) if url.has_host() => {
-            if url.query().is_some() {
-                url.set_query(Some(MASK));
-            }
-            if url.password().is_some() || !url.username().is_empty() {
-                // Fails only for addresses without a host.
-                let _ = url.set_username(MASK);
-                let _ = url.set_password(None);
-            }
-            url.into()
-        }
-        _ => text.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use secrecy::ExposeSecret as _;
@@ -494,32 +433,5 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("did you mean `timeout`?"), "{text}");
         assert!(!text.contains("hidden"), "{text}");
-    }
-
-    #[test]
-    fn secrets_are_masked_for_showing() {
-        let config = config(
-            "x",
-            r#"
-            url = "https://example.com/salesforce?code=hidden"
-            database = "postgres://hidden:hidden@db/app"
-            api_token = "hidden"
-            timeout = "30s"
-            size = 5
-            headers = { Authorization = "hidden", nested = ["hidden"] }
-            env = { COLOUR = "hidden" }
-            "#,
-        );
-        let shown = format!("{:?}", masked(&config.options));
-        assert!(!shown.contains("hidden"), "{shown}");
-        for kept in [
-            "https://example.com/salesforce",
-            "@db/app",
-            "30s",
-            "5",
-            "Authorization",
-        ] {
-            assert!(shown.contains(kept), "{kept} in {shown}");
-        }
     }
 }

@@ -30,10 +30,11 @@ pub struct TakenOver {
     pub position: Option<ReplayId>,
     /// Transaction key of the change event at the position ([`super::Progress::transaction`]).
     pub transaction: Option<String>,
-    /// True where an earlier run was about to begin at LATEST ([`Store::mark_begun`]) and left no position: what came between then and now is a hole.
+    /// True where an earlier run was about to begin at LATEST ([`super::Positions::mark_begun`]) and left no
+    /// position: what came between then and now is a hole.
     pub begun_without_position: bool,
     /// Where it has no position: the first replay ID that came on a stream that began at LATEST
-    /// ([`Store::mark_first`]). What came after it can still be had.
+    /// ([`super::Positions::mark_first`]). What came after it can still be had.
     pub begun_with: Option<ReplayId>,
     /// Where it has no position, because a rewind or an expired replay ID took it away: earliest or latest,
     /// whatever the configuration says.

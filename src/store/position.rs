@@ -115,11 +115,11 @@ pub struct SubscriptionStatus {
 #[async_trait]
 pub trait Positions: Send + Sync {
     /// Records that a stream is about to begin at LATEST, so that a crash before its first response is
-    /// seen as a hole ([`TakenOver::begun_without_position`]).
+    /// seen as a hole ([`super::TakenOver::begun_without_position`]).
     async fn mark_begun(&self, lease: &Lease) -> Result<(), StoreError>;
 
     /// Records the first replay ID that came on a stream that began at LATEST, so that a restart before
-    /// the first position loses no more than that one ([`TakenOver::begun_with`]). The first one stays.
+    /// the first position loses no more than that one ([`super::TakenOver::begun_with`]). The first one stays.
     async fn mark_first(&self, lease: &Lease, first: &ReplayId) -> Result<(), StoreError>;
 
     /// Writes progress, in one transaction; refused where the lease's epoch has passed.

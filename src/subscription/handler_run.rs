@@ -34,7 +34,7 @@ pub(super) enum Verdict {
 /// A change that a person should hear of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Health {
-    /// It fails for all: held back, tried now and then.
+    /// It fails for all, or now for another reason: held back, tried now and then.
     Down(String),
     /// It succeeds again.
     Up,
@@ -232,7 +232,11 @@ impl HandlerRun {
         // Having handled or refused something, it answers; else, the longest pause that it asked for.
         let answers_at_all = answers.iter().any(|a| asked_pause(a).is_none());
         let asked_for = answers.iter().filter_map(asked_pause).max();
-        let failed = asked_for.filter(|_| !answers_at_all);
+        let why = answers.iter().find_map(|answer| match answer {
+            Answer::Retry(retry) => Some(retry.reason.clone()),
+            _ => None,
+        });
+        let failed = asked_for.zip(why).filter(|_| !answers_at_all);
         self.successes += handled as u64;
         // Records of those that are handed over once more: what follows them in this batch is not parked
         // before they are settled, or they would find themselves behind it.
@@ -332,22 +336,21 @@ impl HandlerRun {
             let pause = pause(&self.retry.backoff, waiting.attempts.saturating_sub(1)).max(least);
             waiting.not_before = Some(now + pause);
         }
-        waiting.last_error = Some(retry.reason);
         result.again += 1;
         self.lanes.put(waiting);
         true
     }
 
     /// Is the handler itself up or down? `failed` is the longest pause asked for by a call that handled and
-    /// refused nothing.
+    /// refused nothing, and why.
     fn judge(
         &mut self,
         now: Instant,
         call: CallId,
-        failed: Option<Duration>,
+        failed: Option<(Duration, String)>,
         result: &mut Answered,
     ) {
-        let Some(asked_for) = failed else {
+        let Some((asked_for, why)) = failed else {
             self.failures_in_row = 0;
             if self.down.take().is_some() {
                 self.lanes.wake_untried();
@@ -361,13 +364,13 @@ impl HandlerRun {
             Some(down) if call > down.last_call => {
                 down.probes += 1;
                 down.until = hold(down.probes);
-                if let Some(why) = self.lanes.last_error() {
-                    down.why = why;
+                if why != down.why {
+                    down.why.clone_from(&why);
+                    result.health = Some(Health::Down(why));
                 }
             }
             Some(down) => down.until = down.until.max(now + asked_for),
             None if self.failures_in_row >= DOWN_AFTER => {
-                let why = self.lanes.last_error().unwrap_or_default();
                 self.down = Some(Down {
                     why: why.clone(),
                     until: hold(0),

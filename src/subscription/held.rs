@@ -392,6 +392,11 @@ impl Held {
         !self.to_come.is_empty() || !self.after.is_empty() || self.undecoded > 0
     }
 
+    /// Letters whose events the live stream is still to bring once more.
+    pub(super) fn to_come_count(&self) -> usize {
+        self.to_come.len()
+    }
+
     /// True where there is an event that could not be decoded for anyone.
     pub(super) fn has_undecoded(&self) -> bool {
         self.undecoded > 0

@@ -101,11 +101,6 @@ impl Lanes {
             .min()
     }
 
-    /// What the handler said last about an event that waits.
-    pub(super) fn last_error(&self) -> Option<String> {
-        self.waiting.values().find_map(|w| w.last_error.clone())
-    }
-
     /// The handler is back: what waited for it, and for nothing of its own, need not wait longer.
     pub(super) fn wake_untried(&mut self) {
         for waiting in self.waiting.values_mut().filter(|w| w.counted == 0) {

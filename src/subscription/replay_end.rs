@@ -30,7 +30,7 @@ pub(super) struct ReplayEnd {
     last: Vec<ReplayId>,
     /// It ends before what was committed after this.
     to_time: Option<SystemTime>,
-    /// It ends before this: the first place that the live stream hands over by itself.
+    /// It ends before this: from there on the live stream hands everything over by itself.
     before: Option<ReplayId>,
     /// One of `last` has come; what follows under it is part of the replay.
     reached: Option<ReplayId>,
@@ -108,7 +108,8 @@ impl ReplayEnd {
         }
     }
 
-    /// The live stream brought an event. True where the replay has had it already: they have met.
+    /// The live stream brought an event, and from here on hands everything over by itself. True where the replay has had
+    /// it already: they have met.
     pub(super) fn live_brought(&mut self, id: &ReplayId) -> bool {
         let met = self.seen.contains(id) || self.first.as_ref() == Some(id);
         if self.before.is_none() {

@@ -344,10 +344,9 @@ impl Tracker {
         self.entries.iter().filter(|e| e.event.is_some()).count()
     }
 
-    /// The place of the first event that is not let go yet.
-    pub(super) fn first_in_flight(&self) -> Option<&ReplayId> {
-        let mut events = self.entries.iter().filter(|entry| entry.event.is_some());
-        events.find_map(|entry| entry.replay_id.as_ref())
+    /// True where the position stands behind all that was received.
+    pub(super) fn has_passed_all(&self) -> bool {
+        self.entries.is_empty() && self.held.is_empty()
     }
 
     /// True where nothing received is unfinished.

@@ -21,6 +21,11 @@ const ACCOUNTS: &str = "/data/AccountChangeEvent";
 /// Nothing measured here takes longer.
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// Bytes of an ordinary event's description.
+const SMALL: usize = 200;
+/// Bytes of a large event's: a few hundred reach `max_in_flight_bytes` long before `max_in_flight`.
+const LARGE: usize = 100_000;
+
 /// Workers of one subscription with one webhook, its org and its database.
 struct Bed {
     org: Arc<Emulator>,
@@ -128,8 +133,13 @@ impl Bed {
 }
 
 fn update(record: usize) -> Value {
+    update_of(record, SMALL)
+}
+
+/// A change of a record with a description of so many bytes.
+fn update_of(record: usize, bytes: usize) -> Value {
     json!({"ChangeEventHeader": {"entityName": "Account", "recordIds": [format!("001A0000{record:07}AAA")]},
-           "Name": "well", "Phone": "+351 555 0100", "Description": "x".repeat(200)})
+           "Name": "well", "Phone": "+351 555 0100", "Description": "x".repeat(bytes)})
 }
 
 /// Resident memory of a process in MiB.
@@ -225,41 +235,62 @@ async fn bench_hand_over_on_sigterm() {
 #[ignore = "a bench: run scripts/bench-delivery"]
 async fn bench_memory_with_a_hung_handler() {
     let cluster = cluster().await;
-    let waiting: usize = super::variable("ORGSTREAM_BENCH_EVENTS").unwrap_or(1_000_000);
-    let (mut before, mut after, mut woken) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..runs() {
-        let bed = Bed::with(1, "15s", &cluster).await;
-        let process = bed.workers[0].id().unwrap();
-        bed.org.publish(ACCOUNTS, &[update(0)]).await;
-        bed.answered(1).await;
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        before.push(resident(process));
-        bed.recorder.behave("accounts", "a", Mode::Hanging);
-        for batch in 0..waiting / 1_000 {
-            let events: Vec<Value> = (0..1_000).map(|n| update(batch * 1_000 + n)).collect();
-            bed.org.publish(ACCOUNTS, &events).await;
+    let waiting = super::variable("ORGSTREAM_BENCH_EVENTS").unwrap_or(1_000_000);
+    for (waiting, bytes) in [(waiting, SMALL), (3_000, LARGE)] {
+        let (mut before, mut after, mut woken) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..runs() {
+            let figures = hung(&cluster, waiting, bytes).await;
+            before.push(figures.idle);
+            after.push(figures.hung);
+            woken.push(figures.woken);
         }
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        after.push(resident(process));
-        let lifted = now_us();
-        bed.recorder.behave("accounts", "a", Mode::Well);
-        bed.answered(1_000).await;
-        let answers = bed.recorder.answers("accounts", "a");
-        // Beyond the few calls that hung.
-        let next = answers
-            .iter()
-            .filter(|a| a.came_us > lifted)
-            .map(|a| a.came_us)
-            .min();
-        woken.push((next.unwrap() - lifted) as f64 / 1e6);
+        let events = format!("{waiting} events with {bytes} bytes of text");
+        println!("{events}: memory, idle: {} MiB", spread(before));
+        println!("{events}: memory, handler hung: {} MiB", spread(after));
+        println!(
+            "{events}: from the handler's waking to its next event: {} s",
+            spread(woken)
+        );
     }
-    println!("memory, idle: {} MiB", spread(before));
-    println!(
-        "memory, handler hung, {waiting} events waiting: {} MiB",
-        spread(after)
-    );
-    println!(
-        "from the handler's waking to its next event: {} s",
-        spread(woken)
-    );
+}
+
+/// Resident memory in MiB before and while the only handler hangs, and the seconds to its next event.
+struct Hung {
+    idle: f64,
+    hung: f64,
+    woken: f64,
+}
+
+async fn hung(cluster: &Cluster, waiting: usize, bytes: usize) -> Hung {
+    let bed = Bed::with(1, "15s", cluster).await;
+    let process = bed.workers[0].id().unwrap();
+    bed.org.publish(ACCOUNTS, &[update(0)]).await;
+    bed.answered(1).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let idle = resident(process);
+    bed.recorder.behave("accounts", "a", Mode::Hanging);
+    let at_once = if bytes > SMALL { 20 } else { 1_000 };
+    for first in (0..waiting).step_by(at_once) {
+        let events: Vec<Value> = (first..waiting.min(first + at_once))
+            .map(|record| update_of(record, bytes))
+            .collect();
+        bed.org.publish(ACCOUNTS, &events).await;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let hung = resident(process);
+    let lifted = now_us();
+    bed.recorder.behave("accounts", "a", Mode::Well);
+    bed.answered(1_000).await;
+    // Beyond the few calls that hung.
+    let answers = bed.recorder.answers("accounts", "a");
+    let next = answers
+        .iter()
+        .filter(|a| a.came_us > lifted)
+        .map(|a| a.came_us)
+        .min();
+    Hung {
+        idle,
+        hung,
+        woken: (next.unwrap() - lifted) as f64 / 1e6,
+    }
 }

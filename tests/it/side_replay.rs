@@ -141,6 +141,45 @@ async fn a_side_replay_on_a_quiet_topic_ends_with_the_newest_event_and_waits_for
     assert_eq!(daemon.stop().await.1, 0);
 }
 
+#[tokio::test]
+async fn a_side_replay_brings_what_its_handler_has_done_and_another_has_not() {
+    let (org, store) = (Emulator::start().await, Store::sqlite());
+    let hook = Hook::start(|_, _| 200.into()).await;
+    hook.close();
+    let config = two(&org, &store, &hook, "");
+    let mut daemon = Daemon::run(&config);
+    let ids = published(&org, &["a", "b", "c"]).await;
+    daemon.handled(3).await;
+    let reaches_its_end = async |args: &[&str], received: u64| {
+        let command = replayed(&config, &[args, &["--handler", "out"]].concat()).await;
+        assert_eq!(
+            command["progress"]["received"],
+            json!(received),
+            "{command}"
+        );
+        let outcome = command["outcome"].as_str().unwrap();
+        assert!(outcome.starts_with("reached its end"), "{outcome}");
+    };
+    // The position is before all of them.
+    reaches_its_end(&["--from", "earliest"], 3).await;
+    reaches_its_end(&["--from", "earliest", "--to", &ids[1]], 2).await;
+    reaches_its_end(&["--from", &ids[0]], 2).await;
+    assert_eq!(
+        marked(&daemon.handled(10).await).join(" "),
+        "a b c a* b* c* a* b* b* c*"
+    );
+    daemon.kill();
+    // What the store has of them is that the one has finished them.
+    org.settings(json!({"keepalive_ms": 300})).await;
+    let mut daemon = Daemon::run(&config);
+    let command = replayed(&config, &["--from", "earliest", "--handler", "out"]).await;
+    assert_eq!(command["progress"]["received"], json!(3), "{command}");
+    assert_eq!(marked(&daemon.handled(3).await).join(" "), "a* b* c*");
+    hook.open();
+    standing_at(&store, &ids[2]).await;
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
 async fn survives_a_kill(store: Store) {
     const EVENTS: usize = 120;
     let org = Emulator::start().await;

@@ -96,10 +96,14 @@ impl ExecHandler {
                 suspects.remove(&identity);
                 answer
             }
-            Outcome::Unsent(why) => Answer::Retry(Retry::because(why)),
+            Outcome::Unsent(retry) => Answer::Retry(retry),
             Outcome::Broken(why) => {
                 // With one event at a time there is no doubt about which it was.
-                if self.pool.settings.in_flight > 1 && suspects.len() < SUSPECTS {
+                if self.pool.settings.in_flight > 1 {
+                    if suspects.len() >= SUSPECTS {
+                        // Most are of events parked long ago; one that breaks another process is marked again.
+                        suspects.clear();
+                    }
                     suspects.insert(identity);
                 }
                 Answer::Retry(Retry::because(why))

@@ -14,7 +14,7 @@ use super::program::end_of;
 use super::protocol::plain;
 use super::stderr::{LastLine, follow};
 use super::worker::{AFTER_TERM, Order, Outcome, Worker};
-use crate::handler::{Answer, Retry};
+use crate::handler::Retry;
 
 /// How long a busy process is waited for before another is started: a quick program needs no second one.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -98,12 +98,12 @@ impl Pool {
         };
         let mut place = match place {
             Ok(place) => place,
-            Err(retry) => return Outcome::Answered(Answer::Retry(retry)),
+            Err(retry) => return Outcome::Unsent(retry),
         };
         let (reply, outcome) = oneshot::channel();
         let order = Order { id, line, reply };
         if place.line.orders.send(order).await.is_err() {
-            return Outcome::Unsent("the program ended".to_owned());
+            return Outcome::Unsent(Retry::because("the program ended"));
         }
         match outcome.await {
             Ok(outcome) => {
@@ -116,12 +116,14 @@ impl Pool {
 
     /// A place in a process: where there is none, one is waited for, and soon another process started.
     async fn place(self: &Arc<Self>, subscription: &Arc<str>) -> Result<Place, Retry> {
+        // Of the whole wait: on a busy pool places become free, and are taken by others, all the time.
+        let until = Instant::now() + PATIENCE;
         let mut patient = true;
         loop {
             let freed = self.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            let full = {
+            {
                 let mut state = self.state();
                 if let Some(process) = state.processes.iter_mut().find(|one| one.free > 0) {
                     process.free -= 1;
@@ -133,11 +135,10 @@ impl Pool {
                     state.started += 1;
                     return self.start(&mut state, Some(number), subscription);
                 }
-                full
-            };
+            }
             tokio::select! {
                 () = freed => {}
-                () = tokio::time::sleep(PATIENCE), if !full => patient = false,
+                () = tokio::time::sleep_until(until), if patient => patient = false,
             }
         }
     }
@@ -239,11 +240,12 @@ impl Pool {
         }
     }
 
-    /// A process is at its end; `failed` says why, where it had not answered anything.
+    /// A process is at its end; `failed` says why, where it had not answered anything. One that had an event to itself
+    /// says nothing about the others.
     pub(super) fn left(&self, number: Option<u64>, started_at: Instant, failed: Option<&str>) {
         let mut state = self.state();
         state.processes.retain(|one| Some(one.number) != number);
-        if let Some(why) = failed {
+        if let Some(why) = failed.filter(|_| number.is_some()) {
             let name = self.settings.program.name();
             self.failed(&mut state, started_at, format!("`{name}` {why}"));
         }

@@ -342,6 +342,24 @@ async fn a_call_that_is_given_up_ends_the_process() {
 }
 
 #[tokio::test]
+async fn another_process_is_started_however_often_the_first_becomes_free() {
+    let it = Arc::new(Fixture::new(&each(&format!("sleep 0.01; {OK}")), ""));
+    let calls = (0..8).map(|n| {
+        let it = it.clone();
+        tokio::spawn(async move {
+            let began = Instant::now();
+            while it.handler.pool.running() < 2 {
+                assert!(began.elapsed() < Duration::from_secs(30));
+                handled(&it.call(n).await);
+            }
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn whoever_shared_a_process_with_a_bad_event_is_not_blamed_for_it() {
     let script = each(&format!(
         r#"case $id in event-1:*) exit 1;; event-9:*) {OK};; *) [ -n "$one" ] && {OK}; one=$id;; esac"#
@@ -362,6 +380,33 @@ async fn whoever_shared_a_process_with_a_bad_event_is_not_blamed_for_it() {
     assert!(matches!(it.call(1).await, Answer::Retry(_)));
     assert_eq!(it.handler.pool.running(), 0);
     assert_eq!(it.handler.suspects().len(), 2);
+}
+
+#[tokio::test]
+async fn one_that_may_not_be_started_yet_is_still_to_have_a_process_of_its_own() {
+    let script = each("echo $id >>seen; case $id in event-1:*) exit 1;; esac");
+    let it = Fixture::with(&script, "in_flight = 3\nworkers = 1", |settings| {
+        settings.restart.initial = Duration::from_secs(60);
+        settings.restart.max = Duration::from_secs(60);
+    });
+    let it = Arc::new(it);
+    let innocent = it.spawn(0);
+    it.wrote("seen", 1).await;
+    assert!(matches!(it.call(1).await, Answer::Retry(_)));
+    assert!(matches!(innocent.await.unwrap(), Answer::Retry(_)));
+    assert!(!it.handler.pool.call_at_once());
+    assert!(matches!(it.call(0).await, Answer::Retry(_)));
+    assert_eq!(it.lines("seen").len(), 2, "it was started");
+    assert_eq!(it.handler.suspects().len(), 2);
+}
+
+#[tokio::test]
+async fn one_that_never_stops_to_write_is_given_its_time_and_no_more() {
+    let script = format!("{}yes ''", each(&format!("{OK}; break")));
+    let it = Fixture::new(&script, "timeout = '2s'");
+    handled(&it.call(0).await);
+    let why = it.retry(1).await;
+    assert!(why.contains("gave no answer within 2s"), "{why}");
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use super::pool::Pool;
 use super::program::{Group, end_of};
 use super::protocol::{LONGEST_ANSWER, Lines, read_answer};
 use super::stderr::{LastLine, follow};
-use crate::handler::Answer;
+use crate::handler::{Answer, Retry};
 
 /// How long a process may take to end after SIGTERM, before SIGKILL.
 pub(super) const AFTER_TERM: Duration = Duration::from_secs(2);
@@ -45,8 +45,8 @@ pub(super) enum Outcome {
     Answered(Answer),
     /// The process ended, or had to be ended, with this event in its hands: why.
     Broken(String),
-    /// It never had the event: why.
-    Unsent(String),
+    /// It never had the event.
+    Unsent(Retry),
 }
 
 /// An event that was written, or is being written.
@@ -187,6 +187,11 @@ impl Worker {
             tokio::select! {
                 biased;
                 () = self.abandon.cancelled() => return End::Abandoned,
+                // Before what it writes, which may never stop: with an event in its hands that has an end.
+                order = self.orders.recv(), if !self.told && self.unwritten.is_empty() => match order {
+                    Some(order) => self.take(order),
+                    None => self.told = true,
+                },
                 read = read(&mut self.stdout, &mut chunk) => match read {
                     0 => return self.closed("standard output").await,
                     count => {
@@ -204,10 +209,6 @@ impl Worker {
                 wrote = write(&mut self.stdin, &self.unwritten[self.written..]) => match wrote {
                     Ok(count) => self.wrote(count),
                     Err(_) => return self.closed("standard input").await,
-                },
-                order = self.orders.recv(), if !self.told && self.unwritten.is_empty() => match order {
-                    Some(order) => self.take(order),
-                    None => self.told = true,
                 },
                 () = until(idle) => {
                     self.idle_since = Instant::now();
@@ -227,8 +228,8 @@ impl Worker {
         let Order { id, line, reply } = order;
         if self.pending.contains_key(&id) {
             // A replay of what has just come: answers could not be told apart.
-            let why = "the program has this event in its hands already".to_owned();
-            let _ = reply.send(Outcome::Unsent(why));
+            let why = "the program has this event in its hands already";
+            let _ = reply.send(Outcome::Unsent(Retry::because(why)));
             return;
         }
         let since = Instant::now();
@@ -391,7 +392,9 @@ impl Worker {
         }
         self.orders.close();
         while let Some(order) = self.orders.recv().await {
-            let _ = order.reply.send(Outcome::Unsent(why.clone()));
+            let _ = order
+                .reply
+                .send(Outcome::Unsent(Retry::because(why.clone())));
         }
         if let Some(mut stderr) = self.stderr.take()
             && tokio::time::timeout(SOON, &mut stderr).await.is_err()

@@ -12,6 +12,7 @@ use async_nats::{
     Client, ClientError, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr,
 };
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::OnceCell;
 
 use crate::handler::Options;
 
@@ -109,7 +110,7 @@ pub(super) struct Connection {
     ca: Option<PathBuf>,
     connect_timeout: Duration,
     timeout: Duration,
-    client: tokio::sync::Mutex<Option<Client>>,
+    made: OnceCell<(Client, Context)>,
     last_error: Arc<Mutex<Option<String>>>,
 }
 
@@ -128,7 +129,7 @@ impl Connection {
             ca,
             connect_timeout,
             timeout,
-            client: tokio::sync::Mutex::default(),
+            made: OnceCell::new(),
             last_error: Arc::default(),
         }
     }
@@ -150,7 +151,7 @@ impl Connection {
     ///
     /// It is down: why, and the cure. What were published now would wait in the client, who knows how long.
     pub(super) async fn jetstream(&self) -> Result<Context, String> {
-        let client = self.client().await?;
+        let (client, stream) = self.made().await?;
         if client.connection_state() != State::Connected {
             let why = self
                 .last_error()
@@ -161,17 +162,19 @@ impl Connection {
                 cure(&why)
             ));
         }
-        Ok(ContextBuilder::new()
-            .timeout(self.timeout)
-            .ack_timeout(self.timeout)
-            .build(client))
+        Ok(stream.clone())
     }
 
-    async fn client(&self) -> Result<Client, String> {
-        let mut client = self.client.lock().await;
-        if let Some(client) = &*client {
-            return Ok(client.clone());
-        }
+    /// True once there was a connection.
+    pub(super) fn was_made(&self) -> bool {
+        self.made.initialized()
+    }
+
+    async fn made(&self) -> Result<&(Client, Context), String> {
+        self.made.get_or_try_init(|| self.make()).await
+    }
+
+    async fn make(&self) -> Result<(Client, Context), String> {
         let connecting = self.options()?.connect(self.servers.0.clone());
         let connected = tokio::time::timeout(self.connect_timeout, connecting)
             .await
@@ -182,7 +185,12 @@ impl Connection {
                 )
             })?
             .map_err(|error| self.why_none(&error))?;
-        Ok(client.insert(connected).clone())
+        // Once for all events: to build it starts a task.
+        let stream = ContextBuilder::new()
+            .timeout(self.timeout)
+            .ack_timeout(self.timeout)
+            .build(connected.clone());
+        Ok((connected, stream))
     }
 
     fn options(&self) -> Result<ConnectOptions, String> {

@@ -32,8 +32,8 @@ const CLOUD_EVENT: &str = "application/cloudevents+json";
 /// `token`, `user` with `password`, `nkey`, `credentials`; `ca_file`; `timeout` of a whole call (10 s),
 /// `connect_timeout` (5 s).
 ///
-/// The event's identity with the subscription's name is the `Nats-Msg-Id`: within its duplicate window the stream
-/// keeps a repeat out.
+/// The event's identity with the subscription's name and the subject is the `Nats-Msg-Id`: within its duplicate
+/// window the stream keeps a repeat out.
 ///
 /// Events are published one by one, the next when the one before is acknowledged: a stream that is full may refuse a
 /// large event and take the small one behind it. What runs side by side are calls, which share no record.
@@ -84,24 +84,29 @@ impl NatsHandler {
             }
         };
         let retry = |reason| Answer::Retry(Retry::because(reason));
-        let stream = match self.connection.jetstream().await {
-            Ok(stream) => stream,
-            Err(reason) => return retry(reason),
-        };
         let subject = self.subject.render(subscription, event);
         let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, message_id(subscription, event));
+        headers.insert(NATS_MESSAGE_ID, message_id(subscription, &subject, event));
         headers.insert("Content-Type", CLOUD_EVENT);
         let published = async {
+            let stream = match self.connection.jetstream().await {
+                Ok(stream) => stream,
+                Err(reason) => return retry(reason),
+            };
             let acknowledged =
                 stream.publish_with_headers(subject.clone(), headers, payload.into());
-            acknowledged.await?.await
+            let acknowledged = match acknowledged.await {
+                Ok(acknowledgement) => acknowledgement.await,
+                Err(error) => Err(error),
+            };
+            match acknowledged {
+                Ok(_) => Answer::Handled,
+                Err(error) => self.answer_to(&error, &subject),
+            }
         };
-        match tokio::time::timeout(self.timeout, published).await {
-            Ok(Ok(_)) => Answer::Handled,
-            Ok(Err(error)) => self.answer_to(&error, &subject),
-            Err(_) => retry(self.late()),
-        }
+        tokio::time::timeout(self.timeout, published)
+            .await
+            .unwrap_or_else(|_| retry(self.late()))
     }
 
     /// What an error means for the event.
@@ -126,6 +131,9 @@ impl NatsHandler {
 
     fn late(&self) -> String {
         let (server, timeout) = (self.connection.name(), self.timeout);
+        if !self.connection.was_made() {
+            return format!("no connection to NATS at {server} within {timeout:?}");
+        }
         // What the server minds about a publisher comes beside, and not as an answer.
         match self.connection.last_error() {
             Some(said) => format!(
@@ -218,9 +226,10 @@ impl Handler for NatsHandler {
     }
 }
 
-/// What a stream knows an event by, whatever other subscriptions publish to it.
-fn message_id(subscription: &str, event: &Event) -> String {
-    format!("{subscription}:{}", event.identity())
+/// What a stream knows an event by, whatever other subscriptions and handlers publish to it: one ID is one message
+/// of a stream, on whichever subject (nats-server issue #3645).
+fn message_id(subscription: &str, subject: &str, event: &Event) -> String {
+    format!("{subscription}:{}:{subject}", event.identity())
 }
 
 /// A template of a subject: levels with dots between, none of them empty, no wildcards.

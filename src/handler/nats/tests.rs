@@ -63,11 +63,11 @@ fn subjects_have_levels_and_no_wildcards() {
 }
 
 #[test]
-fn a_stream_knows_an_event_by_subscription_and_identity() {
+fn a_stream_knows_an_event_by_subscription_identity_and_subject() {
     let batch = batch(&["{}"]);
     assert_eq!(
-        message_id(&batch.subscription, &batch.events[0]),
-        "orders:event-0:0000"
+        message_id(&batch.subscription, "by.Account", &batch.events[0]),
+        "orders:event-0:0000:by.Account"
     );
 }
 

@@ -141,11 +141,12 @@ impl Armed {
     /// by itself, as one does on a key of another type. After an error the connection must not be used again.
     pub(super) async fn transaction(
         &mut self,
-        commands: &[Cmd],
+        commands: Vec<Cmd>,
     ) -> Result<Vec<Result<(), Trouble>>, Trouble> {
-        let mut pipeline = Pipeline::with_capacity(commands.len() + 2);
+        let count = commands.len();
+        let mut pipeline = Pipeline::with_capacity(count + 2);
         for command in commands {
-            pipeline.add_command(command.clone());
+            pipeline.add_command(command);
         }
         pipeline.add_command(redis::cmd("EXEC"));
         if self.wait_replicas == 0 {
@@ -157,11 +158,11 @@ impl Armed {
             .await
             .map_err(|error| refused(&error))?;
         let mut answers = answers.into_iter();
-        for queued in answers.by_ref().take(commands.len()) {
+        for queued in answers.by_ref().take(count) {
             of_value(queued)?;
         }
         let executed = match answers.next().map(of_value) {
-            Some(Ok(Value::Array(executed))) if executed.len() == commands.len() => executed,
+            Some(Ok(Value::Array(executed))) if executed.len() == count => executed,
             Some(Err(trouble)) => return Err(trouble),
             _ => return Err(Trouble::NotUnderstood),
         };

@@ -77,7 +77,7 @@ impl RedisHandler {
     }
 
     /// Writes all of these, in order; says for each whether it is there.
-    async fn write(&self, entries: &[Cmd]) -> Result<Vec<Result<(), Trouble>>, Trouble> {
+    async fn write(&self, entries: Vec<Cmd>) -> Result<Vec<Result<(), Trouble>>, Trouble> {
         let mut connection = match self.rested() {
             Some(connection) => connection,
             None => self.endpoint.connect().await?,
@@ -202,7 +202,7 @@ impl Handler for RedisHandler {
                 });
             }
         };
-        let written = tokio::time::timeout(self.timeout, self.write(&entries))
+        let written = tokio::time::timeout(self.timeout, self.write(entries))
             .await
             .unwrap_or(Err(Trouble::Late(self.timeout)));
         match written {

@@ -89,6 +89,12 @@ impl Delivery {
         let finished = (self.finished_before)
             .remove(&tracked.identity)
             .unwrap_or(0);
+        let replay_id = match &what {
+            What::Event(event) => event.raw.replay_id.clone(),
+            What::Undecodable(event) => event.raw.replay_id.clone(),
+        };
+        self.replays
+            .live_brought(replay_id.as_ref(), finished, &self.finished_before);
         // What is parked waits for its turn once more, so that its letter holds what comes after, and not before.
         let parked = self.parked_before(&tracked.identity);
         let finished = finished & !parked;
@@ -98,11 +104,6 @@ impl Delivery {
             // Nobody can have left it out.
             What::Undecodable(_) => 0,
         };
-        let replay_id = match &what {
-            What::Event(event) => event.raw.replay_id.clone(),
-            What::Undecodable(event) => event.raw.replay_id.clone(),
-        };
-        self.replays.live_brought(replay_id.as_ref());
         let header = match &what {
             What::Event(event) => event.decoded.header.as_ref(),
             What::Undecodable(event) => event.header.as_ref(),

@@ -157,10 +157,16 @@ impl Letters {
     /// What a person has to do, where nothing more can be parked.
     pub(super) fn full(&self, subscription: &str) -> Option<String> {
         self.parking.is_full(self.room()).then(|| {
+            let wait = match self.held.to_come_count() {
+                0 => String::new(),
+                count => format!(
+                    " ({count} wait for the stream to bring their events once more before they can be retried)"
+                ),
+            };
             format!(
                 "{} events are parked, and max_parked allows for no more: what comes to be parked waits, and \
                  with it the stream; see `orgstream dead-letters list --subscription {subscription}`, then \
-                 retry or discard some, or raise max_parked",
+                 retry or discard some{wait}, or raise max_parked",
                 self.held.stored()
             )
         })

@@ -101,11 +101,15 @@ impl Delivery {
             return;
         }
         for (origin, (letter, open)) in places.into_iter().zip(letters.into_iter().zip(open)) {
-            let is_live = matches!(origin, Origin::Live(_));
-            // Off a side replay, which brought the event while it was on its way here: the store does not know
-            // that it comes again after a restart.
-            let known =
-                |ticket: &Ticket| !is_live || self.letters.held.is_known_ahead(*ticket, slot);
+            let held = &self.letters.held;
+            let known = |ticket: &Ticket| match origin {
+                // Off a side replay, which brought the event while it was on its way here: the store does not
+                // know that it comes again after a restart.
+                Origin::Live(_) => held.is_known_ahead(*ticket, slot),
+                // What is not written yet may never be: the replay's place must not pass it.
+                Origin::Replay(_) => held.place(*ticket).is_some(),
+                Origin::Letter { .. } => true,
+            };
             match open.filter(known) {
                 Some(ticket) => self.parked_already(ticket, origin, bit, moment),
                 None => self.park(vec![origin], handler, vec![letter], moment),
@@ -293,11 +297,7 @@ impl Delivery {
                 tickets.for_each(|ticket| held.handled(ticket));
                 self.letters.parking.write(Move::Resolve(named));
             }
-            LoadedLetter::Gone(tickets) => {
-                // A look at the store, which is on its way, tells which.
-                tickets.iter().for_each(|ticket| held.put_back(*ticket));
-                self.letters.put_off(tickets);
-            }
+            LoadedLetter::Gone(tickets) => self.look_again(tickets),
             LoadedLetter::Later { tickets, why } => {
                 debug!(
                     subscription = self.lease.key.name,
@@ -314,6 +314,20 @@ impl Delivery {
                 refusal,
             } => self.unit_undecodable(slot, named, others, refusal),
         }
+    }
+
+    /// Some of these are open no more: a look at the store tells which, and what became of them. A person settled them, or
+    /// we did, and heard no answer.
+    fn look_again(&mut self, tickets: Vec<Ticket>) {
+        debug!(
+            subscription = self.lease.key.name,
+            letters = tickets.len(),
+            "dead letters are open no more; the store is looked at"
+        );
+        let held = &mut self.letters.held;
+        tickets.iter().for_each(|ticket| held.put_back(*ticket));
+        self.letters.put_off(tickets);
+        self.letters.asked();
     }
 
     /// Without one of its events none of a unit is handed over: nobody's wish for an attempt is left of any
@@ -400,10 +414,7 @@ impl Delivery {
                 }
             }
             Done::PassedOn(named, None) => {
-                // A look at the store, which is on its way, tells which is no longer open.
-                let tickets = named.iter().map(|(ticket, _)| *ticket);
-                tickets.clone().for_each(|ticket| held.put_back(ticket));
-                self.letters.put_off(tickets);
+                self.look_again(named.into_iter().map(|(ticket, _)| ticket).collect());
             }
             Done::PassedOn(named, Some(own)) => {
                 // The handlers' letters first: what waits behind them must not slip in between.
@@ -411,10 +422,17 @@ impl Delivery {
                     let own = own.iter().map(|(_, placed)| placed.id);
                     held.ahead.follow(*id, own);
                 }
-                for (letter, placed) in own.into_iter().flatten() {
+                let each = named.iter().zip(own);
+                for (of, (letter, placed)) in
+                    each.flat_map(|(of, own)| own.into_iter().map(move |one| (of, one)))
+                {
                     let summary = asked_summary(letter, placed, &self.lease.key.name);
                     let records = holding.records(&summary.record_ids);
-                    held.load(summary, records, false);
+                    let ticket = held.load(summary, records, false);
+                    let met = held.met_at(of.0);
+                    if let (Some(ticket), Some(met)) = (ticket, met) {
+                        held.met(ticket, met);
+                    }
                 }
                 named.iter().for_each(|(ticket, _)| held.remove(*ticket));
                 self.observer.letters_resolved("handled", named.len());

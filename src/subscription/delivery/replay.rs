@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
-use super::side::Side;
+use super::side::{Side, is_marked};
 use super::{Delivery, end_of_task};
 use crate::config::BackoffConfig;
 use crate::event::ReplayId;
@@ -21,6 +21,7 @@ use crate::subscription::backoff::Backoff;
 use crate::subscription::decoder::Item;
 use crate::subscription::held::Held;
 use crate::subscription::lanes::Origin;
+use crate::subscription::position::FinishedBefore;
 use crate::subscription::streams::{Streams, Tasks};
 use crate::subscription::tracker::{HandlerSet, Seq};
 use crate::telemetry::metrics;
@@ -223,12 +224,21 @@ impl Replays {
         }))
     }
 
-    /// The live stream brought an event.
-    pub(super) fn live_brought(&mut self, id: Option<&ReplayId>) {
+    /// The live stream brought an event, which these handlers had finished before; others that are still to come are
+    /// finished by those of `before`.
+    pub(super) fn live_brought(
+        &mut self,
+        id: Option<&ReplayId>,
+        finished: HandlerSet,
+        before: &FinishedBefore,
+    ) {
         let Some(id) = id else { return };
         self.last_live = Some(id.clone());
         if let Some(side) = &mut self.side {
-            side.live_brought(id);
+            let wanted = side.wanted();
+            if finished & wanted == 0 && !is_marked(before, wanted) {
+                side.live_brought(id);
+            }
         }
     }
 

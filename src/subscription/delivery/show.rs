@@ -1,6 +1,6 @@
 //! What people see of a subscription: gauges and its state.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::Delivery;
 use crate::subscription::handler_run::HandlerRun;
@@ -11,6 +11,8 @@ impl Delivery {
         let (events, bytes) = self.in_flight.held_now();
         self.observer.in_flight(events, bytes);
         self.observer.letters_open(self.letters.held.stored());
+        let seq = self.tracker.next_seq();
+        self.letters.held.it_is(SystemTime::now(), seq);
         let live = *self.stream_state.borrow() == State::Live;
         let oldest = self
             .tracker

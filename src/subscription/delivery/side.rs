@@ -18,6 +18,7 @@ use crate::subscription::decoder::Item;
 use crate::subscription::held::{Held, Slot};
 use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::Origin;
+use crate::subscription::position::FinishedBefore;
 use crate::subscription::replay_end::{ReplayEnd, Sight};
 use crate::subscription::resume::Resume;
 use crate::subscription::rewind;
@@ -155,6 +156,13 @@ impl Side {
         };
     }
 
+    /// The handlers that it is for.
+    pub(super) fn wanted(&self) -> HandlerSet {
+        !self.left_out
+    }
+
+    /// The live stream brought an event, which with all that follows it is handed over to the handlers of this
+    /// replay without it.
     pub(super) fn live_brought(&mut self, id: &ReplayId) {
         self.moved |= self.end.before().is_none();
         if self.end.live_brought(id) {
@@ -310,7 +318,7 @@ impl Delivery {
             (None, begin) => begin,
         };
         let left_out = self.left_out(&arguments.handlers)?;
-        let end = self.end_of(&arguments, &progress)?;
+        let end = self.end_of(&arguments, &progress, !left_out)?;
         let config = &self.replays.streams.config;
         // As much as a transaction needs to come in whole.
         let limits = Limits::of(config);
@@ -323,7 +331,8 @@ impl Delivery {
         ));
         let stop = self.stop.child_token();
         let (gone_tell, gone) = watch::channel(None);
-        let nothing = matches!(&place, Start::After(id) if end.is_at(id));
+        let nothing =
+            matches!(&place, Start::After(id) if end.is_at(id) || self.stands_at(id, !left_out));
         let stream = self.replays.streams.open(Opening {
             resume: Resume::new(channel, None, None, &place),
             // Nobody listens: a side replay gives no position up.
@@ -388,37 +397,46 @@ impl Delivery {
         })
     }
 
-    /// At the latest it ends where the live stream stands now.
+    /// At the latest it ends with what the live stream has brought when it begins, finished or not: of what is still
+    /// on its way, some handlers may be done already. What is marked as finished from before a restart is among what
+    /// the live stream is to bring, so that the end is known once all of that has come by.
     fn end_of(
         &self,
         arguments: &ReplayArguments,
         progress: &ReplayProgress,
+        wanted: HandlerSet,
     ) -> Result<ReplayEnd, String> {
         let channel = self.lease.key.topic.is_channel();
         let mut end = ReplayEnd::new(channel, arguments.to_time_ms.map(from_ms));
         for id in arguments.to.iter().chain(&progress.last) {
             end.ends_with(read(id)?);
         }
-        let position = self.tracker.position();
-        let position = position.or(self.replays.resumed_after.as_ref());
-        // The position may be a keepalive's, which no event carries: then only another keepalive would say that
-        // the replay is there, minutes later.
-        let event = self.tracker.position_event();
-        let event = event.or(self.replays.resumed_event.as_ref());
-        for place in position.into_iter().chain(event) {
-            end.ends_with(place.clone());
+        if let Some(id) = &progress.before {
+            end.ends_before(read(id)?);
         }
-        match (&progress.before, self.tracker.first_in_flight()) {
-            (Some(id), _) => end.ends_before(read(id)?),
-            (None, Some(id)) => end.ends_before(id.clone()),
-            // Everything that came is finished, and the position may be a keepalive's, which no event carries.
-            (None, None) => {
-                if let Some(id) = &self.replays.last_live {
-                    end.ends_with(id.clone());
-                }
-            }
+        let own = |id: &String| Some(id) == arguments.to.as_ref();
+        let known = progress.before.is_some() || !progress.last.iter().all(own);
+        if known || is_marked(&self.finished_before, wanted) {
+            return Ok(end);
+        }
+        let replays = &self.replays;
+        match &replays.last_live {
+            Some(id) => end.ends_with(id.clone()),
+            // The position may be a keepalive's, which no event carries: then only another keepalive would say
+            // that the replay is there, minutes later.
+            None => [&replays.resumed_after, &replays.resumed_event]
+                .into_iter()
+                .flatten()
+                .for_each(|place| end.ends_with(place.clone())),
         }
         Ok(end)
+    }
+
+    /// True where nothing that came lies behind this place.
+    fn stands_at(&self, place: &ReplayId, wanted: HandlerSet) -> bool {
+        self.tracker.has_passed_all()
+            && self.tracker.position() == Some(place)
+            && !is_marked(&self.finished_before, wanted)
     }
 
     pub(super) fn take_replayed(&mut self, item: Item) {
@@ -479,6 +497,11 @@ impl Delivery {
             self.give(&group, |seq| Origin::Replay(base + seq));
         }
     }
+}
+
+/// True where something that is still to come is finished for one of these handlers.
+pub(super) fn is_marked(before: &FinishedBefore, handlers: HandlerSet) -> bool {
+    before.values().any(|finished| finished & handlers != 0)
 }
 
 fn read(id: &str) -> Result<ReplayId, String> {

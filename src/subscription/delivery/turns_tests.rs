@@ -1,4 +1,4 @@
-//! That the delivery rests while there is nothing that it may do.
+//! A delivery by itself: that it rests while there is nothing that it may do, and looks where it has to.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,10 +9,11 @@ use tempfile::TempDir;
 use super::*;
 use crate::app::Org;
 use crate::config::{Checks, StoreConfig, Subscriptions};
-use crate::event::OrgId;
+use crate::event::{EventIdentity, OrgId};
 use crate::salesforce::limits::Limits as OrgLimits;
-use crate::store::SubscriptionKey;
-use crate::subscription::letter_loader::LetterLoader;
+use crate::store::{LetterSummary, Placed, SubscriptionKey};
+use crate::subscription::letter_loader::{LetterLoader, LoadedLetter};
+use crate::subscription::parking::Done;
 use crate::subscription::sleepless::Moment;
 use crate::subscription::{LeaseKeeper, Shared, lease_clock};
 
@@ -137,5 +138,44 @@ async fn while_no_letter_may_be_tried_the_delivery_does_not_turn_for_those_that_
             turns < 50,
             "{turns} turns; lapsed {lapsed}, stopping {stops}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_letter_that_turns_out_to_be_settled_has_the_store_looked_at() {
+    let stop = CancellationToken::new();
+    let (mut delivery, _kept) = delivery(None, &stop).await;
+    // What the store says of the first look, at the beginning.
+    let one = LetterSummary {
+        placed: Placed { place: 7, id: 7 },
+        subscription: "accounts".to_owned(),
+        handler: None,
+        identity: EventIdentity::from_stored("a"),
+        state: "open".to_owned(),
+        reason: "undecodable".to_owned(),
+        error: String::new(),
+        record_ids: Vec::new(),
+        unit: None,
+        asked: true,
+        replay_id: None,
+        bytes: 1,
+        received_at: SystemTime::now(),
+        to_come: false,
+        until: None,
+    };
+    for lost in [true, false] {
+        let ticket = delivery.letters.held.load(one.clone(), Vec::new(), false);
+        let ticket = ticket.unwrap();
+        if lost {
+            // Passed on, without an answer, and once more.
+            delivery.letters_written(Done::PassedOn(vec![(ticket, 7)], None));
+        } else {
+            delivery.letters_loaded(Ok(vec![LoadedLetter::Gone(vec![ticket])]));
+        }
+        delivery.follow_letters();
+        let looked = delivery.letters.parking.done().await.unwrap();
+        assert!(matches!(looked, Done::Looked(_)), "{lost}");
+        delivery.letters_written(looked);
+        assert!(delivery.letters.held.is_empty(), "{lost}");
     }
 }

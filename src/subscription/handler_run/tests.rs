@@ -98,6 +98,24 @@ fn a_handler_that_is_down_parks_nothing() {
 }
 
 #[test]
+fn a_handler_that_is_down_for_another_reason_says_so_once() {
+    let mut run = run(5, 1, OnExhausted::Park);
+    let (mut now, mut said) = (Instant::now(), vec![]);
+    for reason in ["no", "no", "no", "no", "else", "else", "no"] {
+        let (call, batch) = loop {
+            match run.call(now) {
+                Some(next) => break next,
+                None => now = run.wake_at(now).unwrap(),
+            }
+        };
+        let answered = run.answered(now, call, batch, BatchAnswer::retry(reason));
+        said.extend(answered.health);
+    }
+    let down = |why: &str| Health::Down(why.to_owned());
+    assert_eq!(said, [down("no"), down("else"), down("no")]);
+}
+
+#[test]
 fn after_the_total_time_even_then_events_are_parked() {
     let mut run = run(1, 1, OnExhausted::Park);
     let done = drive(&mut run, Duration::from_secs(4000), |_| retry());

@@ -209,6 +209,26 @@ fn id(text: &str) -> ReplayId {
 }
 
 #[test]
+fn what_was_received_so_long_ago_that_the_bus_has_forgotten_it_holds_and_can_be_tried() {
+    let mut held = held();
+    let to_come = |name, received: u64| NewLetter {
+        since: Since::ToCome,
+        received_at: at(received),
+        ..behind(name, &[1])
+    };
+    let old = store(&mut held, to_come("a", 1000), 1);
+    store(&mut held, to_come("b", 1001), 2);
+    let days = 4 * 24 * 3600;
+    held.it_is(at(1000 + days), 5);
+    assert_eq!((draw(&mut held), held.to_come_count()), (vec![], 2));
+    held.it_is(at(1001 + days), 5);
+    assert_eq!(held.holder(MINE, &[1], live(4)), None);
+    assert_eq!(held.holder(MINE, &[1], live(5)), Some(old));
+    held.passed(6);
+    assert_eq!((draw(&mut held), held.to_come_count()), (vec![old], 1));
+}
+
+#[test]
 fn what_does_not_come_again_holds_from_where_that_is_sure() {
     let mut held = held();
     let to_come = |name, received: u64, until: Option<&str>| NewLetter {

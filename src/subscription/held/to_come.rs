@@ -12,6 +12,10 @@ use crate::subscription::tracker::Seq;
 /// How far the clock of this machine may be behind that of the org.
 const SKEW: Duration = Duration::from_secs(60);
 
+/// The bus keeps events for three days; what was received so long ago is gone whatever the clocks say. As in
+/// the store, which asks the same when letters are loaded.
+const FORGOTTEN: Duration = Duration::from_secs(4 * 24 * 3600);
+
 /// Letters that a stream has not passed, by what tells that it has although their events do not come: the bus
 /// keeps them no more, or they lie before the beginning.
 #[derive(Debug, Default)]
@@ -56,6 +60,15 @@ impl ToCome {
 
     pub(super) fn is_empty(&self) -> bool {
         self.by_time.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_time.len()
+    }
+
+    fn received_before(&self, then: SystemTime) -> Vec<Ticket> {
+        let older = self.by_time.range(..(then, Ticket::MIN));
+        older.map(|(_, ticket)| *ticket).collect()
     }
 
     fn all(&self) -> Vec<Ticket> {
@@ -159,6 +172,17 @@ impl Held {
         self.ahead.all_brought(seq);
     }
 
+    /// It is this time: what was received so long ago that the bus keeps it no more will not come. On a topic that is
+    /// never silent, of events without a commit time, nothing else may tell.
+    pub(in crate::subscription) fn it_is(&mut self, now: SystemTime, seq: Seq) {
+        let Some(forgotten) = now.checked_sub(FORGOTTEN) else {
+            return;
+        };
+        for ticket in self.to_come.received_before(forgotten) {
+            self.will_not_come(ticket, seq);
+        }
+    }
+
     /// The live stream has brought the event of a letter once more, and it is decided that it is parked: from now on
     /// it holds what is younger by `since`.
     pub(in crate::subscription) fn came_by(&mut self, ticket: Ticket, since: Since, seq: Seq) {
@@ -260,6 +284,11 @@ impl Held {
         for ticket in self.unmet.passed(place, committed_at) {
             self.met(ticket, seq.saturating_sub(1));
         }
+    }
+
+    /// Where a side replay brought the event of a letter, if it did.
+    pub(in crate::subscription) fn met_at(&self, ticket: Ticket) -> Option<Seq> {
+        self.letters.get(&ticket)?.met
     }
 
     /// A side replay brings the event of a letter: it holds what the replay brings after this place.

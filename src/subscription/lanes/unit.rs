@@ -191,8 +191,6 @@ pub(in crate::subscription) struct Waiting {
     pub(in crate::subscription) successes_seen: u64,
     /// When it failed first.
     pub(in crate::subscription) failing_since: Option<Instant>,
-    /// What the handler said last.
-    pub(in crate::subscription) last_error: Option<String>,
 }
 
 impl Waiting {
@@ -216,7 +214,6 @@ impl Waiting {
             counted: 0,
             successes_seen: 0,
             failing_since: None,
-            last_error: None,
         }
     }
 

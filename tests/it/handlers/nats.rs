@@ -105,7 +105,8 @@ impl Nats {
             let message = stream.get_raw_message(seen).await.unwrap();
             let event: Value = serde_json::from_slice(&message.payload).unwrap();
             let id = message.headers.get("Nats-Msg-Id").unwrap().as_str();
-            assert_eq!(id, format!("accounts:{}", event["id"].as_str().unwrap()));
+            let (event_id, subject) = (event["id"].as_str().unwrap(), &message.subject);
+            assert_eq!(id, format!("accounts:{event_id}:{subject}"));
             all.push(Received::of(&event));
         }
         *self.read.lock().unwrap() = (seen, all.clone());
@@ -158,6 +159,27 @@ async fn ten_thousand_events_are_published_through_kills_and_restarts() {
         nats.stream(events()).await;
         endure(nats).await;
     }
+}
+
+#[tokio::test]
+async fn two_handlers_may_publish_the_same_events_to_one_stream() {
+    let Some(nats) = Nats::start("").await else {
+        return;
+    };
+    nats.stream(events()).await;
+    let one = nats.handler();
+    let both = format!(
+        "{one}\nsubject = \"orgstream.all\"\n[[subscription.handler]]\nname = \"second\"\n{one}\n\
+         subject = \"orgstream.by.{{entity}}\""
+    );
+    let mut bench = Bench::start(&both).await;
+    bench.publish(6).await;
+    let received = eventually("both to have published", async || {
+        Some(nats.received().await).filter(|received| received.len() >= 12)
+    });
+    let mut numbers: Vec<usize> = received.await.iter().map(|event| event.number).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
 }
 
 #[tokio::test]
