@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::event::{ChangeType, ReplayId, Topic};
+use crate::event::{ReplayId, Topic};
 
 pub use duration::{parse_bytes, parse_duration};
 pub use env::{Env, ProcessEnv};
@@ -40,6 +40,7 @@ pub use load::{
     Loaded, Origin, Subscriptions, load, load_bus_retention, load_salesforce, load_store,
     load_subscriptions, load_vault,
 };
+pub use shaping::{FieldsConfig, FilterConfig};
 pub(crate) use show::masked_url;
 pub use show::show;
 pub(crate) use subscription::valid_name;
@@ -439,57 +440,6 @@ impl fmt::Debug for HandlerConfig {
             .field("fields", &self.fields)
             .field("options", &self.options.keys())
             .finish()
-    }
-}
-
-/// Which change events a handler is given: those that all of these let through. Empty lists let all through.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FilterConfig {
-    /// API names of objects.
-    pub entity: Vec<String>,
-    /// Kinds of change.
-    pub change: Vec<ChangeType>,
-    /// Fields, one of which an update has to change; says nothing of other changes.
-    pub changed: Vec<String>,
-}
-
-/// What a handler is given of an event's fields, each by its name in the header: `Phone`,
-/// `BillingAddress.City`. The name of a compound field stands for all of its components.
-#[derive(Debug, Clone, Default)]
-pub struct FieldsConfig {
-    /// All others are left out; `None` leaves none out.
-    pub only: Option<Vec<String>>,
-    /// These are left out.
-    pub without: Vec<String>,
-    /// The value of these is `***`.
-    pub mask: Vec<String>,
-    /// The value of these is its HMAC-SHA256.
-    pub hash: Vec<String>,
-    /// The key of `hash`, which needs it: `ORGSTREAM_HASH_KEY`.
-    pub hash_key: Option<SecretString>,
-}
-
-impl FieldsConfig {
-    /// True where anything of an event may be hidden.
-    pub fn hides(&self) -> bool {
-        let lists = [&self.without, &self.mask, &self.hash];
-        self.only.is_some() || lists.into_iter().any(|list| !list.is_empty())
-    }
-
-    /// True where both hide the same in the same way.
-    pub fn is_same(&self, other: &Self) -> bool {
-        let lists = |one: &Self| {
-            let Self {
-                only,
-                without,
-                mask,
-                hash,
-                hash_key,
-            } = one.clone();
-            let key = hash_key.map(|key| key.expose_secret().to_owned());
-            (only, without, mask, hash, key)
-        };
-        lists(self) == lists(other)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What handlers are given: `entity`, `change`, `changed` and `fields`.
 
 use super::*;
+use crate::event::ChangeType;
 
 const KEY: &str = "a-key-of-at-least-thirty-two-characters";
 

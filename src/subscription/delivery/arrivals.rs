@@ -145,6 +145,18 @@ impl Delivery {
         bits.fold(0, |all, bits| all | bits)
     }
 
+    /// The handlers that do not want an event of a side replay, unless it is parked for them: then it has to meet its letter.
+    pub(super) fn unwanted_of_replay(&self, event: &Event) -> HandlerSet {
+        let unwanted = self.forms.unwanted(event.decoded.header.as_ref());
+        if unwanted == 0 {
+            return 0;
+        }
+        let (held, identity) = (&self.letters.held, event.identity());
+        let is_parked = |slot: usize| held.open(Slot::Handler(slot), &identity).is_some();
+        let parked = (self.runs.iter().enumerate()).filter(|(slot, _)| is_parked(*slot));
+        unwanted & !parked.fold(0, |set, (_, run)| set | run.bit)
+    }
+
     /// The events of one transaction follow each other and share its key.
     fn transaction_of(&mut self, header: Option<&ChangeEventHeader>) -> Option<Arc<str>> {
         let key = transaction(header)?;

@@ -12,10 +12,10 @@ use super::grouping::{Group, Grouping, Limits, Member, What, transaction};
 use super::groups::{Silence, silence};
 use super::replay::Ending;
 use crate::config::Start;
-use crate::event::{ChangeEventHeader, Event, EventIdentity, ReplayId};
+use crate::event::{ChangeEventHeader, EventIdentity, ReplayId};
 use crate::store::{CommandState, ReplayArguments, ReplayProgress, StoredCommand};
 use crate::subscription::decoder::Item;
-use crate::subscription::held::{Held, Slot};
+use crate::subscription::held::Held;
 use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::Origin;
 use crate::subscription::position::FinishedBefore;
@@ -471,18 +471,6 @@ impl Delivery {
                 side.group(|grouping| grouping.resumed(continues, Instant::now()));
             }
         }
-    }
-
-    /// The handlers that do not want an event, unless it is parked for them: then it has to meet its letter.
-    fn unwanted_of_replay(&self, event: &Event) -> HandlerSet {
-        let unwanted = self.forms.unwanted(event.decoded.header.as_ref());
-        if unwanted == 0 {
-            return 0;
-        }
-        let (held, identity) = (&self.letters.held, event.identity());
-        let is_parked = |slot: usize| held.open(Slot::Handler(slot), &identity).is_some();
-        let parked = (self.runs.iter().enumerate()).filter(|(slot, _)| is_parked(*slot));
-        unwanted & !parked.fold(0, |set, (_, run)| set | run.bit)
     }
 
     /// Puts what is complete of the side replay into the lanes of its handlers.
