@@ -57,7 +57,6 @@ alter table orgstream.dead_letter
     add column retry_asked_at timestamptz,
     add column ahead boolean not null default false,
     add column ahead_until bytea;
-create index dead_letter_ahead on orgstream.dead_letter (org_id, subscription) where ahead;
 comment on column orgstream.dead_letter.place is 'Order among the dead letters of one handler, oldest first; null is its id.';
 comment on column orgstream.dead_letter.unit is 'Dead letters of one handler and unit are handed over together: a transaction.';
 comment on column orgstream.dead_letter.replayed is 'True where a side replay brought it: it says so when it is tried again.';

@@ -38,7 +38,6 @@ alter table dead_letter add column sealed integer not null default 0 check (seal
 alter table dead_letter add column retry_asked_at integer;
 alter table dead_letter add column ahead integer not null default 0;
 alter table dead_letter add column ahead_until blob;
-create index dead_letter_ahead on dead_letter (org_id, subscription) where ahead;
 
 alter table hole add column from_time integer;
 alter table hole add column to_time integer;

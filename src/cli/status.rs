@@ -28,7 +28,8 @@ const REFUSED: &str = "refused";
 /// STATE is connecting, live, paused (its buffer is full), reconnecting, blocked or stopped, as its owner
 /// wrote it; or where nobody runs it `waiting for a worker`, `refused`, where the store does not give it to
 /// those that have it in their configuration, or `paused by a person`. OWNER is the worker that
-/// runs it: its dyno, or host and process. LAG is the time since the stream was last live with nothing unfinished; on a
+/// runs it: its dyno, or host and process. LAG is the time since the stream was last live with nothing unfinished, or,
+/// where it never was, since what is at its position happened; on a
 /// quiet topic it grows until the next keepalive, some minutes at most, so a lag that keeps growing means
 /// that the daemon is behind or gone. POSITION is the replay ID up to which every event is finished, AGE
 /// the time since it was written. KEPT is how long the bus still keeps what follows it: a subscription that
@@ -161,6 +162,11 @@ impl Fleet {
     }
 }
 
+/// Since when it may be behind: from the time when it had caught up, or that of its position where it never had.
+fn behind_since(one: &SubscriptionStatus) -> Option<SystemTime> {
+    one.caught_up_at.or(one.position_time)
+}
+
 /// What its owner last said counts for as long as it has one.
 fn is_blocked(one: &SubscriptionStatus) -> bool {
     one.held && one.state == "blocked"
@@ -209,7 +215,7 @@ impl View {
             holder: one.holder.clone(),
             paused_at: one.paused_at.map(rfc3339),
             epoch: one.epoch,
-            lag_seconds: one.caught_up_at.map(|then| since(then, now).as_secs_f64()),
+            lag_seconds: behind_since(one).map(|then| since(then, now).as_secs_f64()),
             position: one.position.as_ref().map(ToString::to_string),
             position_at: one.position_at.map(rfc3339),
             position_time: one.position_time.map(rfc3339),
@@ -259,7 +265,7 @@ impl View {
                 one.key.topic.to_string(),
                 self.state(one).to_owned(),
                 owner(one).unwrap_or_else(|| NONE.to_owned()),
-                age(one.caught_up_at, now),
+                age(behind_since(one), now),
                 one.position
                     .as_ref()
                     .map_or_else(|| NONE.to_owned(), ToString::to_string),

@@ -316,10 +316,13 @@ async fn rewind(
     }
     rewind_letters(conn, lease, to, old.as_ref()).await?;
     let (position, begin_from) = begin_from_text(to);
+    // The place is as old as its mark, and of unknown age without one: the row is younger.
     let epoch: i64 = sql::query_scalar(
         "update orgstream.subscription set epoch = epoch + 1, write_number = 0, position = $3, \
-             position_at = now(), \
-             position_time = null, position_event = null, begin_from = $4, \
+             position_at = null, \
+             position_time = (select min(at) from orgstream.position_mark m \
+                 where m.org_id = $1 and m.subscription = $2 and m.position = $3), \
+             position_event = null, begin_from = $4, \
              position_transaction = case when $3::bytea is null then null else '' end, begun_at = null, begun_with = null, \
              lost_position = null \
          where org_id = $1 and name = $2 returning epoch",

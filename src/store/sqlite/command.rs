@@ -330,10 +330,13 @@ async fn rewind(
     }
     rewind_letters(conn, lease, to, old.as_ref()).await?;
     let (position, begin_from) = begin_from_text(to);
+    // The place is as old as its mark, and of unknown age without one: the row is younger.
     let epoch: i64 = sqlx::query_scalar(
         "update subscription set epoch = epoch + 1, write_number = 0, position = $3, \
-             position_at = $5, \
-             position_time = null, position_event = null, begin_from = $4, \
+             position_at = null, \
+             position_time = (select min(at) from position_mark m \
+                 where m.org_id = $1 and m.subscription = $2 and m.position = $3), \
+             position_event = null, begin_from = $4, \
              position_transaction = case when $3 is null then null else '' end, begun_at = null, begun_with = null, \
              lost_position = null \
          where org_id = $1 and name = $2 returning epoch",
@@ -342,7 +345,6 @@ async fn rewind(
     .bind(&lease.key.name)
     .bind(position.as_ref().map(ReplayId::as_bytes))
     .bind(begin_from)
-    .bind(to_ms(SystemTime::now()))
     .fetch_one(&mut *conn)
     .await?;
     sqlx::query("delete from finished_ahead where org_id = $1 and subscription = $2")

@@ -240,7 +240,7 @@ pub(super) async fn acknowledge(
          and (kind <> 'lost' or to_replay_id is not null or $3) returning id",
     )
     .bind(&filter.subscription)
-    .bind(filter.ids.as_deref().map(numbers))
+    .bind(filter.ids.as_deref().map(super::ids_json))
     .bind(open_ended)
     .bind(to_ms(SystemTime::now()))
     .fetch_all(conn)
@@ -267,7 +267,7 @@ pub(super) async fn list(
     )
     .bind(filter.open_only)
     .bind(&filter.subscription)
-    .bind(filter.ids.as_deref().map(numbers))
+    .bind(filter.ids.as_deref().map(super::ids_json))
     .bind(filter.limit.map(i64::from))
     .fetch_all(conn)
     .await?;
@@ -295,9 +295,4 @@ pub(super) async fn list(
             })
         })
         .collect()
-}
-
-/// Numbers as the JSON array that `json_each` reads.
-fn numbers(ids: &[i64]) -> String {
-    serde_json::Value::from(ids).to_string()
 }

@@ -180,6 +180,8 @@ pub(super) async fn a_rewind_raises_the_epoch_and_sets_the_position(bed: &Bed) {
     assert_eq!(taken.lease.epoch, lease.epoch + 1);
     assert_eq!(taken.lease.holder, lease.holder);
     assert_eq!(taken.position, Some(replay("05")));
+    // The row is young, the place may be of any age.
+    assert_eq!((taken.position_time, taken.position_at), (None, None));
     assert_eq!(taken.begin_from, None);
     assert!(taken.finished_ahead.is_empty());
     // The writer of before is refused, the one of now is not.
@@ -193,6 +195,26 @@ pub(super) async fn a_rewind_raises_the_epoch_and_sets_the_position(bed: &Bed) {
     assert_eq!(next.position, Some(replay("05")));
     assert!(next.finished_ahead.is_empty() && !next.begun_without_position);
     store.save_progress(&next.lease, &progress).await.unwrap();
+}
+
+pub(super) async fn a_rewind_to_a_marked_position_knows_how_old_it_is(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let then = now() - Duration::from_secs(60 * 3600);
+    for (hex, at) in [("0a", then), ("0b", now())] {
+        let progress = Progress {
+            position: Some(replay(hex)),
+            marked_at: Some(at),
+            ..Progress::default()
+        };
+        store.save_progress(&lease, &progress).await.unwrap();
+    }
+    let taken = rewound(&*store, &lease, &Start::After(replay("0a"))).await;
+    assert_eq!(taken.position_time, Some(then));
+    assert_eq!(
+        store.subscriptions().await.unwrap()[0].position_time,
+        Some(then)
+    );
 }
 
 pub(super) async fn a_rewind_to_earliest_or_latest_is_found_again_until_there_is_a_position(

@@ -113,6 +113,7 @@ suite! {
     commands::commands_are_carried_out_by_the_holder_only,
     commands::a_command_of_a_later_release_is_left_alone,
     commands::a_rewind_raises_the_epoch_and_sets_the_position,
+    commands::a_rewind_to_a_marked_position_knows_how_old_it_is,
     commands::a_rewind_to_earliest_or_latest_is_found_again_until_there_is_a_position,
     commands::a_rewind_to_latest_records_what_it_skips,
     commands::a_rewind_leaves_a_hole_until_the_stream_shows_that_it_went_back,

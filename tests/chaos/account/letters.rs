@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::{
-    Answered, Case, HandlerCase, Key, Lanes, Letter, Parking, Piece, Poison, first_handlings,
+    Answered, Case, HandlerCase, Key, Lanes, Letter, Parking, Piece, Poison, covers,
+    first_handlings,
 };
 
 /// Nothing is parked without need.
@@ -83,7 +84,9 @@ fn shares(lanes: &Lanes, records: &[String]) -> bool {
     }
 }
 
-/// While a letter is open, nothing younger of its records is handed to its handler for the first time.
+/// While a letter is open, nothing younger of its records is handed to its handler for the first time. A letter whose
+/// event the bus has forgotten is left out: of what a stream from EARLIEST brings then, a worker that has just started
+/// cannot tell for a minute what is younger (docs/CORRECTNESS.md).
 pub(super) fn held(
     case: &Case,
     handler: &HandlerCase,
@@ -101,7 +104,11 @@ pub(super) fn held(
         }
     }
     let stretches = stretches(case, handler);
-    for stretch in stretches.iter().filter(|s| !s.letter.replayed) {
+    let forgotten = |place| case.holes.iter().any(|hole| covers(case, hole, place));
+    let stretches = stretches
+        .iter()
+        .filter(|stretch| !stretch.letter.replayed && !forgotten(stretch.letter.place));
+    for stretch in stretches {
         let letter = stretch.letter;
         let own = letter.records.first().map_or("", String::as_str);
         let own = handlings

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::endurance::{FarSide, Received, endure};
+use super::throughput::measure;
 use crate::support::daemon::project;
 use crate::support::{
     Daemon, Emulator, Store, account_update, configured, eventually, names, record,
@@ -443,4 +444,16 @@ impl FarSide for Far {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_events_with_daemon_and_programs_killed() {
     endure(Far::shell(APPEND)).await;
+}
+
+#[tokio::test]
+#[ignore = "a bench: run scripts/bench-handlers"]
+async fn bench_exec() {
+    measure("exec, sh", async || Some(Far::shell(APPEND))).await;
+    let start = async || {
+        let (node, program) = (node()?, example("append.mjs"));
+        let options = "in_flight = 20\nworkers = 1";
+        Some(Far::new(&[&node, &program, "events"], options))
+    };
+    measure("exec, append.mjs", start).await;
 }

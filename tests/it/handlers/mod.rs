@@ -8,6 +8,7 @@ mod nats;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
+mod throughput;
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod trouble;
 mod webhook;

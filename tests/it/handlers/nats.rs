@@ -8,6 +8,7 @@ use async_nats::{Client, ConnectOptions};
 use serde_json::Value;
 
 use super::endurance::{FarSide, Received, endure};
+use super::throughput::measure;
 use super::trouble::Bench;
 use crate::support::eventually;
 use crate::support::server::{Server, find, self_signed};
@@ -448,4 +449,15 @@ fn base32_checked(mut bytes: Vec<u8>) -> String {
         char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[value])
     };
     bits.as_bytes().chunks(5).map(letter).collect()
+}
+
+#[tokio::test]
+#[ignore = "a bench: run scripts/bench-handlers"]
+async fn bench_nats() {
+    let start = async || {
+        let nats = Nats::start("").await?;
+        nats.stream(events()).await;
+        Some(nats)
+    };
+    measure("nats", start).await;
 }

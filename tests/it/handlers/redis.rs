@@ -5,6 +5,7 @@ use std::sync::{Mutex, OnceLock};
 use redis::{Connection, Value};
 
 use super::endurance::{FarSide, Received, endure};
+use super::throughput::measure;
 use super::trouble::Bench;
 use crate::support::server::{Server, find, free_port, self_signed};
 use crate::support::{account_update, eventually, record};
@@ -418,4 +419,10 @@ async fn the_check_warns_of_a_server_that_may_lose_events() {
     }
     // A check leaves nothing behind.
     assert_eq!(redis.ask(&["DBSIZE"]), Value::Int(0));
+}
+
+#[tokio::test]
+#[ignore = "a bench: run scripts/bench-handlers"]
+async fn bench_redis() {
+    measure("redis", async || Redis::start(&[]).await).await;
 }

@@ -124,30 +124,37 @@ async fn park_before(
     for letter in letters {
         placed.push(park(conn, sealer, lease, letter, false).await?);
     }
-    let mut moved = Vec::with_capacity(behind.len());
-    for id in behind {
-        moved.extend(move_last(conn, lease, *id).await?);
-    }
+    let moved = move_last(conn, lease, behind).await?;
     Ok((placed, moved))
 }
 
-/// Puts an open letter behind all others: at the number that a new one would have.
+/// Puts those of these letters that are open behind all others, in this order: at the numbers that new ones would
+/// have. All that wait behind a letter may have to move with it, so one statement does it for all.
 async fn move_last(
     conn: &mut PgConnection,
     lease: &Lease,
-    id: i64,
-) -> Result<Option<Placed>, StoreError> {
-    let place: Option<i64> = sql::query_scalar(
-        "update orgstream.dead_letter \
-         set place = nextval(pg_get_serial_sequence('orgstream.dead_letter', 'id')) \
-         where id = $1 and org_id = $2 and subscription = $3 and state = 'open' returning place",
+    ids: &[i64],
+) -> Result<Vec<Placed>, StoreError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut moved: Vec<(i64, i64)> = sql::query_as(
+        // Materialised: numbers are drawn once, in the order given.
+        "with numbered as materialized ( \
+             select id, nextval(pg_get_serial_sequence('orgstream.dead_letter', 'id')) as place \
+             from (select id from unnest($1::bigint[]) with ordinality as given (id, n) order by n) in_order) \
+         update orgstream.dead_letter d set place = numbered.place from numbered \
+         where d.id = numbered.id and d.org_id = $2 and d.subscription = $3 and d.state = 'open' \
+         returning d.place, d.id",
     )
-    .bind(id)
+    .bind(ids)
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
-    .fetch_optional(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(place.map(|place| Placed { place, id }))
+    moved.sort_unstable();
+    let placed = moved.into_iter().map(|(place, id)| Placed { place, id });
+    Ok(placed.collect())
 }
 
 /// Parks one under a lease that is held; `asked` asks for another attempt in the same breath.

@@ -153,25 +153,23 @@ pub(super) async fn pass_on(
             ahead: false,
             ..letter.clone()
         };
-        let own = park(conn, sealer, lease, &letter, true).await?;
-        set_ahead(conn, own.id, ahead, until.as_deref()).await?;
-        placed.push(own);
+        placed.push(park(conn, sealer, lease, &letter, true).await?);
     }
-    for id in ids {
-        set_ahead(conn, *id, false, None).await?;
-    }
+    let own: Vec<i64> = placed.iter().map(|own| own.id).collect();
+    set_ahead(conn, &own, ahead, until.as_deref()).await?;
+    set_ahead(conn, ids, false, None).await?;
     Ok(Some(placed))
 }
 
-/// Says whether a letter's event is above the position.
+/// Says whether the events of these letters are above the position.
 async fn set_ahead(
     conn: &mut PgConnection,
-    id: i64,
+    ids: &[i64],
     ahead: bool,
     until: Option<&[u8]>,
 ) -> Result<(), StoreError> {
-    sql::query("update orgstream.dead_letter set ahead = $2, ahead_until = $3 where id = $1")
-        .bind(id)
+    sql::query("update orgstream.dead_letter set ahead = $2, ahead_until = $3 where id = any($1)")
+        .bind(ids)
         .bind(ahead)
         .bind(until)
         .execute(conn)

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use self::endpoint::{Certificates, Endpoint, Request, library};
 use super::endurance::{FarSide, Received, endure};
+use super::throughput::measure;
 use crate::support::{Daemon, Emulator, Store, account_update, configured, names, record, webhook};
 
 const ACCOUNTS: &str = "/data/AccountChangeEvent";
@@ -265,4 +266,12 @@ async fn a_proxy_of_the_environment_is_used_and_looks_the_name_up() {
     );
     endpoint.accepts(5).await;
     assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+#[ignore = "a bench: run scripts/bench-handlers"]
+async fn bench_webhook() {
+    measure("webhook", async || Receiver::start("")).await;
+    let batched = "mode = \"batched\"\nbatch_events = 50\n";
+    measure("webhook, batches of 50", async || Receiver::start(batched)).await;
 }
