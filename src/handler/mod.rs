@@ -1,6 +1,7 @@
 //! What receives events: the [`Handler`] trait, the registry of types, and the built-in handlers.
 
 mod exec;
+mod kafka;
 mod log;
 #[cfg(feature = "nats")]
 mod nats;
@@ -14,6 +15,7 @@ pub mod sql;
 mod template;
 #[cfg(test)]
 mod testing;
+mod tls_client;
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod tls_options;
 mod transactional;
@@ -27,6 +29,7 @@ use crate::event::Event;
 /// What an `impl Handler` is written with.
 pub use async_trait::async_trait;
 pub use exec::ExecHandler;
+pub use kafka::KafkaHandler;
 pub use log::{LineSink, LogHandler};
 #[cfg(feature = "nats")]
 pub use nats::NatsHandler;

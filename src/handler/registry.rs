@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::options::{OptionProblem, nearest};
 use super::transactional::InTransaction;
 use super::{
-    ExecHandler, Handler, LogHandler, PostgresHandler, TransactionalHandler, WebhookHandler,
+    ExecHandler, Handler, KafkaHandler, LogHandler, PostgresHandler, TransactionalHandler,
+    WebhookHandler,
 };
 use crate::config::HandlerConfig;
 
@@ -102,6 +103,9 @@ impl Registry {
         };
         registry.register("exec", |config| {
             Ok(Arc::new(ExecHandler::from_config(config)?))
+        });
+        registry.register("kafka", |config| {
+            Ok(Arc::new(KafkaHandler::from_config(config)?))
         });
         registry.register("log", |config| {
             Ok(Arc::new(LogHandler::from_config(config)?))
@@ -199,7 +203,7 @@ mod tests {
     fn the_builtin_types_are_there() {
         let registry = Registry::builtin();
         let names: Vec<&str> = registry.type_names().collect();
-        for name in ["exec", "log", "postgres", "webhook"] {
+        for name in ["exec", "kafka", "log", "postgres", "webhook"] {
             assert!(names.contains(&name), "{name}");
         }
         assert!(registry.build(&config("log", "")).is_ok());

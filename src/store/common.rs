@@ -79,7 +79,8 @@ pub(super) fn replay_id(stored: Option<Vec<u8>>) -> Option<ReplayId> {
     stored.and_then(|bytes| ReplayId::from_wire(Bytes::from(bytes)))
 }
 
-/// Kind of a hole, as stored.
+/// Kind of a hole, as stored. Postgres writes it by a statement for each kind.
+#[cfg(feature = "sqlite")]
 pub(super) fn kind_text(kind: HoleKind) -> &'static str {
     match kind {
         HoleKind::Lost => "lost",
@@ -87,7 +88,7 @@ pub(super) fn kind_text(kind: HoleKind) -> &'static str {
     }
 }
 
-/// Reads what [`kind_text`] wrote; the tables allow nothing else.
+/// Reads what `kind_text` wrote; the tables allow nothing else.
 pub(super) fn kind_from(text: &str) -> HoleKind {
     if text == "gap" {
         HoleKind::Gap

@@ -3,12 +3,12 @@
 mod custom;
 mod endurance;
 mod exec;
+mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
 mod throughput;
-#[cfg(any(feature = "nats", feature = "redis"))]
 mod trouble;
 mod webhook;

@@ -93,6 +93,24 @@ impl Server {
         .await;
     }
 
+    /// Sends a signal by name, for example `STOP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.as_ref().unwrap().id().to_string();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &id])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// SIGTERM, and the end of it.
+    pub(crate) async fn stop(&mut self) {
+        self.signal("TERM");
+        let child = self.child.as_mut().unwrap();
+        eventually("the server to end", async || child.try_wait().unwrap()).await;
+        self.child = None;
+    }
+
     /// SIGKILL, and the end of it.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
