@@ -16,7 +16,7 @@ use tracing::{error, info};
 use crate::avro::{SchemaCache, SchemaShelf};
 use crate::config::{
     Checks, Config, ConfigError, Env, HandlerConfig, HandlerProblem, Loaded, MAX_HANDLERS,
-    ProcessEnv, SalesforceConfig, StoreConfig, SubscriptionConfig, Subscriptions,
+    ProcessEnv, SalesforceConfig, StoreConfig, SubscriptionConfig, Subscriptions, needs_encryption,
 };
 use crate::handler::{Handler, HandlerConfigError, Registry};
 use crate::salesforce::auth::{
@@ -121,6 +121,16 @@ fn no_transactions(
     })
 }
 
+/// Why a handler that hands on whole payloads cannot work with what it is configured to be shown.
+fn no_payload(handler: &dyn Handler, config: &HandlerConfig) -> Option<HandlerProblem> {
+    (handler.takes_payload() && config.fields.hides()).then(|| HandlerProblem {
+        key: Some("fields".to_owned()),
+        message: "hides a part of events from a handler that hands on their bytes as they came, with all fields in \
+                  them: take it away, or have the handler hand on JSON"
+            .to_owned(),
+    })
+}
+
 fn handler_problems(
     registry: &Registry,
     config: &HandlerConfig,
@@ -131,6 +141,7 @@ fn handler_problems(
             .and_then(|store| no_transactions(&*handler, config, store))
             .map(|message| HandlerProblem { key: None, message })
             .into_iter()
+            .chain(no_payload(&*handler, config))
             .collect(),
         Err(HandlerConfigError::Options { problems, .. }) => problems
             .iter()
@@ -214,8 +225,18 @@ pub async fn run(
                 subscription.name
             )));
         }
+        if subscription.hides() && config.store.encryption_key.is_none() {
+            let why = needs_encryption(&subscription.name);
+            return Err(RunError::Config(format!(
+                "store.encryption_key (ORGSTREAM_ENCRYPTION_KEY) is missing; {why}"
+            )));
+        }
         let build = |handler: &HandlerConfig| {
             let built = registry.build(handler)?;
+            if let Some(problem) = no_payload(&*built, handler) {
+                let why = format!("handler `{}`: `fields` {}", handler.name, problem.message);
+                return Err(RunError::Config(why));
+            }
             match no_transactions(&*built, handler, &config.store) {
                 Some(why) => Err(RunError::Config(why)),
                 None => Ok(built),
@@ -434,7 +455,41 @@ async fn run_subscriptions(
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
+
     use super::*;
+    use crate::handler::{BatchAnswer, EventBatch, Options};
+
+    /// Hands on what came off the bus.
+    struct Raw;
+
+    #[async_trait]
+    impl Handler for Raw {
+        async fn handle(&self, _: &EventBatch) -> BatchAnswer {
+            BatchAnswer::HANDLED
+        }
+
+        fn takes_payload(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_handler_of_whole_payloads_cannot_be_shown_a_part_of_them() {
+        let mut registry = Registry::builtin();
+        registry.register("raw", |config| {
+            Options::new(config).finish(Some(()))?;
+            Ok(Arc::new(Raw))
+        });
+        let mut config = HandlerConfig::new("raw");
+        assert_eq!(handler_problems(&registry, &config, None), []);
+        config.fields.mask = vec!["Phone".to_owned()];
+        let problems = handler_problems(&registry, &config, None);
+        assert_eq!(problems[0].key.as_deref(), Some("fields"));
+        assert!(problems[0].message.contains("hand on JSON"));
+        config.kind = "log".to_owned();
+        assert_eq!(handler_problems(&registry, &config, None), []);
+    }
 
     /// A program that embeds the daemon spawns it: this compiles, and never runs.
     #[expect(dead_code, reason = "to be compiled")]

@@ -57,6 +57,8 @@ mod postgres;
 #[doc(hidden)]
 pub mod salesforce;
 #[doc(hidden)]
+pub mod shape;
+#[doc(hidden)]
 pub mod store;
 #[doc(hidden)]
 pub mod subscription;

@@ -53,16 +53,18 @@ alter table orgstream.dead_letter
     add column place bigint,
     add column unit text,
     add column replayed boolean not null default false,
+    add column sealed boolean not null default false,
     add column retry_asked_at timestamptz,
     add column ahead boolean not null default false,
     add column ahead_until bytea;
 comment on column orgstream.dead_letter.place is 'Order among the dead letters of one handler, oldest first; null is its id.';
 comment on column orgstream.dead_letter.unit is 'Dead letters of one handler and unit are handed over together: a transaction.';
 comment on column orgstream.dead_letter.replayed is 'True where a side replay brought it: it says so when it is tried again.';
+comment on column orgstream.dead_letter.sealed is 'True where the payload is encrypted under ORGSTREAM_ENCRYPTION_KEY, because a handler is not shown all of it: version byte, nonce, AES-256-GCM ciphertext and tag.';
 comment on column orgstream.dead_letter.retry_asked_at is 'When a person asked for another attempt; null once that was made or withdrawn.';
 comment on column orgstream.dead_letter.ahead is 'Its event lies above the position, so that a stream that begins there brings it once more.';
 comment on column orgstream.dead_letter.ahead_until is 'The position that a rewind left: at the latest the event lies there. Null where it lay above the position all along.';
-comment on column orgstream.dead_letter.reason is 'rejected, exhausted, undecodable, schema_refused, schema_unavailable, parked_behind.';
+comment on column orgstream.dead_letter.reason is 'rejected, exhausted, undecodable, schema_refused, schema_unavailable, unreadable, parked_behind.';
 comment on column orgstream.dead_letter.record_ids is 'Records it concerns, or the value of its key: later events of theirs wait behind it.';
 
 alter table orgstream.hole

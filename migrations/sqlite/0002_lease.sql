@@ -34,6 +34,7 @@ create table former_name (
 alter table dead_letter add column place integer;
 alter table dead_letter add column unit text;
 alter table dead_letter add column replayed integer not null default 0 check (replayed in (0, 1));
+alter table dead_letter add column sealed integer not null default 0 check (sealed in (0, 1));
 alter table dead_letter add column retry_asked_at integer;
 alter table dead_letter add column ahead integer not null default 0;
 alter table dead_letter add column ahead_until blob;

@@ -97,6 +97,18 @@ impl Schema {
         decode::key_text(&self.plan, payload, field)
     }
 
+    /// True for the name of a field, or of a component of one: `Phone`, `BillingAddress.City`.
+    pub fn has_field(&self, name: &str) -> bool {
+        let plan = &self.plan;
+        let mut fields = Some(plan.root());
+        name.split('.').all(|part| {
+            let mut numbers = fields.take().unwrap_or_default();
+            let found = numbers.find(|number| *plan.field(*number).name == *part);
+            fields = found.and_then(|number| plan.compound(plan.field(number).node));
+            found.is_some()
+        })
+    }
+
     /// Encodes a JSON object as one binary datum of this schema.
     ///
     /// Unions are given unwrapped, a nullable field may be left out, bytes and fixed are hexadecimal

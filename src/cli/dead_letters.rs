@@ -4,6 +4,7 @@ mod choice;
 mod discard;
 mod export;
 mod retry;
+mod shown;
 mod ways;
 
 use std::collections::{HashMap, HashSet};
@@ -29,6 +30,9 @@ use crate::store::{DeadLetterFilter, LetterSummary, Store, StoredDeadLetter};
 const LISTED_ERROR: usize = 60;
 
 /// See events that could not be handled or decoded, and decide on them.
+///
+/// `show` and `export` show no more of an event than its handler is shown (`fields` in the configuration, which they
+/// read for that).
 ///
 /// A parked event is kept with its bytes, schema ID, replay ID, error and attempts until a person decides
 /// on it: to retry it, once what was wrong is mended, or to discard it. Later events of the same records wait
@@ -63,8 +67,8 @@ struct ListArgs {
     /// Only what this handler could not handle
     #[arg(long, value_name = "NAME")]
     handler: Option<String>,
-    /// Only for this reason: rejected, exhausted, undecodable, schema_refused, schema_unavailable or
-    /// parked_behind
+    /// Only for this reason: rejected, exhausted, undecodable, schema_refused, schema_unavailable, unreadable
+    /// or parked_behind
     #[arg(long)]
     reason: Option<String>,
     /// Only in this state: open, handled, discarded or any
@@ -81,7 +85,7 @@ struct ListArgs {
 struct ShowArgs {
     /// Its number, as `dead-letters list` shows it
     id: i64,
-    /// Print the payload's bytes in base64 and nothing else
+    /// Print the payload's bytes in base64 and nothing else; not where `fields` hides a part of them
     #[arg(long, conflicts_with = "json")]
     raw: bool,
     #[command(flatten)]
@@ -93,7 +97,9 @@ pub(super) async fn run(path: Option<&Path>, args: DeadLettersArgs) -> Result<Ex
     let store = connect::store(&config).await?;
     let done = match args.command {
         DeadLettersCommand::List(args) => list(store.as_ref(), args).await,
-        DeadLettersCommand::Show(args) => show(store.as_ref(), args).await,
+        DeadLettersCommand::Show(args) => {
+            show(store.as_ref(), &shown::Configured::load(path), args).await
+        }
         DeadLettersCommand::Retry(args) => {
             retry::run(store.as_ref(), &Configured::load(path), args).await
         }
@@ -101,7 +107,9 @@ pub(super) async fn run(path: Option<&Path>, args: DeadLettersArgs) -> Result<Ex
             let unordered = Configured::load(path).unordered();
             discard::run(store.as_ref(), &unordered, args).await
         }
-        DeadLettersCommand::Export(args) => export::run(store.as_ref(), args).await,
+        DeadLettersCommand::Export(args) => {
+            export::run(store.as_ref(), shown::Configured::load(path), args).await
+        }
     };
     store.close().await;
     done
@@ -246,23 +254,33 @@ fn summary(stored: &StoredDeadLetter) -> Value {
     })
 }
 
-async fn show(store: &dyn Store, args: ShowArgs) -> Result<ExitCode, Failure> {
+async fn show(
+    store: &dyn Store,
+    configured: &shown::Configured,
+    args: ShowArgs,
+) -> Result<ExitCode, Failure> {
     let id = args.id;
     let Some(stored) = read(store.dead_letter(id).await)? else {
         return Err(Failure::Failed(anyhow::anyhow!(
             "there is no parked event {id}; `orgstream dead-letters list --state any` shows all"
         )));
     };
-    let payload = &stored.letter.payload;
+    let shapes = configured.shapes(&stored);
+    let bytes = shown::bytes(&stored, shapes.as_ref());
     if args.raw {
-        print_line(&BASE64_STANDARD.encode(payload))?;
+        let bytes = bytes.map_err(|why| Failure::Failed(anyhow::anyhow!(why)))?;
+        print_line(&BASE64_STANDARD.encode(bytes))?;
         return Ok(ExitCode::SUCCESS);
     }
     let schema = read(store.load_schema(&stored.letter.schema_id).await)?;
-    let data = decoded(schema.as_deref(), payload);
+    let data = shapes.as_ref().map_err(String::clone);
+    let data = data.and_then(|shapes| decoded(schema.as_deref(), &stored, shapes));
     if args.output.json {
         let mut shown = summary(&stored);
-        shown["payload"] = BASE64_STANDARD.encode(payload).into();
+        match &bytes {
+            Ok(bytes) => shown["payload"] = BASE64_STANDARD.encode(bytes).into(),
+            Err(why) => shown["payload_error"] = why.as_str().into(),
+        }
         match &data {
             Ok(data) => {
                 shown["data"] = serde_json::from_str(data.get()).map_err(anyhow::Error::from)?;
@@ -274,19 +292,34 @@ async fn show(store: &dyn Store, args: ShowArgs) -> Result<ExitCode, Failure> {
         print(&details(&stored))?;
         match &data {
             Ok(data) => print_line(&format!("\n{}", indented(data.get())))?,
-            Err(why) => print(&format!("\nnot decoded: {why}\n\n{}", hex_lines(payload)))?,
+            Err(why) => {
+                print_line(&format!("\nnot shown: {why}"))?;
+                match bytes {
+                    Ok(bytes) => print(&format!("\n{}", hex_lines(bytes)))?,
+                    Err(other) if other != *why => print_line(&other)?,
+                    Err(_) => {}
+                }
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The payload as handlers would see it in `data`, or why it cannot be shown so.
-fn decoded(schema: Option<&str>, payload: &[u8]) -> Result<Box<RawValue>, String> {
+/// The payload as its handler would see it in `data`, or why it cannot be shown so.
+fn decoded(
+    schema: Option<&str>,
+    stored: &StoredDeadLetter,
+    shapes: &shown::Shapes,
+) -> Result<Box<RawValue>, String> {
+    if let Some(why) = &stored.unreadable {
+        return Err(why.clone());
+    }
     let text = schema.ok_or("the store does not have its schema")?;
     let schema = Schema::parse(text).map_err(|error| error.to_string())?;
     let decoded = schema
-        .decode(payload)
-        .map_err(|failure| failure.error.to_string())?;
+        .decode(&stored.letter.payload)
+        .map_err(|failure| format!("it does not decode: {}", failure.error))?;
+    let decoded = shapes.apply(decoded)?;
     serde_json::from_slice(&decoded.data).map_err(|error| error.to_string())
 }
 
@@ -359,7 +392,7 @@ mod tests {
     use crate::event::{EventIdentity, SchemaId};
     use crate::store::DeadLetter;
 
-    fn stored() -> StoredDeadLetter {
+    pub(super) fn stored() -> StoredDeadLetter {
         StoredDeadLetter {
             id: 7,
             subscription: "orders".into(),
@@ -368,6 +401,7 @@ mod tests {
             parked_at: SystemTime::UNIX_EPOCH,
             retry_asked_at: None,
             resolved_at: None,
+            unreadable: None,
             letter: DeadLetter {
                 identity: EventIdentity::from_stored("u:1"),
                 handler: None,
@@ -385,6 +419,7 @@ mod tests {
                 received_at: SystemTime::UNIX_EPOCH,
                 ahead: false,
                 replayed: false,
+                sealed: false,
             },
         }
     }
@@ -409,11 +444,16 @@ mod tests {
     #[test]
     fn a_payload_is_decoded_where_its_schema_is_known_and_else_says_why() {
         let schema = r#"{"type":"record","name":"X","fields":[{"name":"A","type":"string"}]}"#;
-        let data = decoded(Some(schema), b"\x02a").unwrap();
+        let decode = |schema, payload: &'static [u8]| {
+            let mut one = stored();
+            one.letter.payload = Bytes::from_static(payload);
+            decoded(schema, &one, &shown::Shapes::default())
+        };
+        let data = decode(Some(schema), b"\x02a").unwrap();
         assert_eq!(data.get(), r#"{"A":"a"}"#);
-        let error = decoded(Some(schema), b"\x09").unwrap_err();
+        let error = decode(Some(schema), b"\x09").unwrap_err();
         assert!(error.contains("field A"), "{error}");
-        assert!(decoded(None, b"").unwrap_err().contains("schema"));
+        assert!(decode(None, b"").unwrap_err().contains("schema"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::run::on_signal;
 use crate::app::Org;
 use crate::avro::{Schema, SchemaCache, SchemaUnavailable};
 use crate::config::SalesforceConfig;
-use crate::event::{Event, RawEvent, ReplayId, SchemaId, Source, Topic};
+use crate::event::{Event, RawEvent, ReplayId, SchemaId, Shown, Source, Topic};
 use crate::salesforce::pubsub::{FetchBatch, MAX_OUTSTANDING, PubSubError, Recovery, ReplayFrom};
 use crate::subscription;
 
@@ -321,6 +321,7 @@ impl Tail {
                 replayed: false,
                 partial: false,
                 key: None,
+                shown: Shown::Whole,
             }),
             Err(why) => Err(format!(
                 "cannot decode event {} ({} bytes, schema {}): {why}",

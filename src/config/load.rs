@@ -172,6 +172,25 @@ pub fn load_handlers(
     }
 }
 
+/// Loads the subscriptions alone, for commands that show events as handlers see them. Their handlers' own keys
+/// are read, and not checked.
+///
+/// # Errors
+///
+/// [`ConfigError`], with all problems at once.
+pub fn load_subscriptions(
+    path: Option<&Path>,
+    env: &dyn Env,
+) -> Result<Vec<SubscriptionConfig>, ConfigError> {
+    let document = Document::find(Path::new(""), path, env)?;
+    document.read_section(env, |root| {
+        let sections = root.tables("subscription");
+        Some(subscription::read_all(sections, root.reader(), &|_| {
+            Vec::new()
+        }))
+    })
+}
+
 /// [`load`], with the current directory given, so that tests have one each.
 pub(super) fn load_in(
     directory: &Path,
@@ -207,6 +226,16 @@ pub(super) fn load_in(
     }
     let handler = |handler: &HandlerConfig| (checks.handler)(handler, store.as_ref());
     let subscriptions = subscription::read_all(sections, &reader, &handler);
+    if let Some(hides) = subscriptions.iter().find(|one| one.hides())
+        && let Some(store) = &store
+        && store.encryption_key.is_none()
+    {
+        root.table("store").missing(
+            "encryption_key",
+            Var::Named("ORGSTREAM_ENCRYPTION_KEY"),
+            &needs_encryption(&hides.name),
+        );
+    }
     let metrics_addr = root.parsed(
         "metrics_addr",
         Var::Named("ORGSTREAM_METRICS_ADDR"),
@@ -238,6 +267,14 @@ pub(super) fn load_in(
         }),
         _ => Err(ConfigError::Invalid(problems)),
     }
+}
+
+/// Why a subscription that hides fields needs a key.
+pub(crate) fn needs_encryption(subscription: &str) -> String {
+    format!(
+        "a handler of subscription `{subscription}` is not shown all `fields`, so that parked events are kept \
+         encrypted; make one with `openssl rand -hex 32`"
+    )
 }
 
 /// A configuration that was found and is TOML.

@@ -16,6 +16,7 @@ mod reader;
 mod retention;
 mod salesforce;
 mod section;
+mod shaping;
 mod show;
 mod store;
 mod subscription;
@@ -34,10 +35,12 @@ use crate::event::{ReplayId, Topic};
 pub use duration::{parse_bytes, parse_duration};
 pub use env::{Env, ProcessEnv};
 pub use error::{ConfigError, Place, Problem};
+pub(crate) use load::needs_encryption;
 pub use load::{
     Loaded, Origin, Subscriptions, load, load_bus_retention, load_handlers, load_salesforce,
-    load_store, load_vault,
+    load_store, load_subscriptions, load_vault,
 };
+pub use shaping::{FieldsConfig, FilterConfig};
 pub(crate) use show::masked_url;
 pub use show::show;
 pub(crate) use subscription::valid_name;
@@ -322,6 +325,11 @@ impl SubscriptionConfig {
         }
     }
 
+    /// True where a handler is not shown all of an event. Its dead letters are then kept encrypted.
+    pub fn hides(&self) -> bool {
+        self.handlers.iter().any(|handler| handler.fields.hides())
+    }
+
     /// Half of what may be in flight: while a handler has one such transaction, the next can come in.
     fn group_max_events_by_default(max_in_flight: usize) -> usize {
         (max_in_flight / 2).clamp(1, 1000)
@@ -389,6 +397,10 @@ pub struct HandlerConfig {
     pub retry: RetryConfig,
     /// What to do with an event that was given up.
     pub on_exhausted: OnExhausted,
+    /// Which events it is given.
+    pub filter: FilterConfig,
+    /// What it is given of their fields.
+    pub fields: FieldsConfig,
     /// The keys of its own type, checked by that type.
     pub options: BTreeMap<String, toml::Value>,
 }
@@ -402,6 +414,8 @@ impl HandlerConfig {
             kind,
             retry: RetryConfig::default(),
             on_exhausted: Self::on_exhausted_by_default(Ordering::Record),
+            filter: FilterConfig::default(),
+            fields: FieldsConfig::default(),
             options: BTreeMap::new(),
         }
     }
@@ -422,6 +436,8 @@ impl fmt::Debug for HandlerConfig {
             .field("kind", &self.kind)
             .field("retry", &self.retry)
             .field("on_exhausted", &self.on_exhausted)
+            .field("filter", &self.filter)
+            .field("fields", &self.fields)
             .field("options", &self.options.keys())
             .finish()
     }

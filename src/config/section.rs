@@ -227,6 +227,29 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// Several texts: a list of them, or one text with commas or white space between them, for `${VAR}` works in
+    /// texts only. `None` where the key is not there.
+    pub(super) fn texts(&self, key: &'static str) -> Option<Vec<Given>> {
+        self.know(key);
+        let entry = self.entry(key)?;
+        let entries = match &entry.node {
+            Node::List(list) => list.as_slice(),
+            _ => std::slice::from_ref(entry),
+        };
+        let mut texts = Vec::new();
+        for entry in entries {
+            if let Found::Given(given) = self.text_of(key, entry) {
+                let parts = given.text.split([',', ' ', '\t', '\r', '\n']);
+                let parts = parts.filter(|part| !part.is_empty());
+                texts.extend(parts.map(|part| Given {
+                    text: part.to_owned(),
+                    ..given.clone()
+                }));
+            }
+        }
+        Some(texts)
+    }
+
     /// A table inside this one; an empty one where it is left out, for the environment may still fill it.
     pub(super) fn table(&self, key: &'static str) -> Section<'a> {
         self.know(key);

@@ -8,8 +8,9 @@ use toml::Value;
 
 use super::duration::{format_bytes, format_duration};
 use super::{
-    AuthConfig, BackoffConfig, Config, Group, HandlerConfig, OnExhausted, OnExpiredReplayId,
-    Ordering, RetentionConfig, SalesforceConfig, Start, StoreConfig, SubscriptionConfig,
+    AuthConfig, BackoffConfig, Config, FieldsConfig, Group, HandlerConfig, OnExhausted,
+    OnExpiredReplayId, Ordering, RetentionConfig, SalesforceConfig, Start, StoreConfig,
+    SubscriptionConfig,
 };
 
 /// What stands in place of a secret.
@@ -229,9 +230,42 @@ fn handler(out: &mut Writer, config: &HandlerConfig) {
         OnExhausted::Stop => "stop",
     };
     out.text("on_exhausted", &exhausted);
+    let filter = &config.filter;
+    out.list("entity", &filter.entity);
+    let change = filter.change.iter();
+    let change: Vec<String> = change.map(|one| one.symbol().to_lowercase()).collect();
+    out.list("change", &change);
+    out.list("changed", &filter.changed);
+    if config.fields.hides() {
+        out.line("fields", &fields(&config.fields));
+    }
     for (name, value) in &config.options {
         out.line(&quoted_key(name), &masked(name, value));
     }
+}
+
+/// As an inline table.
+fn fields(config: &FieldsConfig) -> Value {
+    let mut table = toml::Table::new();
+    let lists = [
+        ("only", config.only.as_deref()),
+        ("without", Some(&config.without[..])),
+        ("mask", Some(&config.mask[..])),
+        ("hash", Some(&config.hash[..])),
+    ];
+    for (key, names) in lists {
+        if let Some(names) = names.filter(|names| key == "only" || !names.is_empty()) {
+            table.insert(key.to_owned(), names_value(names));
+        }
+    }
+    if config.hash_key.is_some() {
+        table.insert("hash_key".to_owned(), Value::String(MASK.to_owned()));
+    }
+    Value::Table(table)
+}
+
+fn names_value(names: &[String]) -> Value {
+    Value::Array(names.iter().cloned().map(Value::String).collect())
 }
 
 /// An option's value with everything masked that may be a secret.
@@ -324,6 +358,13 @@ impl Writer {
     fn optional(&mut self, key: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(key, &value);
+        }
+    }
+
+    /// A list of names, where there are any.
+    fn list(&mut self, key: &str, names: &[String]) {
+        if !names.is_empty() {
+            self.line(key, &names_value(names));
         }
     }
 

@@ -8,7 +8,7 @@ use super::salesforce::positive_duration;
 use super::section::{Section, Var};
 
 /// Shortest text accepted as an encryption key, in characters: what `openssl rand -hex 16` prints.
-const KEY_LENGTH: usize = 32;
+pub(super) const KEY_LENGTH: usize = 32;
 
 const LEAST_LEASE: Duration = Duration::from_secs(2);
 const MOST_LEASE: Duration = Duration::from_secs(5 * 60);

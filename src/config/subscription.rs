@@ -6,6 +6,7 @@ use super::error::Place;
 use super::reader::Reader;
 use super::salesforce::{BackoffKeys, positive_duration};
 use super::section::{Found, Section, Var};
+use super::shaping::{read_fields, read_filter};
 use super::{
     Group, HandlerConfig, HandlerProblem, MAX_HANDLERS, OnExhausted, OnExpiredReplayId, Ordering,
     RetryConfig, Start, SubscriptionConfig, parse_bytes,
@@ -135,7 +136,13 @@ fn read_one(section: Section<'_>, check: CheckHandler<'_>) -> Option<Read> {
         },
     );
     read_options(&section, &mut config, known_topic);
-    config.handlers = read_handlers(&section, config.ordering, check);
+    let shared = OfHandlers {
+        ordering: config.ordering,
+        topic: known_topic.then_some(&config.topic),
+        key: config.key.as_deref(),
+        check,
+    };
+    config.handlers = read_handlers(&section, &shared);
     section.finish();
     (name.is_some() && known_topic).then_some(Read {
         config,
@@ -245,11 +252,16 @@ fn read_group(section: &Section<'_>, config: &mut SubscriptionConfig, known_topi
     }
 }
 
-fn read_handlers(
-    section: &Section<'_>,
+/// What a subscription says of all its handlers.
+struct OfHandlers<'a> {
     ordering: Ordering,
-    check: CheckHandler<'_>,
-) -> Vec<HandlerConfig> {
+    /// `None` where it is no good, and then that has been noted.
+    topic: Option<&'a Topic>,
+    key: Option<&'a str>,
+    check: CheckHandler<'a>,
+}
+
+fn read_handlers(section: &Section<'_>, shared: &OfHandlers<'_>) -> Vec<HandlerConfig> {
     let tables = section.tables("handler");
     if tables.is_empty() && !section.has("handler") {
         section.missing(
@@ -270,7 +282,7 @@ fn read_handlers(
     }
     let mut handlers: Vec<HandlerConfig> = Vec::with_capacity(tables.len());
     for table in tables {
-        if let Some((handler, place)) = read_handler(table, ordering, check) {
+        if let Some((handler, place)) = read_handler(table, shared) {
             if handlers.iter().any(|other| other.name == handler.name) {
                 section.reader().problem(
                     place,
@@ -286,11 +298,8 @@ fn read_handlers(
     handlers
 }
 
-fn read_handler(
-    section: Section<'_>,
-    ordering: Ordering,
-    check: CheckHandler<'_>,
-) -> Option<(HandlerConfig, Place)> {
+fn read_handler(section: Section<'_>, shared: &OfHandlers<'_>) -> Option<(HandlerConfig, Place)> {
+    let ordering = shared.ordering;
     let kind = section.needed(
         "type",
         Var::None,
@@ -326,15 +335,19 @@ fn read_handler(
             "ordering = \"strict\" cannot go on past a parked event; use \"stop\", or ordering = \"record\"",
         );
     }
+    let filter = read_filter(&section, shared.topic);
+    let fields = read_fields(&section, shared.key);
     let place = section.place("name");
     let handler = HandlerConfig {
         name: name?,
         kind: kind?.text,
         retry: retry_config,
         on_exhausted: on_exhausted.unwrap_or(HandlerConfig::on_exhausted_by_default(ordering)),
+        filter,
+        fields,
         options: section.rest(),
     };
-    for problem in check(&handler) {
+    for problem in (shared.check)(&handler) {
         section.problem(problem.key.as_deref().unwrap_or("type"), problem.message);
     }
     Some((handler, place))

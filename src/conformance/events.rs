@@ -10,10 +10,11 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use crate::config::{Ordering, SubscriptionConfig};
+use crate::config::{HandlerConfig, Ordering, SubscriptionConfig};
 use crate::emulator::{Defaults, encode};
-use crate::event::{Event, OrgId, RawEvent, ReplayId, Source, Topic, TopicKind};
+use crate::event::{Event, OrgId, RawEvent, ReplayId, Shown, Source, Topic, TopicKind};
 
+use crate::shape::Shape;
 use schema::{Kind, schema_texts};
 
 /// What the `id` of each test event begins with.
@@ -102,6 +103,8 @@ pub(super) struct Maker {
     /// What a user says that a sound event and a bad one hold.
     sound: Option<Map<String, Value>>,
     bad: Option<Map<String, Value>>,
+    /// What the handler is shown of them, where that is not all.
+    shape: Option<Shape>,
     made: usize,
     records: usize,
 }
@@ -134,9 +137,16 @@ impl Maker {
             run: uuid::Uuid::new_v4().simple().to_string()[..8].to_owned(),
             sound: object(sound, "the sound event")?,
             bad: object(bad, "the bad event")?,
+            shape: None,
             made: 0,
             records: 0,
         })
+    }
+
+    /// As this handler is shown them.
+    pub(super) fn shown_to(mut self, handler: &HandlerConfig) -> Self {
+        self.shape = Shape::new(&handler.fields);
+        self
     }
 
     /// What the `id` of each event of this run begins with; its number and a colon follow.
@@ -357,6 +367,14 @@ impl Maker {
             replayed: false,
             partial: false,
             key,
+            shown: Shown::Whole,
+        };
+        let event = match &self.shape {
+            Some(shape) => {
+                let shown = shape.apply(&event.decoded);
+                event.part(shown.map_err(|error| error.to_string())?)
+            }
+            None => event,
         };
         self.made += 1;
         Ok(Made {

@@ -188,7 +188,8 @@ async fn run_with(
         script.sound.as_ref(),
         script.bad.as_ref(),
     )
-    .map_err(ConformanceError::Events)?;
+    .map_err(ConformanceError::Events)?
+    .shown_to(config);
     // What was rolled back is nowhere.
     let keeps = within.as_ref().is_none_or(|within| within.commit);
     let view = script

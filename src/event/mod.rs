@@ -6,6 +6,7 @@
 mod change;
 mod cloud_event;
 mod ids;
+mod shown;
 mod topic;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 pub use change::{ChangeEventHeader, ChangeType, is_entity_wide_id};
 pub use cloud_event::{Attribute, CloudEvent, rfc3339};
 pub use ids::{EventIdentity, InvalidId, OrgId, ReplayId, SchemaId};
+pub use shown::Shown;
 pub use topic::{InvalidTopic, Topic, TopicKind};
 
 /// An event as it came off the bus: nothing decoded, nothing lost.
@@ -85,14 +87,25 @@ pub struct Decoded {
     pub ignored_bits: u32,
 }
 
+impl Decoded {
+    /// Bytes that it holds in memory.
+    pub(crate) fn size(&self) -> usize {
+        let header = self.header.as_ref().map_or(0, |header| {
+            512 + 48 * (header.record_ids.len() + header.changed_fields.len())
+        });
+        self.data.len() + header
+    }
+}
+
 /// A decoded event on its way to the handlers.
 #[derive(Debug, Clone)]
 pub struct Event {
     /// Org and topic.
     pub source: Arc<Source>,
-    /// As received.
+    /// As received; without its payload where that would tell more than [`Event::decoded`] shows, see
+    /// [`Event::payload`].
     pub raw: RawEvent,
-    /// As decoded.
+    /// As decoded, and as far as it is shown.
     pub decoded: Decoded,
     /// When this process received it.
     pub received_at: SystemTime,
@@ -104,21 +117,34 @@ pub struct Event {
     pub partial: bool,
     /// Value of the field that orders a platform event, where the subscription names one (`key`).
     pub key: Option<String>,
+    /// How much of the event this is.
+    pub shown: Shown,
 }
 
 impl Event {
     /// What tells this event from every other (design section 2).
     pub fn identity(&self) -> EventIdentity {
-        self.raw
-            .identity(self.record_ids().first().map(String::as_str))
+        match &self.shown {
+            Shown::Part(identity) => identity.clone(),
+            Shown::Whole | Shown::Forms(_) => self
+                .raw
+                .identity(self.record_ids().first().map(String::as_str)),
+        }
+    }
+
+    /// The Avro datum as received; `None` where the handler is not shown all of the event's fields (`fields` in
+    /// its configuration), of which the datum holds all. A handler that cannot do without says so by
+    /// [`Handler::takes_payload`](crate::handler::Handler::takes_payload).
+    pub fn payload(&self) -> Option<&Bytes> {
+        match self.shown {
+            Shown::Part(_) => None,
+            Shown::Whole | Shown::Forms(_) => Some(&self.raw.payload),
+        }
     }
 
     /// Bytes that this event holds in memory, decoded form included.
     pub fn size(&self) -> usize {
-        let header = self.decoded.header.as_ref().map_or(0, |header| {
-            512 + 48 * (header.record_ids.len() + header.changed_fields.len())
-        });
-        self.raw.size() + self.decoded.data.len() + header
+        self.raw.size() + self.decoded.size() + self.shown.size()
     }
 
     /// The record IDs a change event names; empty for platform events.

@@ -145,6 +145,12 @@ pub trait Handler: Send + Sync {
         }
     }
 
+    /// True where it hands on events' bytes as received ([`Event::payload`]). With `fields` in its configuration,
+    /// which hide a part of them, that is an error: then there are none.
+    fn takes_payload(&self) -> bool {
+        false
+    }
+
     /// Looks whether the other side can be reached and would accept events, without sending one. Used
     /// by `orgstream check`.
     async fn check(&self) -> Result<(), String> {

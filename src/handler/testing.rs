@@ -6,8 +6,10 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::EventBatch;
-use crate::config::{BackoffConfig, HandlerConfig, OnExhausted, RetryConfig};
-use crate::event::{Decoded, Event, OrgId, RawEvent, ReplayId, SchemaId, Source};
+use crate::config::{
+    BackoffConfig, FieldsConfig, FilterConfig, HandlerConfig, OnExhausted, RetryConfig,
+};
+use crate::event::{Decoded, Event, OrgId, RawEvent, ReplayId, SchemaId, Shown, Source};
 
 /// The configuration of a handler `h` with these options, in TOML.
 pub(super) fn config(kind: &str, options: &str) -> HandlerConfig {
@@ -23,6 +25,8 @@ pub(super) fn config(kind: &str, options: &str) -> HandlerConfig {
             total: Duration::from_secs(12 * 3600),
         },
         on_exhausted: OnExhausted::Park,
+        filter: FilterConfig::default(),
+        fields: FieldsConfig::default(),
         options: toml::from_str(options).unwrap(),
     }
 }
@@ -53,6 +57,7 @@ pub(super) fn batch(data: &[&str]) -> EventBatch {
             epoch: 1,
             replayed: false,
             partial: false,
+            shown: Shown::Whole,
             key: None,
         })
     });

@@ -19,7 +19,8 @@ pub struct DeadLetter {
     pub identity: EventIdentity,
     /// The handler that could not handle it; `None` where it could not be decoded for anyone.
     pub handler: Option<String>,
-    /// `rejected`, `exhausted`, `undecodable`, `schema_refused`, `schema_unavailable`, `parked_behind`.
+    /// `rejected`, `exhausted`, `undecodable`, `schema_refused`, `schema_unavailable`, `unreadable`,
+    /// `parked_behind`.
     pub reason: String,
     /// What went wrong, for a person; without payload or secrets.
     pub error: String,
@@ -49,6 +50,8 @@ pub struct DeadLetter {
     pub ahead: bool,
     /// True for an event of a side replay: it says so when it is handed over once more, too.
     pub replayed: bool,
+    /// True where its payload is kept encrypted, because a handler is not shown all of it.
+    pub sealed: bool,
 }
 
 /// A parked event as stored.
@@ -68,6 +71,8 @@ pub struct StoredDeadLetter {
     pub retry_asked_at: Option<SystemTime>,
     /// When it was handled or discarded.
     pub resolved_at: Option<SystemTime>,
+    /// Why its payload, which is encrypted, cannot be read here; the letter's is empty then.
+    pub unreadable: Option<String>,
     /// The event.
     pub letter: DeadLetter,
 }

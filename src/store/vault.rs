@@ -1,12 +1,14 @@
-//! What both stores' vaults share: sealing, opening, and saying what is wrong.
+//! What both stores share that keeps secrets: sealing, opening, and saying what is wrong.
+
+use std::borrow::Cow;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::StoreError;
 use super::crypto::Cipher;
+use super::{DeadLetter, StoreError};
 use crate::salesforce::auth::{StoredCredential, VaultError};
 
-/// Seals and opens refresh tokens; without a key it can do neither.
+/// Seals and opens refresh tokens and the payloads of dead letters; without a key it can do neither.
 pub(super) struct Sealer(pub(super) Option<Cipher>);
 
 impl Sealer {
@@ -61,6 +63,72 @@ impl Sealer {
             refresh_token: Some(token.into()),
         })
     }
+}
+
+/// Whose dead letter it is, beside what the letter itself says.
+#[derive(Clone, Copy)]
+pub(super) struct LetterOf<'a> {
+    pub(super) org_id: &'a str,
+    pub(super) topic: &'a str,
+}
+
+impl Sealer {
+    /// For the column `payload`.
+    pub(super) fn seal_letter<'l>(
+        &self,
+        of: LetterOf<'_>,
+        letter: &'l DeadLetter,
+    ) -> Result<Cow<'l, [u8]>, StoreError> {
+        if !letter.sealed {
+            return Ok(Cow::Borrowed(&letter.payload));
+        }
+        let cipher = self
+            .0
+            .as_ref()
+            .ok_or_else(|| StoreError::Config(NO_LETTER_KEY.to_owned()))?;
+        let sealed = cipher.seal(&letter_context(of, letter), &letter.payload);
+        sealed
+            .map(Cow::Owned)
+            .map_err(|error| StoreError::Config(format!("a parked event: {error}")))
+    }
+
+    /// Puts what was in the column `payload` into the letter; says why where it cannot be read.
+    pub(super) fn open_letter(
+        &self,
+        of: LetterOf<'_>,
+        letter: &mut DeadLetter,
+        payload: Vec<u8>,
+    ) -> Option<String> {
+        if !letter.sealed {
+            letter.payload = payload.into();
+            return None;
+        }
+        let opened = match &self.0 {
+            Some(cipher) => cipher
+                .open(&letter_context(of, letter), &payload)
+                .map_err(|error| format!("its bytes are encrypted, and cannot be read: {error}")),
+            None => Err(NO_LETTER_KEY.to_owned()),
+        };
+        match opened {
+            Ok(payload) => {
+                letter.payload = payload.into();
+                None
+            }
+            Err(why) => Some(why),
+        }
+    }
+}
+
+const NO_LETTER_KEY: &str = "parked events of this subscription are kept encrypted: set ORGSTREAM_ENCRYPTION_KEY, to \
+                             the text it had when they were parked";
+
+/// What a payload is sealed for: put into another row, it does not open. Without the subscription's name, which
+/// can change.
+fn letter_context(of: LetterOf<'_>, letter: &DeadLetter) -> String {
+    let LetterOf { org_id, topic } = of;
+    let handler = letter.handler.as_deref().unwrap_or_default();
+    let identity = letter.identity.as_str();
+    format!("orgstream dead letter of {org_id} {topic}\n{handler}\n{identity}")
 }
 
 /// What a credential is sealed for: a value moved to another row does not open.

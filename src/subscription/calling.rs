@@ -11,6 +11,7 @@ use sqlx::PgConnection;
 use super::lanes::{Origin, Unit, Waiting};
 use crate::event::Event;
 use crate::handler::{Answer, BatchAnswer, EventBatch, Handler, TransactionalHandler, answer_to};
+use crate::shape::NotShaped;
 use crate::store::{HandOver, Lease, Mark, Store, StoreError, TransactionError, Work};
 
 /// How a call ended.
@@ -34,21 +35,28 @@ pub(super) struct Call {
     marks: Vec<Mark>,
     /// A transaction of the org: all of its events are finished together or none.
     whole: bool,
+    /// One of its events cannot be shown as it ought to be: nothing is handed over.
+    not_shaped: Option<NotShaped>,
 }
 
 impl Call {
-    /// A call of the handler of this name with what waits.
+    /// A call of the handler of this name with what waits, of each of which it is `given` this.
     pub(super) fn new(
         handler: Arc<dyn Handler>,
         name: String,
         store: Arc<dyn Store>,
         lease: Lease,
         waiting: &[Waiting],
+        given: impl Fn(&Arc<Event>) -> Result<Arc<Event>, NotShaped>,
     ) -> Self {
         let events = waiting.iter().flat_map(|waiting| waiting.unit.events());
+        let (events, not_shaped) = match events.map(given).collect::<Result<Vec<_>, _>>() {
+            Ok(events) => (events, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
         let batch = EventBatch {
             subscription: lease.key.name.as_str().into(),
-            events: events.cloned().collect(),
+            events,
         };
         let marks = match handler.transactional() {
             Some(_) => waiting.iter().flat_map(marks).collect(),
@@ -63,11 +71,17 @@ impl Call {
             batch,
             marks,
             whole,
+            not_shaped,
         }
     }
 
     /// Makes it. A panic of the handler is taken as a retry.
     pub(super) async fn make(self) -> CallEnd {
+        if let Some(error) = self.not_shaped {
+            return CallEnd::Answered(BatchAnswer::All(Answer::Reject {
+                reason: error.to_string(),
+            }));
+        }
         // Within the block, for a handler may panic before it gives its future, too.
         let call = async {
             match self.handler.transactional() {

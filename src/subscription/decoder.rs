@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
+use super::forms::Forms;
 use super::in_flight::InFlight;
 use super::observe::Observer;
 use super::reader::Arrival;
@@ -80,6 +81,7 @@ impl Undecodable {
             received_at: self.received_at,
             ahead: false,
             replayed: self.replayed,
+            sealed: false,
         }
     }
 }
@@ -99,6 +101,8 @@ pub(super) struct EventMaker {
     pub(super) replayed: bool,
     /// Field that orders platform events.
     pub(super) key: Option<String>,
+    /// What handlers are shown of events.
+    pub(super) forms: Arc<Forms>,
 }
 
 impl EventMaker {
@@ -118,9 +122,12 @@ impl EventMaker {
             (Some(field), None) => schema.key_text(&raw.payload, field),
             _ => None,
         };
+        self.forms
+            .look_at(schema, &raw.schema_id, decoded.header.as_ref());
         Ok(Event {
             source: self.source.clone(),
             raw,
+            shown: self.forms.of(&decoded),
             decoded,
             received_at,
             epoch: self.epoch,

@@ -113,9 +113,17 @@ impl HandlerRun {
         }
     }
 
-    /// Takes a unit in.
-    pub(super) fn put(&mut self, origin: Origin, unit: Unit, ordering: Ordering) {
-        self.lanes.put(Waiting::new(origin, unit, ordering));
+    /// Takes a unit in; `places` are those of its events, where they do not follow each other.
+    pub(super) fn put(
+        &mut self,
+        origin: Origin,
+        places: Arc<[Origin]>,
+        unit: Unit,
+        ordering: Ordering,
+    ) {
+        let mut waiting = Waiting::new(origin, unit, ordering);
+        waiting.places = places;
+        self.lanes.put(waiting);
     }
 
     /// Forgets what waits and came from there; what is with the handler is not called back.

@@ -56,6 +56,8 @@ pub(super) enum LoadedLetter {
         unit: Option<String>,
         events: Vec<(Named, Event)>,
     },
+    /// Could not be decoded when it came, and now that it can be, its handler turns out not to want it.
+    Unwanted(Vec<Named>),
     /// No longer open, one of them at least.
     Gone(Vec<Ticket>),
     /// Not just now.
@@ -105,13 +107,26 @@ impl LetterLoader {
         let tickets: Vec<Ticket> = drawn.letters.iter().map(|(ticket, _)| *ticket).collect();
         let mut unit = None;
         let mut events: Vec<(Named, Event)> = Vec::with_capacity(drawn.letters.len());
+        // Nobody can have said yet that its handler wants it.
+        let mut never_given = Vec::new();
         for (ticket, placed) in &drawn.letters {
             let Some(one) = stored.remove(&placed.id).filter(|one| one.state == "open") else {
                 return LoadedLetter::Gone(tickets);
             };
             unit.clone_from(&one.letter.unit);
-            let anew = drawn.slot == Slot::Everyone || UNREAD.contains(&&*one.letter.reason);
-            match self.event(one.letter, anew).await {
+            let unread = UNREAD.contains(&&*one.letter.reason);
+            let anew = drawn.slot == Slot::Everyone || unread;
+            if unread {
+                never_given.push(placed.id);
+            }
+            let event = match one.unreadable {
+                Some(error) => Err(NoEvent::Never {
+                    reason: "unreadable",
+                    error,
+                }),
+                None => self.event(one.letter, anew).await,
+            };
+            match event {
                 Ok(event) => events.push(((*ticket, placed.id), event)),
                 Err(NoEvent::Later(why)) if drawn.slot != Slot::Everyone => {
                     return LoadedLetter::Later { tickets, why };
@@ -139,19 +154,31 @@ impl LetterLoader {
             return LoadedLetter::Decodes { unit, events };
         };
         let part = unit.is_some_and(|unit| unit.starts_with(PART));
-        let events = events.into_iter().map(|(_, mut event)| {
-            event.partial = part;
-            Arc::new(event)
-        });
-        let mut events: Vec<Arc<Event>> = events.collect();
+        let named: Vec<Named> = events.iter().map(|(named, _)| *named).collect();
+        let wanted = |(named, event): &(Named, Event)| {
+            let header = event.decoded.header.as_ref();
+            !never_given.contains(&named.1) || self.maker.forms.wants(handler, header)
+        };
+        let (ids, mut events): (Vec<i64>, Vec<Arc<Event>>) = events
+            .into_iter()
+            .filter(wanted)
+            .map(|((_, id), mut event)| {
+                event.partial = part;
+                (id, Arc::new(event))
+            })
+            .unzip();
         let Some((_, place)) = drawn.letters.first().copied() else {
             return LoadedLetter::Gone(tickets);
         };
+        if events.is_empty() {
+            return LoadedLetter::Unwanted(named);
+        }
         LoadedLetter::Ready {
             handler,
             place,
+            // What is left out of a unit shares its fate.
             tickets,
-            ids: drawn.letters.iter().map(|(_, placed)| placed.id).collect(),
+            ids: ids.into(),
             unit: match events.len() {
                 1 => Unit::One(events.swap_remove(0)),
                 _ => Unit::Several(events.into()),

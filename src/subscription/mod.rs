@@ -17,6 +17,7 @@ mod cost;
 mod credits;
 mod decoder;
 mod delivery;
+mod forms;
 mod gaps;
 mod handler_run;
 mod held;
@@ -65,6 +66,7 @@ pub(crate) use backoff::pause;
 
 use backoff::Backoff;
 use delivery::{Delivery, LettersSetup, Setup};
+use forms::Forms;
 use handler_run::HandlerRun;
 use in_flight::InFlight;
 use letter_loader::LetterLoader;
@@ -238,7 +240,9 @@ impl Stint<'_> {
             config.max_in_flight,
             config.max_in_flight_bytes,
         ));
+        let forms = Arc::new(Forms::new(config));
         let streams = Streams {
+            forms: forms.clone(),
             shared: shared.clone(),
             config: config.clone(),
             lease: taken.lease.clone(),
@@ -251,6 +255,7 @@ impl Stint<'_> {
             nothing_again: resume_after.is_none() && *begins == Start::Latest,
             resume_after: resume_after.clone(),
             max_parked: config.max_parked,
+            sealed: config.hides(),
             loader: LetterLoader {
                 store: shared.store.clone(),
                 schemas: shared.schemas.clone(),
@@ -280,6 +285,7 @@ impl Stint<'_> {
         });
         let delivery = Delivery::new(Setup {
             lease: taken.lease,
+            forms,
             store: shared.store.clone(),
             ordering: config.ordering,
             begins_after: known.then_some(taken.transaction),

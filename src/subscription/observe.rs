@@ -12,6 +12,8 @@ use crate::telemetry::metrics as m;
 pub(super) enum Outcome {
     Handled,
     Parked,
+    /// No handler wants it.
+    Filtered,
 }
 
 /// One subscription's metrics; cheap to clone.
@@ -23,6 +25,7 @@ struct Handles {
     received: Counter,
     handled: Counter,
     parked: Counter,
+    filtered: Counter,
     lag: Gauge,
     kept: Gauge,
     events: Gauge,
@@ -38,6 +41,7 @@ impl Observer {
             received: m::EVENTS_RECEIVED.counter(&[subscription]),
             handled: m::EVENTS_FINISHED.counter(&[subscription, "handled"]),
             parked: m::EVENTS_FINISHED.counter(&[subscription, "parked"]),
+            filtered: m::EVENTS_FINISHED.counter(&[subscription, "filtered"]),
             lag: m::LAG.gauge(&[subscription]),
             kept: m::POSITION_KEPT.gauge(&[subscription]),
             events: m::IN_FLIGHT_EVENTS.gauge(&[subscription]),
@@ -54,6 +58,7 @@ impl Observer {
             received: self.0.received.clone(),
             handled: self.0.handled.clone(),
             parked: self.0.parked.clone(),
+            filtered: self.0.filtered.clone(),
             letters: Gauge::noop(),
             lag: Gauge::noop(),
             events: Gauge::noop(),
@@ -78,6 +83,7 @@ impl Observer {
         match outcome {
             Outcome::Handled => self.0.handled.increment(1),
             Outcome::Parked => self.0.parked.increment(1),
+            Outcome::Filtered => self.0.filtered.increment(1),
         }
     }
 

@@ -22,8 +22,8 @@ const BATCH: usize = 50;
 /// Events that are parked, or to be: one, or all of a unit.
 #[derive(Debug)]
 pub(super) struct Parked {
-    /// The first one's place; the others follow.
-    pub(super) origin: Origin,
+    /// Where each came from.
+    pub(super) places: Vec<Origin>,
     /// The handlers they are parked for; `None` for all of them.
     pub(super) handlers: Option<HandlerSet>,
     /// A name in this process for each letter, or for the one that moves.
@@ -46,7 +46,7 @@ pub(super) enum Move {
     /// They were refused once more.
     ParkAgain(Vec<Named>, Refusal),
     /// One, or all of a unit, can be decoded now: each handler gets letters of its own.
-    PassOn(Vec<Named>, Vec<DeadLetter>),
+    PassOn(Vec<(Named, Vec<DeadLetter>)>),
     /// A person changed something: all open letters are read.
     Look,
 }
@@ -61,8 +61,9 @@ pub(super) enum Done {
     Resolved(Vec<Named>),
     /// Of these, those with these numbers are open, for another reason.
     ParkedAgain(Vec<Named>, Vec<i64>),
-    /// They count as handled; the handlers' own letters with their places, unless not all were open any more.
-    PassedOn(Vec<Named>, Option<Vec<(DeadLetter, Placed)>>),
+    /// They count as handled; for each the handlers' own letters with their places, unless not all were open any
+    /// more.
+    PassedOn(Vec<Named>, Option<Vec<Vec<(DeadLetter, Placed)>>>),
     /// All open letters.
     Looked(Vec<LetterSummary>),
 }
@@ -77,6 +78,8 @@ pub(super) struct Parking {
     waiting: VecDeque<Parked>,
     /// At most one; it gives `None` where the store does not take it any more.
     writing: JoinSet<Option<Done>>,
+    /// Payloads are kept encrypted.
+    sealed: bool,
     abandon: CancellationToken,
 }
 
@@ -88,13 +91,15 @@ impl Parked {
 }
 
 impl Parking {
-    pub(super) fn new(lease: Lease, store: Arc<dyn Store>) -> Self {
+    /// `sealed` has payloads kept encrypted.
+    pub(super) fn new(lease: Lease, store: Arc<dyn Store>, sealed: bool) -> Self {
         Self {
             lease,
             store,
             moves: VecDeque::new(),
             waiting: VecDeque::new(),
             writing: JoinSet::new(),
+            sealed,
             abandon: CancellationToken::new(),
         }
     }
@@ -102,13 +107,16 @@ impl Parking {
     /// Parks events of a unit, all or none, however long the store is away.
     pub(super) fn park(
         &mut self,
-        origin: Origin,
+        places: Vec<Origin>,
         handlers: Option<HandlerSet>,
         tickets: Vec<Ticket>,
-        letters: Vec<DeadLetter>,
+        mut letters: Vec<DeadLetter>,
     ) {
+        for letter in &mut letters {
+            letter.sealed = self.sealed;
+        }
         self.waiting.push_back(Parked {
-            origin,
+            places,
             handlers,
             tickets,
             letters,
@@ -125,7 +133,7 @@ impl Parking {
         (ticket, id): Named,
     ) {
         self.waiting.push_back(Parked {
-            origin,
+            places: vec![origin],
             handlers,
             tickets: vec![ticket],
             letters: Vec::new(),
@@ -168,7 +176,9 @@ impl Parking {
                 break;
             }
             let mut to = None;
-            match place(&next.tickets, next.origin, batch.is_empty()) {
+            // The events of a unit follow each other, whatever is left out between them.
+            let first = next.places.first().copied().unwrap_or(Origin::Replay(0));
+            match place(&next.tickets, first, batch.is_empty()) {
                 Place::Last => {}
                 Place::At(place) => to = Some(place),
                 Place::Before(others) => next.behind = others,
@@ -255,15 +265,24 @@ impl Parking {
                 self.writing
                     .spawn(async move { Some(Done::ParkedAgain(named, written.await?)) });
             }
-            Move::PassOn(named, letters) => {
-                let (ids, given) = (ids(&named), Arc::<[DeadLetter]>::from(letters.clone()));
+            Move::PassOn(all) => {
+                let (named, mut letters): (Vec<Named>, Vec<_>) = all.into_iter().unzip();
+                for letter in letters.iter_mut().flatten() {
+                    letter.sealed = self.sealed;
+                }
+                let flat: Vec<DeadLetter> = letters.iter().flatten().cloned().collect();
+                let (ids, given) = (ids(&named), Arc::<[DeadLetter]>::from(flat));
                 let written = self.keep_writing("pass_on", move |store, lease| {
                     let (ids, letters) = (ids.clone(), given.clone());
                     async move { store.pass_on(&lease, &ids, &letters).await }
                 });
                 self.writing.spawn(async move {
-                    let placed = written.await?;
-                    let own = placed.map(|placed| letters.into_iter().zip(placed).collect());
+                    let own = written.await?.map(|placed| {
+                        let mut placed = placed.into_iter();
+                        let with_places =
+                            |own: Vec<DeadLetter>| own.into_iter().zip(placed.by_ref()).collect();
+                        letters.into_iter().map(with_places).collect()
+                    });
                     Some(Done::PassedOn(named, own))
                 });
             }
@@ -349,5 +368,6 @@ pub(super) fn dead_letter(
         received_at: event.received_at,
         ahead: false,
         replayed: event.replayed,
+        sealed: false,
     }
 }

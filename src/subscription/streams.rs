@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::cost::EarliestCost;
 use super::decoder::{Decoder, EventMaker, Item};
+use super::forms::Forms;
 use super::in_flight::InFlight;
 use super::lease_clock::LeaseClock;
 use super::lost::GivenUp;
@@ -25,6 +26,7 @@ use crate::store::Lease;
 /// What the streams of one subscription under one epoch have in common.
 pub(super) struct Streams {
     pub(super) shared: Shared,
+    pub(super) forms: Arc<Forms>,
     pub(super) config: SubscriptionConfig,
     pub(super) lease: Lease,
     pub(super) clock: LeaseClock,
@@ -73,6 +75,7 @@ impl Streams {
             epoch: self.lease.epoch,
             replayed,
             key: self.config.key.clone(),
+            forms: self.forms.clone(),
         }
     }
 

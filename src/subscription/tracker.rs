@@ -25,6 +25,8 @@ struct Entry {
     at: SystemTime,
     replay_id: Option<ReplayId>,
     unfinished: HandlerSet,
+    /// Those that do not want it, which are not told of as having finished it.
+    unwanted: HandlerSet,
     /// What else keeps the position before it, beside its handlers.
     pins: u32,
     /// The next one is of the same unit: the position does not rest here.
@@ -81,8 +83,9 @@ pub(super) struct Tracker {
     incomplete: Option<Place>,
     /// A unit begins here whose last event may not have come yet: nothing of it is let go.
     open_from: Option<Seq>,
-    /// Finished events that left the queue although their replay ID is not complete yet.
-    held: Vec<EventIdentity>,
+    /// Finished events that left the queue although their replay ID is not complete yet, with the handlers that
+    /// have finished them.
+    held: Vec<(EventIdentity, HandlerSet)>,
     position: Option<Place>,
     /// Where the newest event is that has left the queue.
     last_event: Option<ReplayId>,
@@ -144,6 +147,7 @@ impl Tracker {
             event: Some(event),
             replay_id,
             unfinished: self.all & !finished,
+            unwanted: 0,
             pins: 0,
             joined: false,
         });
@@ -181,6 +185,7 @@ impl Tracker {
             at: received_at,
             replay_id: Some(replay_id),
             unfinished: 0,
+            unwanted: 0,
             pins: 0,
             joined: false,
         });
@@ -229,6 +234,16 @@ impl Tracker {
         before != 0 && entry.unfinished == 0
     }
 
+    /// These handlers do not want an event, so that it is finished for them. True where it is now for all.
+    ///
+    /// After a restart they are asked once more: such marks are not stored.
+    pub(super) fn leave_out(&mut self, seq: Seq, handlers: HandlerSet) -> bool {
+        if let Some(entry) = self.entry_mut(seq) {
+            entry.unwanted |= entry.unfinished & handlers;
+        }
+        self.finish(seq, handlers)
+    }
+
     /// Every handler: for an event that is parked for all of them.
     pub(super) fn finish_for_all(&mut self, seq: Seq) -> bool {
         self.finish(seq, self.all)
@@ -275,7 +290,9 @@ impl Tracker {
                 }
                 // No place of its own: it stays above the position until a later one passes.
                 (true, None) | (false, _) if self.held.len() < MAX_HELD => {
-                    self.held.extend(entry.event.map(|event| event.identity));
+                    let finished = self.all & !entry.unwanted;
+                    let event = entry.event.map(|event| (event.identity, finished));
+                    self.held.extend(event);
                 }
                 _ => {}
             }
@@ -347,9 +364,11 @@ impl Tracker {
 
     /// What is finished above the position: each event with the handlers that have finished it.
     pub(super) fn finished_ahead(&self) -> impl Iterator<Item = (&EventIdentity, HandlerSet)> {
-        let held = self.held.iter().map(|identity| (identity, self.all));
+        let held = self.held.iter();
+        let held = held.map(|(identity, finished)| (identity, *finished));
+        let held = held.filter(|(_, finished)| *finished != 0);
         let queued = self.entries.iter().filter_map(|entry| {
-            let finished = self.all & !entry.unfinished;
+            let finished = self.all & !entry.unfinished & !entry.unwanted;
             let event = entry.event.as_ref()?;
             (finished != 0).then_some((&event.identity, finished))
         });
@@ -372,6 +391,7 @@ impl Tracker {
         let held = self
             .held
             .iter()
+            .map(|(identity, _)| identity)
             .filter(|_| self.first >= self.incomplete_from);
         for identity in held.chain(queued) {
             *events.entry(identity.clone()).or_insert(0) += 1;
@@ -398,7 +418,7 @@ impl Tracker {
         self.position = Some(place);
         self.passed_to = self.first;
         match &mut self.passed {
-            Some(passed) => passed.append(&mut self.held),
+            Some(passed) => passed.extend(self.held.drain(..).map(|(identity, _)| identity)),
             None => self.held.clear(),
         }
     }

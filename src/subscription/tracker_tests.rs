@@ -53,6 +53,24 @@ fn an_event_is_finished_when_every_handler_has_finished_it() {
 }
 
 #[test]
+fn an_event_that_nobody_wants_is_finished_and_leaves_no_marks() {
+    let mut tracker = Tracker::new(false, 2);
+    let a = tracker.push_event(event("a"), Some(id(1)), 0);
+    assert!(!tracker.leave_out(a, 0));
+    let b = tracker.push_event(event("b"), Some(id(2)), 0);
+    assert!(!tracker.leave_out(b, 0b01));
+    let c = tracker.push_event(event("c"), Some(id(3)), 0);
+    assert!(tracker.leave_out(c, 0b11));
+    assert_eq!(tracker.finished_ahead().count(), 0);
+    assert!(tracker.finish(b, 0b10));
+    let marks: Vec<HandlerSet> = tracker.finished_ahead().map(|(_, set)| set).collect();
+    assert_eq!(marks, [0b10], "of those that have handled it");
+    assert!(tracker.finish(a, 0b11));
+    assert_eq!(tracker.advance().events, 3);
+    assert_eq!(tracker.position(), Some(&id(3)));
+}
+
+#[test]
 fn what_a_handler_had_finished_before_a_restart_stays_finished() {
     let mut tracker = Tracker::new(false, 2);
     let a = tracker.push_event(event("a"), Some(id(1)), 0b10);

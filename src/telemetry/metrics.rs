@@ -68,7 +68,7 @@ table! {
     EVENTS_RECEIVED = "events_received_total", Kind::Counter, Count, ["subscription"],
         "Events received from the bus.";
     EVENTS_FINISHED = "events_finished_total", Kind::Counter, Count, ["subscription", "outcome"],
-        "Events that are done with: handled by every handler, parked for at least one, or a repeat of one in flight after a reconnect.";
+        "Events that are done with: handled by every handler that wants them, parked for at least one, filtered because no handler wants them, or a repeat of one in flight after a reconnect.";
     EVENTS_PARKED = "events_parked_total", Kind::Counter, Count, ["subscription", "handler", "reason"],
         "Events parked as dead letters, by the handler that could not handle them (none where they could not be decoded).";
     DEAD_LETTERS_OPEN = "dead_letters_open", Kind::Gauge, Count, ["subscription"],

@@ -13,9 +13,10 @@ use super::super::Failure;
 use super::super::connect::read;
 use super::super::output::{note, print_json_line};
 use super::choice::Choice;
+use super::shown::{self, Configured, Shapes};
 use super::summary;
 use crate::avro::Schema;
-use crate::event::{Event, OrgId, RawEvent, SchemaId, Source};
+use crate::event::{Event, OrgId, RawEvent, SchemaId, Shown, Source};
 use crate::store::{PART, Store, StoredDeadLetter};
 
 /// Letters that are read at a time.
@@ -25,7 +26,8 @@ const PORTION: usize = 50;
 ///
 /// Each line holds what is known of one: why it is parked, its payload as received, in base64, with the ID of
 /// the schema that wrote it, and, where it decodes, `event`: the CloudEvent as a handler would be given it,
-/// except that its `source` names no host, which the store does not know.
+/// except that its `source` names no host, which the store does not know. Where its handler is not shown all of it
+/// (`fields`), neither is it here, and there is no payload.
 ///
 /// Changes nothing.
 #[derive(Debug, Args)]
@@ -37,14 +39,18 @@ pub(super) struct ExportArgs {
     choice: Choice,
 }
 
-pub(super) async fn run(store: &dyn Store, args: ExportArgs) -> Result<ExitCode, Failure> {
+pub(super) async fn run(
+    store: &dyn Store,
+    configured: Configured,
+    args: ExportArgs,
+) -> Result<ExitCode, Failure> {
     let chosen = args.choice.open(store).await?;
     if chosen.is_empty() {
         note("no parked events are open that you name");
         return Ok(ExitCode::SUCCESS);
     }
     let ids: Vec<i64> = chosen.iter().map(|letter| letter.placed.id).collect();
-    let mut decoder = Decoder::new(store).await?;
+    let mut decoder = Decoder::new(store, configured).await?;
     for portion in ids.chunks(PORTION) {
         for stored in read(store.letters(portion).await)? {
             print_json_line(&decoder.line(&stored).await?)?;
@@ -56,6 +62,7 @@ pub(super) async fn run(store: &dyn Store, args: ExportArgs) -> Result<ExitCode,
 /// Decodes with the schemas of the store.
 struct Decoder<'a> {
     store: &'a dyn Store,
+    configured: Configured,
     org_id: Option<OrgId>,
     /// The epoch of each subscription, as its next hand-over would have it.
     epochs: HashMap<String, i64>,
@@ -63,10 +70,11 @@ struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    async fn new(store: &'a dyn Store) -> Result<Self, Failure> {
+    async fn new(store: &'a dyn Store, configured: Configured) -> Result<Self, Failure> {
         let all = read(store.subscriptions().await)?;
         Ok(Self {
             store,
+            configured,
             org_id: read(store.bound_org().await)?,
             epochs: all
                 .into_iter()
@@ -78,8 +86,16 @@ impl<'a> Decoder<'a> {
 
     async fn line(&mut self, stored: &StoredDeadLetter) -> Result<Value, Failure> {
         let mut line = summary(stored);
-        line["payload"] = BASE64_STANDARD.encode(&stored.letter.payload).into();
-        match self.event(stored).await? {
+        let shapes = self.configured.shapes(stored);
+        match shown::bytes(stored, shapes.as_ref()) {
+            Ok(bytes) => line["payload"] = BASE64_STANDARD.encode(bytes).into(),
+            Err(why) => line["payload_error"] = why.into(),
+        }
+        let event = match &shapes {
+            Ok(shapes) => self.event(stored, shapes).await?,
+            Err(why) => Err(why.clone()),
+        };
+        match event {
             Ok(event) => {
                 let text = event.cloud_event().to_json().map_err(anyhow::Error::from)?;
                 line["event"] = serde_json::from_slice(&text).map_err(anyhow::Error::from)?;
@@ -89,15 +105,26 @@ impl<'a> Decoder<'a> {
         Ok(line)
     }
 
-    async fn event(&mut self, stored: &StoredDeadLetter) -> Result<Result<Event, String>, Failure> {
+    async fn event(
+        &mut self,
+        stored: &StoredDeadLetter,
+        shapes: &Shapes,
+    ) -> Result<Result<Event, String>, Failure> {
+        if let Some(why) = &stored.unreadable {
+            return Ok(Err(why.clone()));
+        }
         let letter = &stored.letter;
         let schema = match self.schema(&letter.schema_id).await? {
             Ok(schema) => schema,
             Err(why) => return Ok(Err(why)),
         };
         let decoded = match schema.decode(&letter.payload) {
-            Ok(decoded) => decoded,
+            Ok(decoded) => shapes.apply(decoded),
             Err(failure) => return Ok(Err(failure.error.to_string())),
+        };
+        let decoded = match decoded {
+            Ok(decoded) => decoded,
+            Err(why) => return Ok(Err(why)),
         };
         let (Some(org_id), Ok(topic)) = (self.org_id.clone(), stored.topic.parse()) else {
             return Ok(Err(
@@ -130,6 +157,7 @@ impl<'a> Decoder<'a> {
                 .first()
                 .filter(|_| platform_event)
                 .cloned(),
+            shown: Shown::Whole,
         }))
     }
 

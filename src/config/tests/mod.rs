@@ -2,6 +2,7 @@
 
 mod documents;
 mod mistakes;
+mod shaping;
 
 use std::collections::BTreeMap;
 use std::fs;

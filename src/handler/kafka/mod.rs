@@ -258,6 +258,10 @@ impl Handler for KafkaHandler {
         BatchAnswer::Each(answers)
     }
 
+    fn takes_payload(&self) -> bool {
+        matches!(self.format, Format::Avro)
+    }
+
     fn batch_limits(&self) -> BatchLimits {
         BatchLimits {
             events: 200,

@@ -232,6 +232,7 @@ pub(super) fn letter(record: &str, handler: Option<&str>) -> DeadLetter {
         received_at: now(),
         ahead: true,
         replayed: false,
+        sealed: false,
     }
 }
 

@@ -14,6 +14,7 @@ mod letter_moves;
 mod letters;
 mod postgres;
 mod retention;
+mod sealed_letters;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod subscriptions;
@@ -86,6 +87,10 @@ suite! {
     letters::the_events_of_a_unit_are_parked_together,
     letters::filters_and_limits_choose_the_oldest_first,
     letters::text_that_no_database_likes_is_kept_readable,
+    sealed_letters::a_sealed_payload_rests_encrypted_and_is_read_again,
+    sealed_letters::without_the_key_it_was_sealed_under_a_payload_is_not_read_and_the_letter_stays,
+    sealed_letters::a_payload_in_another_row_does_not_open_and_a_renamed_subscription_keeps_its_own,
+    sealed_letters::what_is_parked_again_is_sealed_as_it_is_to_be_now,
     letter_moves::letters_parked_together_keep_their_order_and_one_open_again_is_the_newest,
     letter_moves::an_open_letter_is_summed_up_without_its_payload,
     letter_moves::a_letter_above_the_position_is_still_to_come_again,

@@ -9,6 +9,7 @@ use crate::event::{ChangeEventHeader, Event, EventIdentity};
 use crate::subscription::decoder::{Item, Undecodable};
 use crate::subscription::gaps::gap_of;
 use crate::subscription::held::Slot;
+use crate::subscription::observe::Outcome;
 use crate::subscription::tracker::{HandlerSet, Tracked};
 
 impl Delivery {
@@ -95,7 +96,14 @@ impl Delivery {
         self.replays
             .live_brought(replay_id.as_ref(), finished, &self.finished_before);
         // What is parked waits for its turn once more, so that its letter holds what comes after, and not before.
-        let finished = finished & !self.parked_before(&tracked.identity);
+        let parked = self.parked_before(&tracked.identity);
+        let finished = finished & !parked;
+        // So does what was parked for a handler that does not want it any more.
+        let unwanted = match &what {
+            What::Event(event) => self.forms.unwanted(event.decoded.header.as_ref()) & !parked,
+            // Nobody can have left it out.
+            What::Undecodable(_) => 0,
+        };
         let header = match &what {
             What::Event(event) => event.decoded.header.as_ref(),
             What::Undecodable(event) => event.header.as_ref(),
@@ -107,6 +115,10 @@ impl Delivery {
         held.live_at(at, replay_id.as_ref(), committed_at);
         let gap = header.and_then(|header| gap_of(header, replay_id.as_ref()));
         let seq = self.tracker.push_event(tracked, replay_id, finished);
+        if self.tracker.leave_out(seq, unwanted) && finished == 0 {
+            self.observer.finished(Outcome::Filtered);
+            self.position.finished(1);
+        }
         if let Some(hole) = gap {
             // Stored before the position passes the event.
             self.tracker.pin(seq);
@@ -114,7 +126,11 @@ impl Delivery {
             self.gaps.record(seq, hole);
         }
         self.position.received(1);
-        let member = Member { what, finished };
+        let member = Member {
+            what,
+            finished,
+            unwanted,
+        };
         let over = self.grouping.take(seq, member, Instant::now());
         self.hand_on(over);
     }
@@ -127,6 +143,18 @@ impl Delivery {
             Slot::Handler(index) => self.runs[index].bit,
         });
         bits.fold(0, |all, bits| all | bits)
+    }
+
+    /// The handlers that do not want an event of a side replay, unless it is parked for them: then it has to meet its letter.
+    pub(super) fn unwanted_of_replay(&self, event: &Event) -> HandlerSet {
+        let unwanted = self.forms.unwanted(event.decoded.header.as_ref());
+        if unwanted == 0 {
+            return 0;
+        }
+        let (held, identity) = (&self.letters.held, event.identity());
+        let is_parked = |slot: usize| held.open(Slot::Handler(slot), &identity).is_some();
+        let parked = (self.runs.iter().enumerate()).filter(|(slot, _)| is_parked(*slot));
+        unwanted & !parked.fold(0, |set, (_, run)| set | run.bit)
     }
 
     /// The events of one transaction follow each other and share its key.

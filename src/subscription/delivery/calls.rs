@@ -48,6 +48,7 @@ impl Delivery {
                     self.store.clone(),
                     self.lease.clone(),
                     &batch,
+                    |event| self.forms.given(index, event),
                 );
                 self.with_handlers.insert((index, call), batch);
                 self.calls.spawn(async move {
@@ -97,15 +98,14 @@ impl Delivery {
                     self.letter_answered(called.handler, &waiting, verdict);
                 }
                 Verdict::Handled => {
-                    for offset in 0..waiting.unit.events().len() {
-                        let place = waiting.origin.plus(offset);
+                    for place in waiting.places() {
                         self.finished(place, Some(bit), Outcome::Handled);
                     }
                 }
                 Verdict::Park { reason, error } => {
                     let letters = dead_letters(&waiting, &name, reason, &error);
                     let slot = Slot::Handler(called.handler);
-                    self.park(waiting.origin, Some((slot, bit)), letters, Moment::InTurn);
+                    self.park(waiting.places(), Some((slot, bit)), letters, Moment::InTurn);
                 }
             }
         }

@@ -42,6 +42,8 @@ pub(super) struct Member {
     pub(super) what: What,
     /// The handlers that had finished it before a restart.
     pub(super) finished: HandlerSet,
+    /// The handlers that do not want it.
+    pub(super) unwanted: HandlerSet,
 }
 
 /// Events that are handed over or parked together.
@@ -49,6 +51,8 @@ pub(super) struct Member {
 pub(super) struct Group {
     /// Place of the first in the tracker; the others follow it there.
     pub(super) first: Seq,
+    /// The place of each, where others between them are left out.
+    pub(super) places: Option<Vec<Seq>>,
     /// At least one, in bus order.
     pub(super) members: Vec<Member>,
     /// Perhaps not the whole transaction; the events say so, too.
@@ -59,6 +63,7 @@ impl Group {
     fn one(first: Seq, member: Member) -> Self {
         Self {
             first,
+            places: None,
             members: vec![member],
             partial: false,
         }
@@ -70,27 +75,58 @@ impl Group {
         }
         Self {
             first: open.first,
+            places: None,
             members: open.members,
             partial,
         }
     }
 
     /// What a handler has not finished of it: the whole, nothing, or else stretches, as parts: they were
-    /// grouped otherwise when it was given the rest.
+    /// grouped otherwise when it was given the rest. What it does not want is no part of it.
     pub(super) fn left_for(&self, handler: HandlerSet) -> Vec<Self> {
+        let Some(wanted) = self.wanted(|member| member.unwanted & handler == 0) else {
+            return Vec::new();
+        };
         let left = |member: &Member| member.finished & handler == 0;
-        if self.members.iter().all(left) {
-            return vec![self.clone()];
+        if wanted.members.iter().all(left) {
+            return vec![wanted];
         }
         let mut stretches = Vec::new();
-        let mut first = self.first;
-        for stretch in (self.members).chunk_by(|one, next| left(one) == left(next)) {
-            if stretch.first().is_some_and(left) {
-                stretches.push(Self::part(first, stretch.to_vec()));
+        let mut places = wanted.places().into_iter();
+        for stretch in (wanted.members).chunk_by(|one, next| left(one) == left(next)) {
+            let places: Vec<Seq> = places.by_ref().take(stretch.len()).collect();
+            if let Some(first) = places.first().filter(|_| stretch.first().is_some_and(left)) {
+                stretches.push(Self {
+                    places: wanted.places.as_ref().map(|_| places.clone()),
+                    ..Self::part(*first, stretch.to_vec())
+                });
             }
-            first += stretch.len() as Seq;
         }
         stretches
+    }
+
+    /// Without the members that are not `wanted`; `None` where nothing is left.
+    pub(super) fn wanted(&self, wanted: impl Fn(&Member) -> bool) -> Option<Self> {
+        if self.members.iter().all(&wanted) {
+            return Some(self.clone());
+        }
+        let each = self.places().into_iter().zip(&self.members);
+        let (places, members): (Vec<Seq>, Vec<Member>) = each
+            .filter(|(_, member)| wanted(member))
+            .map(|(place, member)| (place, member.clone()))
+            .unzip();
+        Some(Self {
+            first: *places.first()?,
+            places: Some(places),
+            members,
+            partial: self.partial,
+        })
+    }
+
+    /// The place of each member in the tracker.
+    pub(super) fn places(&self) -> Vec<Seq> {
+        let following = || (self.first..).take(self.members.len()).collect();
+        self.places.clone().unwrap_or_else(following)
     }
 
     fn part(first: Seq, mut members: Vec<Member>) -> Self {
@@ -101,6 +137,7 @@ impl Group {
         }
         Self {
             first,
+            places: None,
             members,
             partial: true,
         }

@@ -25,6 +25,7 @@ fn of(key: &str, number: i32) -> Member {
     Member {
         what: What::Event(event),
         finished: 0,
+        unwanted: 0,
     }
 }
 
@@ -49,6 +50,7 @@ fn undecodable(key: Option<&str>) -> Member {
             replayed: false,
         })),
         finished: 0,
+        unwanted: 0,
     }
 }
 
@@ -191,6 +193,7 @@ fn an_event_that_cannot_be_read_between_two_transactions_may_be_of_either() {
 fn a_handler_is_given_the_whole_or_what_it_has_not_finished_as_parts() {
     let mut group = Group {
         first: 7,
+        places: None,
         members: (1..=5).map(|n| of("a", n)).collect(),
         partial: false,
     };
@@ -216,6 +219,7 @@ fn a_handler_is_given_the_whole_or_what_it_has_not_finished_as_parts() {
 fn what_a_handler_has_left_of_a_unit_is_not_kept_by_an_event_that_it_has_finished() {
     let mut group = Group {
         first: 0,
+        places: None,
         members: vec![of("a", 1), undecodable(Some("a")), of("a", 3)],
         partial: false,
     };
@@ -236,6 +240,7 @@ fn dead_letters_of_a_unit_have_its_name_and_those_of_parts_differ() {
     let name = |first, members: Vec<Member>, partial| {
         let group = Group {
             first,
+            places: None,
             members,
             partial,
         };
@@ -395,4 +400,33 @@ proptest! {
         }
         prop_assert_eq!(at, seq);
     }
+}
+
+#[test]
+fn what_a_handler_does_not_want_is_no_part_of_its_unit_and_the_rest_keeps_its_places() {
+    let mut group = Group {
+        first: 7,
+        places: None,
+        members: (1..=5).map(|n| of("a", n)).collect(),
+        partial: false,
+    };
+    for unwanted in [0, 2] {
+        group.members[unwanted].unwanted = 0b01;
+    }
+    let given = |group: &Group, handler| -> Vec<(Seq, Vec<Seq>, bool)> {
+        (group.left_for(handler).iter())
+            .map(|left| (left.first, left.places(), left.partial))
+            .collect()
+    };
+    assert_eq!(given(&group, 0b10), [(7, vec![7, 8, 9, 10, 11], false)]);
+    // It is all that it will ever get of the transaction, so no part.
+    assert_eq!(given(&group, 0b01), [(8, vec![8, 10, 11], false)]);
+    group.members[3].finished = 0b01;
+    let parts = [(8, vec![8], true), (11, vec![11], true)];
+    assert_eq!(given(&group, 0b01), parts);
+    for member in &mut group.members {
+        member.unwanted = 0b01;
+    }
+    assert!(group.left_for(0b01).is_empty());
+    assert!(group.wanted(|member| member.unwanted != 0b01).is_none());
 }

@@ -13,7 +13,7 @@ use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::Origin;
 use crate::subscription::parking::dead_letter;
 use crate::subscription::state::State;
-use crate::subscription::tracker::{Seq, Tracker};
+use crate::subscription::tracker::{HandlerSet, Seq, Tracker};
 
 /// A timer that fires later than this was not looked at: the process itself was stopped.
 const STOPPED: Duration = Duration::from_secs(1);
@@ -26,9 +26,16 @@ impl Delivery {
             match group.undecodable().filter(|_| group.is_new()) {
                 // Without one of its events none is handed over.
                 Some(undecodable) => {
-                    let letters = letters_of(&group, &behind(undecodable), None);
-                    let origin = Origin::Live(group.first);
-                    self.park_new(origin, None, letters, Moment::OnArrival);
+                    let behind = behind(undecodable);
+                    let all = self
+                        .runs
+                        .iter()
+                        .fold(0, |all: HandlerSet, run| all | run.bit);
+                    if let Some(group) = group.wanted(|member| member.unwanted != all) {
+                        let letters = letters_of(&group, &behind, None);
+                        let places = group.places().into_iter().map(Origin::Live);
+                        self.park_new(places.collect(), None, letters, Moment::OnArrival);
+                    }
                 }
                 None => self.give(&group, Origin::Live),
             }
@@ -36,7 +43,7 @@ impl Delivery {
         self.tracker.open_from(self.grouping.open_from());
     }
 
-    /// Gives each handler what it has not finished of a group, or parks that where it cannot be decoded.
+    /// Gives each handler what it wants and has not finished of a group, or parks that where it cannot be decoded.
     pub(super) fn give(&mut self, group: &Group, origin: impl Fn(Seq) -> Origin) {
         for index in 0..self.runs.len() {
             let run = &mut self.runs[index];
@@ -46,15 +53,20 @@ impl Delivery {
                 match (left.undecodable(), left.unit()) {
                     (Some(undecodable), _) => {
                         let letters = letters_of(&left, &behind(undecodable), Some(&run.name));
-                        unread.push((left.first, letters));
+                        unread.push((left.places(), letters));
                     }
-                    (None, Some(unit)) => run.put(origin(left.first), unit, self.ordering),
+                    (None, Some(unit)) => {
+                        let places = left.places.iter().flatten();
+                        let places = places.map(|place| origin(*place)).collect();
+                        run.put(origin(left.first), places, unit, self.ordering);
+                    }
                     (None, None) => {}
                 }
             }
-            for (first, letters) in unread {
+            for (places, letters) in unread {
                 let handler = Some((slot, bit));
-                self.park_new(origin(first), handler, letters, Moment::OnArrival);
+                let places = places.into_iter().map(&origin).collect();
+                self.park_new(places, handler, letters, Moment::OnArrival);
             }
         }
     }

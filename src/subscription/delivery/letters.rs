@@ -58,6 +58,8 @@ pub(in crate::subscription) struct LettersSetup {
     /// Where the stream resumes: that event does not come again.
     pub(in crate::subscription) resume_after: Option<ReplayId>,
     pub(in crate::subscription) max_parked: usize,
+    /// What is parked is kept encrypted.
+    pub(in crate::subscription) sealed: bool,
     pub(in crate::subscription) loader: LetterLoader,
 }
 
@@ -89,7 +91,7 @@ impl Letters {
         Self {
             held,
             holding,
-            parking: Parking::new(lease.clone(), store.clone()),
+            parking: Parking::new(lease.clone(), store.clone(), setup.sealed),
             max_parked: setup.max_parked,
             loader: setup.loader,
             loading: JoinSet::new(),

@@ -29,6 +29,7 @@ use crate::store::{FinishedAhead, Lease, Store};
 use crate::subscription::Assignment;
 use crate::subscription::age::PositionAge;
 use crate::subscription::decoder::Item;
+use crate::subscription::forms::Forms;
 use crate::subscription::gaps::Gaps;
 use crate::subscription::handler_run::HandlerRun;
 use crate::subscription::in_flight::InFlight;
@@ -72,6 +73,7 @@ pub(super) enum Ended {
 pub(super) struct Setup {
     pub(super) lease: Lease,
     pub(super) store: Arc<dyn Store>,
+    pub(super) forms: Arc<Forms>,
     pub(super) ordering: Ordering,
     /// The transaction of the change event at the position it begins after; `None` where there is no
     /// position, or a rewind put it there.
@@ -101,6 +103,8 @@ pub(super) struct Setup {
 pub(super) struct Delivery {
     lease: Lease,
     store: Arc<dyn Store>,
+    /// What each handler is given of events.
+    forms: Arc<Forms>,
     ordering: Ordering,
     runs: Vec<HandlerRun>,
     handlers: Vec<Arc<dyn Handler>>,
@@ -188,6 +192,7 @@ impl Delivery {
                 (setup.resumed_after, setup.resumed_event),
             ),
             store: setup.store.clone(),
+            forms: setup.forms,
             ordering: setup.ordering,
             runs,
             handlers,

@@ -79,13 +79,14 @@ impl Delivery {
             .holder(slot, &waiting.records, waiting.origin);
         let error = self.letters.error_behind(holder);
         let letters = dead_letters(waiting, &name, PARKED_BEHIND, &error);
-        self.park_new(waiting.origin, Some((slot, bit)), letters, Moment::InTurn);
+        self.park_new(waiting.places(), Some((slot, bit)), letters, Moment::InTurn);
     }
 
-    /// Parks the events of a unit, less those that are parked already: the stream has brought them once more.
+    /// Parks the events of a unit, one of each place, less those that are parked already: the stream has brought
+    /// them once more.
     pub(super) fn park_new(
         &mut self,
-        origin: Origin,
+        places: Vec<Origin>,
         handler: Option<(Slot, HandlerSet)>,
         letters: Vec<DeadLetter>,
         moment: Moment,
@@ -96,11 +97,10 @@ impl Delivery {
             .map(|letter| self.letters.open(slot, letter))
             .collect();
         if open.iter().all(Option::is_none) {
-            self.park(origin, handler, letters, moment);
+            self.park(places, handler, letters, moment);
             return;
         }
-        for (number, (letter, open)) in letters.into_iter().zip(open).enumerate() {
-            let origin = origin.plus(number);
+        for (origin, (letter, open)) in places.into_iter().zip(letters.into_iter().zip(open)) {
             let held = &self.letters.held;
             let known = |ticket: &Ticket| match origin {
                 // Off a side replay, which brought the event while it was on its way here: the store does not
@@ -112,7 +112,7 @@ impl Delivery {
             };
             match open.filter(known) {
                 Some(ticket) => self.parked_already(ticket, origin, bit, moment),
-                None => self.park(origin, handler, vec![letter], moment),
+                None => self.park(vec![origin], handler, vec![letter], moment),
             }
         }
     }
@@ -147,15 +147,14 @@ impl Delivery {
     /// them before. Their hold on later events begins at once.
     pub(super) fn park(
         &mut self,
-        origin: Origin,
+        places: Vec<Origin>,
         handler: Option<(Slot, HandlerSet)>,
         letters: Vec<DeadLetter>,
         moment: Moment,
     ) {
         let mut tickets = Vec::with_capacity(letters.len());
         let mut letters = letters;
-        for (number, letter) in letters.iter_mut().enumerate() {
-            let origin = origin.plus(number);
+        for (origin, letter) in places.iter().copied().zip(&mut letters) {
             letter.ahead = matches!(origin, Origin::Live(_));
             self.observer
                 .parked(letter.handler.as_deref(), &letter.reason);
@@ -183,7 +182,7 @@ impl Delivery {
         let handlers = handler.map(|(_, bit)| bit);
         self.letters
             .parking
-            .park(origin, handlers, tickets, letters);
+            .park(places, handlers, tickets, letters);
     }
 
     /// Events of a unit are parked for these handlers.
@@ -274,22 +273,29 @@ impl Delivery {
             }
             LoadedLetter::Decodes { unit, events } => {
                 let mut all = Vec::with_capacity(events.len());
-                let mut own = Vec::new();
                 for (named, event) in events {
                     let place = held.place(named.0);
-                    own.extend(self.runs.iter().map(|run| DeadLetter {
+                    let header = event.decoded.header.as_ref();
+                    let runs = self.runs.iter().enumerate();
+                    let wanting = runs.filter(|(index, _)| self.forms.wants(*index, header));
+                    let own = wanting.map(|(_, run)| DeadLetter {
                         unit: unit.clone(),
                         place,
                         ..dead_letter(&event, Some(&run.name), PARKED_BEHIND, PASSED_ON, 0)
-                    }));
+                    });
                     info!(
                         subscription = self.lease.key.name,
                         id = named.1,
-                        "dead letter decodes now: every handler is given it"
+                        "dead letter decodes now: every handler that wants it is given it"
                     );
-                    all.push(named);
+                    all.push((named, own.collect()));
                 }
-                self.letters.parking.write(Move::PassOn(all, own));
+                self.letters.parking.write(Move::PassOn(all));
+            }
+            LoadedLetter::Unwanted(named) => {
+                let tickets = named.iter().map(|(ticket, _)| *ticket);
+                tickets.for_each(|ticket| held.handled(ticket));
+                self.letters.parking.write(Move::Resolve(named));
             }
             LoadedLetter::Gone(tickets) => self.look_again(tickets),
             LoadedLetter::Later { tickets, why } => {
@@ -374,16 +380,16 @@ impl Delivery {
                 }
                 let mut placed = placed.into_iter();
                 for parked in batch {
-                    for (number, ticket) in parked.tickets.iter().enumerate() {
+                    for (ticket, origin) in parked.tickets.iter().zip(parked.places.iter().copied())
+                    {
                         if parked.moves() {
                             self.letters.held.has_moved(*ticket);
                         } else if let Some(placed) = placed.next() {
                             self.letters.held.written(*ticket, placed);
-                            if let Origin::Live(seq) = parked.origin.plus(number) {
+                            if let Origin::Live(seq) = origin {
                                 self.letters.held.ahead.at(seq, placed.id);
                             }
                         }
-                        let origin = parked.origin.plus(number);
                         self.parked(origin, parked.handlers);
                     }
                 }
@@ -412,17 +418,18 @@ impl Delivery {
             }
             Done::PassedOn(named, Some(own)) => {
                 // The handlers' letters first: what waits behind them must not slip in between.
-                let each = (own.len() / named.len().max(1)).max(1);
-                for ((_, id), own) in named.iter().zip(own.chunks(each)) {
+                for ((_, id), own) in named.iter().zip(&own) {
                     let own = own.iter().map(|(_, placed)| placed.id);
                     held.ahead.follow(*id, own);
                 }
-                for (number, (letter, placed)) in own.into_iter().enumerate() {
+                let each = named.iter().zip(own);
+                for (of, (letter, placed)) in
+                    each.flat_map(|(of, own)| own.into_iter().map(move |one| (of, one)))
+                {
                     let summary = asked_summary(letter, placed, &self.lease.key.name);
                     let records = holding.records(&summary.record_ids);
                     let ticket = held.load(summary, records, false);
-                    let of = named.get(number / each);
-                    let met = of.and_then(|(ticket, _)| held.met_at(*ticket));
+                    let met = held.met_at(of.0);
                     if let (Some(ticket), Some(met)) = (ticket, met) {
                         held.met(ticket, met);
                     }

@@ -236,8 +236,8 @@ impl Side {
         true
     }
 
-    /// Takes an event in, unless it came before or is not part of the replay.
-    fn take(&mut self, what: What, held: &mut Held) {
+    /// Takes an event in, unless it came before or is not part of the replay. Some handlers do not want it.
+    fn take(&mut self, what: What, unwanted: HandlerSet, held: &mut Held) {
         self.in_flight.arrived();
         let (raw, header, size, occurred_at) = match &what {
             What::Event(event) => (
@@ -277,9 +277,11 @@ impl Side {
         let at = self.base + self.tracker.next_seq();
         held.replay_at(at, replay_id.as_ref(), committed_at);
         let seq = self.tracker.push_event(tracked, replay_id, self.left_out);
+        self.tracker.leave_out(seq, unwanted);
         let member = Member {
             what,
             finished: self.left_out,
+            unwanted,
         };
         self.group(|grouping| grouping.take(seq, member, Instant::now()));
         if sight == Sight::TakeLast {
@@ -441,14 +443,21 @@ impl Delivery {
         if self.stop.is_cancelled() {
             return;
         }
+        let unwanted = match &item {
+            Item::Event(event) => self.unwanted_of_replay(event),
+            _ => 0,
+        };
         let Some(side) = &mut self.replays.side else {
             return;
         };
         match item {
-            Item::Event(event) => side.take(What::Event(event), &mut self.letters.held),
+            Item::Event(event) => {
+                let event = What::Event(event);
+                side.take(event, unwanted, &mut self.letters.held);
+            }
             Item::Undecodable(event) => {
                 let event = What::Undecodable(Arc::from(event));
-                side.take(event, &mut self.letters.held);
+                side.take(event, 0, &mut self.letters.held);
             }
             Item::Keepalive(id, received_at) => {
                 side.repeats.clear();

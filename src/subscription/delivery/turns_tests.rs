@@ -52,7 +52,9 @@ async fn delivery(
     let lease = taken.await.unwrap().lease;
     let (keeper, clock) = lease_clock(lease_until);
     let schemas = Arc::new(org.schemas(None, &config.schemas_dir));
+    let forms = Arc::new(Forms::new(&subscription));
     let streams = Streams {
+        forms: forms.clone(),
         shared: Shared {
             limits: OrgLimits::new(&config.salesforce, org.tokens.clone()).unwrap(),
             bus: org.bus.clone(),
@@ -68,6 +70,7 @@ async fn delivery(
     };
     let delivery = Delivery::new(Setup {
         store: store.clone(),
+        forms,
         ordering: Ordering::Record,
         begins_after: None,
         handlers: Vec::new(),
@@ -78,6 +81,7 @@ async fn delivery(
             nothing_again: false,
             resume_after: None,
             max_parked: 10,
+            sealed: false,
             loader: LetterLoader {
                 store,
                 schemas,

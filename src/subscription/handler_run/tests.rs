@@ -14,14 +14,13 @@ const PAUSES: BackoffConfig = BackoffConfig {
 fn run(events: usize, batch: usize, on_exhausted: OnExhausted) -> HandlerRun {
     let config = HandlerConfig {
         name: "h".to_owned(),
-        kind: "log".to_owned(),
         retry: RetryConfig {
             attempts: 3,
             backoff: PAUSES,
             total: Duration::from_secs(3600),
         },
         on_exhausted,
-        options: std::collections::BTreeMap::new(),
+        ..HandlerConfig::new("log")
     };
     let limits = BatchLimits {
         events: batch,
@@ -46,7 +45,7 @@ impl HandlerRun {
 
 fn put(run: &mut HandlerRun, seq: Seq, record: &str) {
     let unit = Unit::One(event(&[record]));
-    run.put(Origin::Live(seq), unit, Ordering::Record);
+    run.put(Origin::Live(seq), Arc::default(), unit, Ordering::Record);
 }
 
 fn drive(
@@ -400,6 +399,7 @@ fn put_transaction(run: &mut HandlerRun, seq: Seq, records: &[&str]) {
     let events: Vec<_> = records.iter().map(|record| event(&[record])).collect();
     run.put(
         Origin::Live(seq),
+        Arc::default(),
         Unit::Several(events.into()),
         Ordering::Record,
     );

@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::config::Ordering;
-use crate::event::{ChangeEventHeader, ChangeType, Decoded, Event, RawEvent, SchemaId, Source};
+use crate::event::{
+    ChangeEventHeader, ChangeType, Decoded, Event, RawEvent, SchemaId, Shown, Source,
+};
 use crate::subscription::tracker::Seq;
 use proptest::prelude::*;
 
@@ -48,6 +50,7 @@ pub(in crate::subscription) fn event(records: &[&str]) -> Arc<Event> {
         replayed: false,
         partial: false,
         key: None,
+        shown: Shown::Whole,
     })
 }
 

@@ -175,6 +175,8 @@ pub(in crate::subscription) struct Waiting {
     pub(super) order: Order,
     /// Numbers of the dead letters that it is made of, one for each event; none off a stream.
     pub(in crate::subscription) letters: Arc<[i64]>,
+    /// Where its events came from, where those between them are left out; else they follow each other.
+    pub(in crate::subscription) places: Arc<[Origin]>,
     /// Records by which it is held back, and which it would hold if it were parked.
     pub(in crate::subscription) records: Vec<RecordHash>,
     /// Not to be handed over before.
@@ -202,6 +204,7 @@ impl Waiting {
             origin,
             arrived: 0,
             letters: Arc::default(),
+            places: Arc::default(),
             records,
             alone: matches!(unit, Unit::Several(_)),
             unit,
@@ -212,5 +215,14 @@ impl Waiting {
             successes_seen: 0,
             failing_since: None,
         }
+    }
+
+    /// Where each of its events came from.
+    pub(in crate::subscription) fn places(&self) -> Vec<Origin> {
+        if self.places.is_empty() {
+            let numbers = 0..self.unit.events().len();
+            return numbers.map(|number| self.origin.plus(number)).collect();
+        }
+        self.places.to_vec()
     }
 }

@@ -4,6 +4,7 @@ mod owner;
 mod person;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 
@@ -11,6 +12,7 @@ use super::lease::hold;
 use super::{PostgresStore, sql};
 use crate::event::{EventIdentity, SchemaId};
 use crate::store::common::{from_ms, plain, plain_list, replay_id, to_ms};
+use crate::store::vault::{LetterOf, Sealer};
 use crate::store::{
     DeadLetter, DeadLetterFilter, DeadLetters, Lease, LetterSelection, LetterSummary, Placed,
     Refusal, SettledAhead, StoreError, StoredDeadLetter,
@@ -24,7 +26,13 @@ impl DeadLetters for PostgresStore {
         letters: &[DeadLetter],
         behind: &[i64],
     ) -> Result<(Vec<Placed>, Vec<Placed>), StoreError> {
-        transaction!(self, |conn| park_before(conn, lease, letters, behind))
+        transaction!(self, |conn| park_before(
+            conn,
+            &self.sealer,
+            lease,
+            letters,
+            behind
+        ))
     }
 
     async fn open_letters(&self, lease: &Lease) -> Result<Vec<LetterSummary>, StoreError> {
@@ -36,7 +44,7 @@ impl DeadLetters for PostgresStore {
     }
 
     async fn letters(&self, ids: &[i64]) -> Result<Vec<StoredDeadLetter>, StoreError> {
-        transaction!(self, |conn| letters(conn, ids))
+        transaction!(self, |conn| letters(conn, &self.sealer, ids))
     }
 
     async fn resolve(&self, lease: &Lease, ids: &[i64]) -> Result<Vec<i64>, StoreError> {
@@ -58,18 +66,24 @@ impl DeadLetters for PostgresStore {
         ids: &[i64],
         letters: &[DeadLetter],
     ) -> Result<Option<Vec<Placed>>, StoreError> {
-        transaction!(self, |conn| owner::pass_on(conn, lease, ids, letters))
+        transaction!(self, |conn| owner::pass_on(
+            conn,
+            &self.sealer,
+            lease,
+            ids,
+            letters
+        ))
     }
 
     async fn dead_letters(
         &self,
         filter: &DeadLetterFilter,
     ) -> Result<Vec<StoredDeadLetter>, StoreError> {
-        transaction!(self, |conn| list(conn, filter))
+        transaction!(self, |conn| list(conn, &self.sealer, filter))
     }
 
     async fn dead_letter(&self, id: i64) -> Result<Option<StoredDeadLetter>, StoreError> {
-        transaction!(self, |conn| find(conn, id))
+        transaction!(self, |conn| find(conn, &self.sealer, id))
     }
 
     async fn select_letters(
@@ -100,6 +114,7 @@ impl DeadLetters for PostgresStore {
 /// resolved failed anew, and is open again.
 async fn park_before(
     conn: &mut PgConnection,
+    sealer: &Sealer,
     lease: &Lease,
     letters: &[DeadLetter],
     behind: &[i64],
@@ -107,7 +122,7 @@ async fn park_before(
     hold(conn, lease).await?;
     let mut placed = Vec::with_capacity(letters.len());
     for letter in letters {
-        placed.push(park(conn, lease, letter, false).await?);
+        placed.push(park(conn, sealer, lease, letter, false).await?);
     }
     let moved = move_last(conn, lease, behind).await?;
     Ok((placed, moved))
@@ -145,25 +160,31 @@ async fn move_last(
 /// Parks one under a lease that is held; `asked` asks for another attempt in the same breath.
 async fn park(
     conn: &mut PgConnection,
+    sealer: &Sealer,
     lease: &Lease,
     letter: &DeadLetter,
     asked: bool,
 ) -> Result<Placed, StoreError> {
+    let of = LetterOf {
+        org_id: lease.key.org_id.as_str(),
+        topic: lease.key.topic.as_str(),
+    };
+    let payload = sealer.seal_letter(of, letter)?;
     // One that is open again is the newest: its new place is the number that it would have had.
     let parked: Option<(i64, i64)> = sql::query_as(
         "insert into orgstream.dead_letter as d \
              (org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
               replay_id, schema_id, payload, record_ids, record_name, unit, received_at, place, \
-              retry_asked_at, ahead, replayed) \
+              retry_asked_at, ahead, replayed, sealed) \
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
-                 to_timestamp($16::bigint / 1000.0), $17, case when $18 then now() end, $19, $20) \
+                 to_timestamp($16::bigint / 1000.0), $17, case when $18 then now() end, $19, $20, $21) \
          on conflict (org_id, subscription, coalesce(handler, ''), identity) do update set \
              state = 'open', resolved_at = null, parked_at = now(), reason = excluded.reason, \
              error = excluded.error, attempts = excluded.attempts, unit = excluded.unit, \
              place = coalesce(excluded.place, excluded.id), retry_asked_at = excluded.retry_asked_at, \
              ahead = d.ahead or excluded.ahead, \
              ahead_until = case when not excluded.ahead then d.ahead_until end, \
-             replayed = excluded.replayed \
+             replayed = excluded.replayed, payload = excluded.payload, sealed = excluded.sealed \
          where d.state <> 'open' \
          returning coalesce(place, id), id",
     )
@@ -178,7 +199,7 @@ async fn park(
     .bind(plain(&letter.event_uuid))
     .bind(letter.replay_id.as_ref().map(|id| id.as_bytes()))
     .bind(plain(letter.schema_id.as_str()))
-    .bind(letter.payload.as_ref())
+    .bind(payload.as_ref())
     .bind(plain_list(&letter.record_ids))
     .bind(letter.record_name.as_deref().map(plain))
     .bind(letter.unit.as_deref().map(plain))
@@ -187,6 +208,7 @@ async fn park(
     .bind(asked)
     .bind(letter.ahead)
     .bind(letter.replayed)
+    .bind(letter.sealed)
     .fetch_optional(&mut *conn)
     .await?;
     let (place, id) = match parked {
@@ -215,9 +237,9 @@ async fn park(
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "select id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
+            "select id, org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
                     replay_id, schema_id, payload, record_ids, record_name, unit, place, ahead, replayed, \
-                    state, (extract(epoch from received_at) * 1000)::bigint as received_at, \
+                    sealed, state, (extract(epoch from received_at) * 1000)::bigint as received_at, \
                     (extract(epoch from parked_at) * 1000)::bigint as parked_at, \
                     (extract(epoch from retry_asked_at) * 1000)::bigint as retry_asked_at, \
                     (extract(epoch from resolved_at) * 1000)::bigint as resolved_at \
@@ -230,6 +252,7 @@ macro_rules! select {
 /// Those that a filter lets through, oldest first.
 async fn list(
     conn: &mut PgConnection,
+    sealer: &Sealer,
     filter: &DeadLetterFilter,
 ) -> Result<Vec<StoredDeadLetter>, StoreError> {
     let rows = sql::query(select!(
@@ -244,21 +267,26 @@ async fn list(
     .bind(i64::from(filter.limit))
     .fetch_all(conn)
     .await?;
-    rows.iter().map(from_row).collect()
+    rows.iter().map(|row| from_row(row, sealer)).collect()
 }
 
 /// One, by its number.
-async fn find(conn: &mut PgConnection, id: i64) -> Result<Option<StoredDeadLetter>, StoreError> {
+async fn find(
+    conn: &mut PgConnection,
+    sealer: &Sealer,
+    id: i64,
+) -> Result<Option<StoredDeadLetter>, StoreError> {
     let row = sql::query(select!("where id = $1"))
         .bind(id)
         .fetch_optional(conn)
         .await?;
-    row.as_ref().map(from_row).transpose()
+    row.as_ref().map(|row| from_row(row, sealer)).transpose()
 }
 
 /// These with their payloads.
 async fn letters(
     conn: &mut PgConnection,
+    sealer: &Sealer,
     ids: &[i64],
 ) -> Result<Vec<StoredDeadLetter>, StoreError> {
     let rows = sql::query(select!(
@@ -267,36 +295,45 @@ async fn letters(
     .bind(ids)
     .fetch_all(conn)
     .await?;
-    rows.iter().map(from_row).collect()
+    rows.iter().map(|row| from_row(row, sealer)).collect()
 }
 
-fn from_row(row: &PgRow) -> Result<StoredDeadLetter, StoreError> {
+fn from_row(row: &PgRow, sealer: &Sealer) -> Result<StoredDeadLetter, StoreError> {
     let time = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(column)?.map(from_ms));
+    let mut letter = DeadLetter {
+        identity: EventIdentity::from_stored(row.try_get("identity")?),
+        handler: row.try_get("handler")?,
+        reason: row.try_get("reason")?,
+        error: row.try_get("error")?,
+        attempts: u32::try_from(row.try_get::<i32, _>("attempts")?).unwrap_or(0),
+        event_uuid: row.try_get("event_uuid")?,
+        replay_id: replay_id(row.try_get("replay_id")?),
+        schema_id: SchemaId::new(row.try_get("schema_id")?),
+        payload: Bytes::new(),
+        record_ids: row.try_get("record_ids")?,
+        record_name: row.try_get("record_name")?,
+        unit: row.try_get("unit")?,
+        place: row.try_get("place")?,
+        received_at: from_ms(row.try_get("received_at")?),
+        ahead: row.try_get("ahead")?,
+        replayed: row.try_get("replayed")?,
+        sealed: row.try_get("sealed")?,
+    };
+    let (org_id, topic): (String, String) = (row.try_get("org_id")?, row.try_get("topic")?);
+    let of = LetterOf {
+        org_id: &org_id,
+        topic: &topic,
+    };
+    let unreadable = sealer.open_letter(of, &mut letter, row.try_get("payload")?);
     Ok(StoredDeadLetter {
         id: row.try_get("id")?,
         subscription: row.try_get("subscription")?,
-        topic: row.try_get("topic")?,
+        topic,
         state: row.try_get("state")?,
         parked_at: from_ms(row.try_get("parked_at")?),
         retry_asked_at: time("retry_asked_at")?,
         resolved_at: time("resolved_at")?,
-        letter: DeadLetter {
-            identity: EventIdentity::from_stored(row.try_get("identity")?),
-            handler: row.try_get("handler")?,
-            reason: row.try_get("reason")?,
-            error: row.try_get("error")?,
-            attempts: u32::try_from(row.try_get::<i32, _>("attempts")?).unwrap_or(0),
-            event_uuid: row.try_get("event_uuid")?,
-            replay_id: replay_id(row.try_get("replay_id")?),
-            schema_id: SchemaId::new(row.try_get("schema_id")?),
-            payload: row.try_get::<Vec<u8>, _>("payload")?.into(),
-            record_ids: row.try_get("record_ids")?,
-            record_name: row.try_get("record_name")?,
-            unit: row.try_get("unit")?,
-            place: row.try_get("place")?,
-            received_at: from_ms(row.try_get("received_at")?),
-            ahead: row.try_get("ahead")?,
-            replayed: row.try_get("replayed")?,
-        },
+        unreadable,
+        letter,
     })
 }

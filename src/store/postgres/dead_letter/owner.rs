@@ -8,6 +8,7 @@ use super::super::sql;
 use super::park;
 use crate::event::EventIdentity;
 use crate::store::common::{from_ms, from_sql_count, plain, replay_id};
+use crate::store::vault::Sealer;
 use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, SettledAhead, StoreError};
 
 /// What [`summary_from`] reads, less `to_come`.
@@ -119,6 +120,7 @@ pub(super) async fn park_again(
 /// Gives every handler letters of its own in the place of those that nobody could decode.
 pub(super) async fn pass_on(
     conn: &mut PgConnection,
+    sealer: &Sealer,
     lease: &Lease,
     ids: &[i64],
     letters: &[DeadLetter],
@@ -151,7 +153,7 @@ pub(super) async fn pass_on(
             ahead: false,
             ..letter.clone()
         };
-        placed.push(park(conn, lease, &letter, true).await?);
+        placed.push(park(conn, sealer, lease, &letter, true).await?);
     }
     let own: Vec<i64> = placed.iter().map(|own| own.id).collect();
     set_ahead(conn, &own, ahead, until.as_deref()).await?;

@@ -6,6 +6,7 @@ mod person;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
@@ -13,6 +14,7 @@ use super::lease::hold;
 use super::{READ, SqliteStore, WRITE, from_json, ids_json, to_json};
 use crate::event::{EventIdentity, SchemaId};
 use crate::store::common::{from_ms, plain, replay_id, to_ms};
+use crate::store::vault::{LetterOf, Sealer};
 use crate::store::{
     DeadLetter, DeadLetterFilter, DeadLetters, Lease, LetterSelection, LetterSummary, Placed,
     Refusal, SettledAhead, StoreError, StoredDeadLetter,
@@ -27,7 +29,11 @@ impl DeadLetters for SqliteStore {
         behind: &[i64],
     ) -> Result<(Vec<Placed>, Vec<Placed>), StoreError> {
         transaction!(self, WRITE, |conn| park_before(
-            conn, lease, letters, behind
+            conn,
+            &self.sealer,
+            lease,
+            letters,
+            behind
         ))
     }
 
@@ -40,7 +46,7 @@ impl DeadLetters for SqliteStore {
     }
 
     async fn letters(&self, ids: &[i64]) -> Result<Vec<StoredDeadLetter>, StoreError> {
-        transaction!(self, READ, |conn| letters(conn, ids))
+        transaction!(self, READ, |conn| letters(conn, &self.sealer, ids))
     }
 
     async fn resolve(&self, lease: &Lease, ids: &[i64]) -> Result<Vec<i64>, StoreError> {
@@ -65,7 +71,11 @@ impl DeadLetters for SqliteStore {
         letters: &[DeadLetter],
     ) -> Result<Option<Vec<Placed>>, StoreError> {
         transaction!(self, WRITE, |conn| owner::pass_on(
-            conn, lease, ids, letters
+            conn,
+            &self.sealer,
+            lease,
+            ids,
+            letters
         ))
     }
 
@@ -73,11 +83,11 @@ impl DeadLetters for SqliteStore {
         &self,
         filter: &DeadLetterFilter,
     ) -> Result<Vec<StoredDeadLetter>, StoreError> {
-        transaction!(self, READ, |conn| list(conn, filter))
+        transaction!(self, READ, |conn| list(conn, &self.sealer, filter))
     }
 
     async fn dead_letter(&self, id: i64) -> Result<Option<StoredDeadLetter>, StoreError> {
-        transaction!(self, READ, |conn| find(conn, id))
+        transaction!(self, READ, |conn| find(conn, &self.sealer, id))
     }
 
     async fn select_letters(
@@ -108,6 +118,7 @@ impl DeadLetters for SqliteStore {
 /// resolved failed anew, and is open again.
 async fn park_before(
     conn: &mut SqliteConnection,
+    sealer: &Sealer,
     lease: &Lease,
     letters: &[DeadLetter],
     behind: &[i64],
@@ -115,7 +126,7 @@ async fn park_before(
     hold(conn, lease).await?;
     let mut placed = Vec::with_capacity(letters.len());
     for letter in letters {
-        placed.push(park(conn, lease, letter, false).await?);
+        placed.push(park(conn, sealer, lease, letter, false).await?);
     }
     let mut moved = Vec::with_capacity(behind.len());
     for id in behind {
@@ -156,17 +167,23 @@ async fn next_place(conn: &mut SqliteConnection) -> Result<i64, StoreError> {
 /// Parks one under a lease that is held; `asked` asks for another attempt in the same breath.
 async fn park(
     conn: &mut SqliteConnection,
+    sealer: &Sealer,
     lease: &Lease,
     letter: &DeadLetter,
     asked: bool,
 ) -> Result<Placed, StoreError> {
+    let of = LetterOf {
+        org_id: lease.key.org_id.as_str(),
+        topic: lease.key.topic.as_str(),
+    };
+    let payload = sealer.seal_letter(of, letter)?;
     let parked: Option<(i64, i64)> = sqlx::query_as(
         "insert into dead_letter as d \
              (org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
               replay_id, schema_id, payload, record_ids, record_name, unit, received_at, place, \
-              retry_asked_at, parked_at, ahead, replayed) \
+              retry_asked_at, parked_at, ahead, replayed, sealed) \
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-                 iif($18, $19, null), $19, $20, $21) \
+                 iif($18, $19, null), $19, $20, $21, $22) \
          on conflict (org_id, subscription, coalesce(handler, ''), identity) do nothing \
          returning coalesce(place, id), id",
     )
@@ -181,7 +198,7 @@ async fn park(
     .bind(plain(&letter.event_uuid))
     .bind(letter.replay_id.as_ref().map(|id| id.as_bytes()))
     .bind(plain(letter.schema_id.as_str()))
-    .bind(letter.payload.as_ref())
+    .bind(payload.as_ref())
     .bind(to_json(&letter.record_ids))
     .bind(letter.record_name.as_deref().map(plain))
     .bind(letter.unit.as_deref().map(plain))
@@ -191,11 +208,12 @@ async fn park(
     .bind(to_ms(SystemTime::now()))
     .bind(letter.ahead)
     .bind(letter.replayed)
+    .bind(letter.sealed)
     .fetch_optional(&mut *conn)
     .await?;
     match parked {
         Some((place, id)) => Ok(Placed { place, id }),
-        None => open_again(conn, lease, letter, asked).await,
+        None => open_again(conn, lease, letter, &payload, asked).await,
     }
 }
 
@@ -204,6 +222,7 @@ async fn open_again(
     conn: &mut SqliteConnection,
     lease: &Lease,
     letter: &DeadLetter,
+    payload: &[u8],
     asked: bool,
 ) -> Result<Placed, StoreError> {
     let (place, id, state): (i64, i64, String) = sqlx::query_as(
@@ -236,7 +255,7 @@ async fn open_again(
     sqlx::query(
         "update dead_letter set state = 'open', resolved_at = null, parked_at = $2, reason = $3, \
              error = $4, attempts = $5, unit = $6, place = $7, retry_asked_at = iif($8, $2, null), \
-             replayed = $9 \
+             replayed = $9, payload = $10, sealed = $11 \
          where id = $1",
     )
     .bind(id)
@@ -248,6 +267,8 @@ async fn open_again(
     .bind(place)
     .bind(asked)
     .bind(letter.replayed)
+    .bind(payload)
+    .bind(letter.sealed)
     .execute(conn)
     .await?;
     Ok(Placed { place, id })
@@ -257,9 +278,9 @@ async fn open_again(
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "select id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
+            "select id, org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
                     replay_id, schema_id, payload, record_ids, record_name, unit, place, ahead, replayed, \
-                    state, received_at, parked_at, retry_asked_at, resolved_at \
+                    sealed, state, received_at, parked_at, retry_asked_at, resolved_at \
              from dead_letter ",
             $rest
         )
@@ -269,6 +290,7 @@ macro_rules! select {
 /// Those that a filter lets through, oldest first.
 async fn list(
     conn: &mut SqliteConnection,
+    sealer: &Sealer,
     filter: &DeadLetterFilter,
 ) -> Result<Vec<StoredDeadLetter>, StoreError> {
     let rows = sqlx::query(select!(
@@ -283,24 +305,26 @@ async fn list(
     .bind(i64::from(filter.limit))
     .fetch_all(conn)
     .await?;
-    rows.iter().map(from_row).collect()
+    rows.iter().map(|row| from_row(row, sealer)).collect()
 }
 
 /// One, by its number.
 async fn find(
     conn: &mut SqliteConnection,
+    sealer: &Sealer,
     id: i64,
 ) -> Result<Option<StoredDeadLetter>, StoreError> {
     let row = sqlx::query(select!("where id = $1"))
         .bind(id)
         .fetch_optional(conn)
         .await?;
-    row.as_ref().map(from_row).transpose()
+    row.as_ref().map(|row| from_row(row, sealer)).transpose()
 }
 
 /// These with their payloads.
 async fn letters(
     conn: &mut SqliteConnection,
+    sealer: &Sealer,
     ids: &[i64],
 ) -> Result<Vec<StoredDeadLetter>, StoreError> {
     let rows = sqlx::query(select!(
@@ -309,36 +333,45 @@ async fn letters(
     .bind(ids_json(ids))
     .fetch_all(conn)
     .await?;
-    rows.iter().map(from_row).collect()
+    rows.iter().map(|row| from_row(row, sealer)).collect()
 }
 
-fn from_row(row: &SqliteRow) -> Result<StoredDeadLetter, StoreError> {
+fn from_row(row: &SqliteRow, sealer: &Sealer) -> Result<StoredDeadLetter, StoreError> {
     let time = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(column)?.map(from_ms));
+    let mut letter = DeadLetter {
+        identity: EventIdentity::from_stored(row.try_get("identity")?),
+        handler: row.try_get("handler")?,
+        reason: row.try_get("reason")?,
+        error: row.try_get("error")?,
+        attempts: u32::try_from(row.try_get::<i32, _>("attempts")?).unwrap_or(0),
+        event_uuid: row.try_get("event_uuid")?,
+        replay_id: replay_id(row.try_get("replay_id")?),
+        schema_id: SchemaId::new(row.try_get("schema_id")?),
+        payload: Bytes::new(),
+        record_ids: from_json(row.try_get("record_ids")?)?,
+        record_name: row.try_get("record_name")?,
+        unit: row.try_get("unit")?,
+        place: row.try_get("place")?,
+        received_at: from_ms(row.try_get("received_at")?),
+        ahead: row.try_get("ahead")?,
+        replayed: row.try_get("replayed")?,
+        sealed: row.try_get("sealed")?,
+    };
+    let (org_id, topic): (String, String) = (row.try_get("org_id")?, row.try_get("topic")?);
+    let of = LetterOf {
+        org_id: &org_id,
+        topic: &topic,
+    };
+    let unreadable = sealer.open_letter(of, &mut letter, row.try_get("payload")?);
     Ok(StoredDeadLetter {
         id: row.try_get("id")?,
         subscription: row.try_get("subscription")?,
-        topic: row.try_get("topic")?,
+        topic,
         state: row.try_get("state")?,
         parked_at: from_ms(row.try_get("parked_at")?),
         retry_asked_at: time("retry_asked_at")?,
         resolved_at: time("resolved_at")?,
-        letter: DeadLetter {
-            identity: EventIdentity::from_stored(row.try_get("identity")?),
-            handler: row.try_get("handler")?,
-            reason: row.try_get("reason")?,
-            error: row.try_get("error")?,
-            attempts: u32::try_from(row.try_get::<i32, _>("attempts")?).unwrap_or(0),
-            event_uuid: row.try_get("event_uuid")?,
-            replay_id: replay_id(row.try_get("replay_id")?),
-            schema_id: SchemaId::new(row.try_get("schema_id")?),
-            payload: row.try_get::<Vec<u8>, _>("payload")?.into(),
-            record_ids: from_json(row.try_get("record_ids")?)?,
-            record_name: row.try_get("record_name")?,
-            unit: row.try_get("unit")?,
-            place: row.try_get("place")?,
-            received_at: from_ms(row.try_get("received_at")?),
-            ahead: row.try_get("ahead")?,
-            replayed: row.try_get("replayed")?,
-        },
+        unreadable,
+        letter,
     })
 }

@@ -10,6 +10,7 @@ use super::super::{from_json, ids_json};
 use super::park;
 use crate::event::EventIdentity;
 use crate::store::common::{from_ms, from_sql_count, plain, replay_id, to_ms};
+use crate::store::vault::Sealer;
 use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, SettledAhead, StoreError};
 
 /// What [`summary_from`] reads, less `to_come`.
@@ -115,6 +116,7 @@ pub(super) async fn park_again(
 /// Gives every handler letters of its own in the place of those that nobody could decode.
 pub(super) async fn pass_on(
     conn: &mut SqliteConnection,
+    sealer: &Sealer,
     lease: &Lease,
     ids: &[i64],
     letters: &[DeadLetter],
@@ -147,7 +149,7 @@ pub(super) async fn pass_on(
             ahead: false,
             ..letter.clone()
         };
-        let own = park(conn, lease, &letter, true).await?;
+        let own = park(conn, sealer, lease, &letter, true).await?;
         set_ahead(conn, own.id, ahead, until.as_deref()).await?;
         placed.push(own);
     }
