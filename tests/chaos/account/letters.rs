@@ -30,6 +30,11 @@ pub(super) fn have_reasons(
             // In a transaction another event may be to blame.
             "undecodable" => case.grouped || pieces.any(|piece| piece.poison == Poison::Bytes),
             "schema_refused" => case.grouped || pieces.any(|piece| piece.poison == Poison::Schema),
+            // Retried while the org could not be asked once more.
+            "schema_unavailable" => {
+                case.grouped
+                    || pieces.any(|piece| matches!(piece.poison, Poison::Bytes | Poison::Schema))
+            }
             "rejected" => answers_of(case, letter).any(|answer| answer.status == 422),
             "exhausted" => {
                 let attempts = case
@@ -173,7 +178,7 @@ pub(super) fn seen_to(case: &Case, broken: &mut Vec<String>) {
         let left = case.letters.iter().filter(|letter| letter.state == "open");
         broken.extend(left.map(|letter| format!("{}: {letter:?} was left", case.name)));
         let discarded = case.letters.iter().filter(|l| l.state == "discarded");
-        let mut reasons = vec!["undecodable", "schema_refused"];
+        let mut reasons = vec!["undecodable", "schema_refused", "schema_unavailable"];
         if case.discards {
             reasons.push("rejected");
         }
