@@ -79,7 +79,15 @@ impl Held {
         }
         let own = tickets.iter().filter_map(|ticket| self.letters.get(ticket));
         older.extend(own.map(|letter| letter.rank));
-        Place::Before(self.with_followers(later, &older))
+        let waits = |other: &Letter| {
+            let before = tickets.first().is_some_and(|own| other.rank.ticket < *own);
+            matches!(other.phase, Phase::New | Phase::Moving) && (moves || before)
+        };
+        match self.with_followers(later, &older, waits) {
+            // One that goes behind another, and not behind these, would be before that.
+            (_, true) if !first => Place::Unknown,
+            (moving, _) => Place::Before(moving),
+        }
     }
 
     /// True where a letter whose event the stream has brought once more is before one of an event that is older
@@ -159,21 +167,33 @@ impl Held {
         })
     }
 
-    /// These, with all that waits behind one of them, in order.
-    fn with_followers(&self, mut moving: BTreeSet<Rank>, staying: &BTreeSet<Rank>) -> Vec<i64> {
+    /// These, with all that waits behind one of them, in order; true where some of that is still to be written.
+    fn with_followers(
+        &self,
+        mut moving: BTreeSet<Rank>,
+        staying: &BTreeSet<Rank>,
+        waits: impl Fn(&Letter) -> bool,
+    ) -> (Vec<i64>, bool) {
+        let mut some_wait = false;
         let mut next = moving.first().copied();
         while let Some(rank) = next {
             if let Some(letter) = self.letters.get(&rank.ticket) {
                 let behind = self.sharing(letter);
-                let behind = behind.range(rank..);
-                moving.extend(behind.filter(|one| !staying.contains(one) && self.is_placed(one)));
+                let behind = behind.range(rank..).filter(|one| !staying.contains(one));
+                for one in behind {
+                    if self.is_placed(one) {
+                        moving.insert(*one);
+                    } else {
+                        some_wait |= self.letters.get(&one.ticket).is_some_and(&waits);
+                    }
+                }
             }
             next = moving
                 .range((Bound::Excluded(rank), Bound::Unbounded))
                 .next()
                 .copied();
         }
-        moving.into_iter().map(|rank| rank.id).collect()
+        (moving.into_iter().map(|rank| rank.id).collect(), some_wait)
     }
 }
 

@@ -150,6 +150,29 @@ fn a_letter_of_two_records_goes_before_the_younger_of_one_and_behind_the_older_o
 }
 
 #[test]
+fn what_goes_behind_others_waits_for_what_is_behind_them_and_not_written_yet() {
+    let mut held = held();
+    let younger = NewLetter {
+        since: Since::After(5),
+        came: Some(5),
+        ..new(Slot::Everyone, "u", &[1, 5])
+    };
+    store(&mut held, younger, 10);
+    store(&mut held, behind("v", &[5, 3]), 15);
+    store(&mut held, new(MINE, "o", &[2]), 20);
+    // Shares no record with the one between: only with what that has to go before.
+    let late = held.insert(behind("l", &[3]));
+    let between = held.insert(behind("b", &[1, 2]));
+    let place = |held: &Held, first| held.place_of(&[between], live(4), first);
+    assert_eq!(place(&held, false), Place::Unknown);
+    held.written(late, Placed { place: 21, id: 21 });
+    assert_eq!(place(&held, false), Place::Before(vec![10, 15, 21]));
+    // What is decided later is written later.
+    held.insert(behind("m", &[3]));
+    assert_eq!(place(&held, false), Place::Before(vec![10, 15, 21]));
+}
+
+#[test]
 fn what_is_still_to_come_again_holds_nothing_until_it_has_come_by() {
     let mut held = held();
     let ticket = held.insert(NewLetter {
