@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use super::call::{Call, Came, Instance};
 use super::events::Made;
 use super::report::{Mistake, Notebook, Step};
-use crate::handler::{Answer, BatchAnswer, BatchLimits, EventBatch};
+use crate::handler::{Answer, BatchAnswer, BatchLimits, EventBatch, Retry};
 
-/// Attempts in company, before an event is handed over alone.
+/// Attempts in company that count, before an event is handed over alone.
 const TOGETHER: usize = 4;
 
 /// Calls that may panic, or give the wrong number of answers, before no more are made.
@@ -148,6 +148,8 @@ pub(super) struct Broken;
 struct Waiting {
     not_before: Option<Instant>,
     attempts: usize,
+    /// Those that count against it.
+    counted: usize,
     /// Rejected in a batch: alone it will tell.
     alone: bool,
     under_way: bool,
@@ -319,7 +321,7 @@ impl<'a> Lanes<'a> {
                 }
                 Answer::Reject { reason } => self.finished(number, Verdict::Rejected(reason)),
                 Answer::Retry(retry) => {
-                    self.again(number, retry.reason, retry.after.unwrap_or_default());
+                    self.again(number, retry);
                 }
             }
         }
@@ -335,17 +337,19 @@ impl<'a> Lanes<'a> {
     }
 
     /// Hands an event over once more, or gives it up.
-    fn again(&mut self, number: usize, reason: String, least: Duration) {
+    fn again(&mut self, number: usize, retry: Retry) {
         let Some(waiting) = self.waiting.get_mut(&number) else {
             return;
         };
         waiting.attempts += 1;
+        waiting.counted += usize::from(retry.counts);
         waiting.under_way = false;
-        waiting.alone |= waiting.attempts >= TOGETHER;
+        waiting.alone |= waiting.counted >= TOGETHER;
+        let least = retry.after.unwrap_or_default();
         let pause = PAUSE * (1 << waiting.attempts.min(5));
         waiting.not_before = Some(Instant::now() + pause.max(least).min(LONGEST_PAUSE));
         if self.moved.elapsed() >= self.rules.patience {
-            self.finished(number, Verdict::GivenUp(reason));
+            self.finished(number, Verdict::GivenUp(retry.reason));
         }
     }
 
@@ -360,7 +364,7 @@ impl<'a> Lanes<'a> {
             return Ok(());
         }
         for number in chosen {
-            self.again(*number, why.to_owned(), Duration::ZERO);
+            self.again(*number, Retry::because(why));
             if let Some(waiting) = self.waiting.get_mut(number) {
                 waiting.alone = true;
             }

@@ -77,6 +77,9 @@ pub struct Retry {
     pub reason: String,
     /// The least pause, where the other side named one (`Retry-After`).
     pub after: Option<Duration>,
+    /// Whether the attempt counts towards `retry.attempts`, where other events succeed meanwhile. Not one that is
+    /// surely the far side's fault, or that was never made.
+    pub counts: bool,
 }
 
 impl Retry {
@@ -85,6 +88,18 @@ impl Retry {
         Self {
             reason: reason.into(),
             after: None,
+            counts: true,
+        }
+    }
+
+    /// The same, not counting against the event whatever becomes of others: it was not attempted, because one before it
+    /// was not handled, or the far side is to blame for certain, such as one of its partitions. `retry.total` still
+    /// ends it.
+    #[must_use]
+    pub fn uncounted(self) -> Self {
+        Self {
+            counts: false,
+            ..self
         }
     }
 }

@@ -287,10 +287,12 @@ impl HandlerRun {
         result: &mut Answered,
     ) -> bool {
         // An attempt counts against the event only if the handler succeeded with others meanwhile: a
-        // handler that is down is not a bad event.
-        let counts = known && self.successes > waiting.successes_seen;
+        // handler that is down is not a bad event. Nor does it where the handler says whose fault it was.
+        let counts = known && retry.counts && self.successes > waiting.successes_seen;
         if counts {
             waiting.counted += 1;
+        }
+        if counts || !retry.counts {
             waiting.successes_seen = self.successes;
         }
         let since = *waiting.failing_since.get_or_insert(now);
@@ -394,7 +396,8 @@ fn asked_pause(answer: &Answer) -> Option<Duration> {
     }
 }
 
-/// One answer for each unit. The events of a transaction share the worst that was said of one of them.
+/// One answer for each unit. The events of a transaction share the worst that was said of one of them; a retry that
+/// counts is worse than one that does not.
 fn one_each(answer: BatchAnswer, batch: &[Waiting]) -> Vec<Answer> {
     let events: usize = batch.iter().map(|w| w.unit.events().len()).sum();
     match answer {
@@ -419,6 +422,7 @@ fn one_each(answer: BatchAnswer, batch: &[Waiting]) -> Vec<Answer> {
 
 fn worse(one: Answer, other: Answer) -> Answer {
     match (&one, &other) {
+        (Answer::Retry(one), Answer::Retry(counted)) if counted.counts && !one.counts => other,
         (Answer::Reject { .. }, _) | (Answer::Retry(_), Answer::Handled | Answer::Retry(_)) => one,
         (Answer::Handled, _) | (Answer::Retry(_), Answer::Reject { .. }) => other,
     }

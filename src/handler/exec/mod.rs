@@ -96,7 +96,7 @@ impl ExecHandler {
                 suspects.remove(&identity);
                 answer
             }
-            Outcome::Unsent(retry) => Answer::Retry(retry),
+            Outcome::Unsent(retry) => Answer::Retry(retry.uncounted()),
             Outcome::Broken(why) => {
                 // With one event at a time there is no doubt about which it was.
                 if self.pool.settings.in_flight > 1 {
@@ -137,7 +137,7 @@ impl Handler for ExecHandler {
             } else {
                 let why =
                     "not handed over, because an earlier event of the same call was not handled";
-                Answer::Retry(Retry::because(why))
+                Answer::Retry(Retry::because(why).uncounted())
             };
             answers.push(answer);
         }

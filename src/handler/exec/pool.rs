@@ -157,8 +157,8 @@ impl Pool {
             let left = failure.not_before.saturating_duration_since(Instant::now());
             if !left.is_zero() {
                 return Err(Retry {
-                    reason: failure.why.clone(),
                     after: Some(left),
+                    ..Retry::because(&failure.why)
                 });
             }
         }

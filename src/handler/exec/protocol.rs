@@ -50,8 +50,8 @@ pub(super) fn read_answer(line: &[u8]) -> Result<Said, &'static str> {
     let answer = match (said.get("ok"), said.get("retry"), said.get("reject")) {
         (Some(Value::Bool(true)), None, None) => Answer::Handled,
         (None, Some(why), None) => Answer::Retry(Retry {
-            reason: reason(why).ok_or("`retry` is no text")?,
             after: said.get("after").map(pause).transpose()?,
+            ..Retry::because(reason(why).ok_or("`retry` is no text")?)
         }),
         (None, None, Some(why)) => Answer::Reject {
             reason: reason(why).ok_or("`reject` is no text")?,
@@ -137,8 +137,8 @@ mod tests {
     fn answers_are_read() {
         let retry = |reason: &str, after| {
             Answer::Retry(Retry {
-                reason: reason.to_owned(),
                 after,
+                ..Retry::because(reason)
             })
         };
         let half = Some(Duration::from_millis(500));

@@ -13,8 +13,8 @@ use super::wire::{INIT_PRODUCER_ID, METADATA, Metadata, ProducerId, Reader, Topi
 /// How long what is known of a topic is used: partitions may be added.
 const LONGEST_KNOWN: Duration = Duration::from_secs(300);
 
-/// Connections are made one at a time for each address.
-type Slot = tokio::sync::Mutex<Option<Arc<Connection>>>;
+/// Connections are made one at a time for each address. Who waited while one could not be made shares the failure.
+type Slot = tokio::sync::Mutex<Option<Result<Arc<Connection>, (Instant, Trouble)>>>;
 
 pub(super) struct Cluster {
     /// Where to ask who else there is.
@@ -200,14 +200,16 @@ impl Cluster {
                 .unwrap_or_else(PoisonError::into_inner);
             connections.entry(address.clone()).or_default().clone()
         };
+        let asked_at = Instant::now();
         let mut slot = slot.lock().await;
-        if let Some(connection) = &*slot
-            && connection.is_fresh()
-        {
-            return Ok(connection.clone());
+        match &*slot {
+            Some(Ok(connection)) if connection.is_fresh() => return Ok(connection.clone()),
+            Some(Err((failed_at, trouble))) if *failed_at > asked_at => return Err(trouble.clone()),
+            _ => {}
         }
-        let connection = Arc::new(self.dial.connect(address).await?);
-        Ok(slot.insert(connection).clone())
+        let made = self.dial.connect(address).await.map(Arc::new);
+        *slot = Some(made.clone().map_err(|trouble| (Instant::now(), trouble)));
+        made
     }
 
     /// An identity under which brokers keep repeats out.

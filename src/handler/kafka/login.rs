@@ -7,8 +7,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use secrecy::{ExposeSecret as _, SecretString};
 
-/// Rounds that a server may ask for: Kafka's own default is 4096, and each costs both sides the same.
-const MOST_ROUNDS: u32 = 1_000_000;
+/// Rounds that a server may ask for: not fewer than RFC 7677 wants, which is Kafka's own default too, and each costs
+/// both sides the same.
+const ROUNDS: std::ops::RangeInclusive<u32> = 4096..=1_000_000;
 
 /// How the password is shown to the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,8 +132,10 @@ impl Scram {
         let salt = BASE64_STANDARD.decode(salt).map_err(|_| BROKEN)?;
         let rounds: u32 = value_of(challenge, 'i')
             .and_then(|text| text.parse().ok())
-            .filter(|rounds| *rounds <= MOST_ROUNDS)
             .ok_or(BROKEN)?;
+        if !ROUNDS.contains(&rounds) {
+            return Err("it asks for fewer than 4096 rounds of SCRAM, or for too many");
+        }
         let rounds = NonZeroU32::new(rounds).ok_or(BROKEN)?;
         let (pbkdf2, hmac, digest) = match self.mechanism {
             Mechanism::Scram512 => (
@@ -234,6 +237,7 @@ mod tests {
             "r=other,s=AAAA,i=4096",
             "r=nonce,s=AAAA,i=4096",
             "r=nonceX,s=AAAA,i=0",
+            "r=nonceX,s=AAAA,i=4095",
             "r=nonceX,s=AAAA,i=99999999",
             "r=nonceX,s=?,i=4096",
             "",

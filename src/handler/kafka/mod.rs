@@ -34,9 +34,6 @@ use records::{Record, partition_of};
 use settings::Settings;
 use trouble::{Kind, Trouble};
 
-/// Bytes of records in one batch of Kafka, which the brokers take up to 1 MiB where nothing else is said.
-const BATCH_BYTES: usize = 900_000;
-
 const BEHIND: &str = "an event before it could not be written";
 
 /// Appends each event to a Kafka topic, and answers when all replicas in sync have it.
@@ -45,11 +42,12 @@ const BEHIND: &str = "an event before it could not be written";
 /// `avro`; `sasl` with `user` and `password`; `ca`, `client_cert`, `client_key`, each as text or as `…_file`, and
 /// `tls_verify_host`; `idempotent`; `timeout` of a whole call (30 s), `connect_timeout` (5 s).
 ///
-/// The key is the record, so its events are in one partition. A call's events for one partition go out as one
-/// batch, which is there as a whole or not at all; batches for different partitions go out side by side.
+/// The key is the record, so its events are in one partition. A call's events for one partition go out one batch after
+/// the other, most often in one, of which each is there as a whole or not at all; batches for different partitions go out
+/// side by side.
 ///
 /// An event that is larger than the topic takes, or that the topic does not want, is rejected; all other errors are a
-/// [`Retry`].
+/// [`Retry`] that does not count against the event.
 pub struct KafkaHandler {
     producer: Producer,
     topic: Template,
@@ -174,7 +172,7 @@ impl KafkaHandler {
                 }
             }
         }
-        let mut todo = in_batches(&records);
+        let mut todo = in_batches(&records, self.producer.fits(place));
         todo.reverse();
         while let Some(part) = todo.pop() {
             match self
@@ -288,8 +286,9 @@ impl std::fmt::Debug for KafkaHandler {
     }
 }
 
+/// What is wrong with the brokers, or a partition, is not the event's fault while other partitions take theirs.
 fn retry(reason: &str) -> Answer {
-    Answer::Retry(Retry::because(reason))
+    Answer::Retry(Retry::because(reason).uncounted())
 }
 
 /// What a trouble means for the event whose record it is about.
@@ -331,12 +330,12 @@ fn stretches(batch: &EventBatch, places: &[Result<Place, Trouble>]) -> Vec<std::
     stretches
 }
 
-/// Parts that each fit into one batch of Kafka; one record is a part however large it is.
-fn in_batches(records: &[Record]) -> Vec<std::ops::Range<usize>> {
+/// Parts of so many bytes that each are one batch of Kafka; one record is a part however large it is.
+fn in_batches(records: &[Record], fits: usize) -> Vec<std::ops::Range<usize>> {
     let mut parts = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (at, record) in records.iter().enumerate() {
-        if at > start && bytes + record.size() > BATCH_BYTES {
+        if at > start && bytes + record.size() > fits {
             parts.push(start..at);
             (start, bytes) = (at, 0);
         }

@@ -7,6 +7,7 @@
 //! others that were written after it (KIP-360 does the same).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -21,13 +22,58 @@ use super::wire::{PRODUCE, Produced, ProducerId, Reader, length_of, produce};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a call tries for a partition to which nothing of it was sent: what is sick there is not to keep calls that
+/// have events for others too.
+const SOON: Duration = Duration::from_secs(2);
+
+/// Bytes of records in one batch, which brokers take up to 1 MiB where nothing else is said.
+const BATCH_BYTES: usize = 900_000;
+
 /// A partition of a topic.
 pub(super) type Place = (Arc<str>, i32);
 
 pub(super) struct Producer {
     pub(super) cluster: Cluster,
     idempotent: bool,
-    lanes: Mutex<HashMap<Place, Arc<tokio::sync::Mutex<Lane>>>>,
+    lanes: Mutex<HashMap<Place, Arc<Shared>>>,
+}
+
+/// A partition's lane, and what others may know while somebody has it.
+struct Shared {
+    lane: tokio::sync::Mutex<Lane>,
+    /// When somebody took it last.
+    taken: Mutex<Instant>,
+    /// Bytes of records to put into a batch; less than [`BATCH_BYTES`] where that is more than the topic takes.
+    fits: AtomicUsize,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            lane: tokio::sync::Mutex::default(),
+            taken: Mutex::new(Instant::now()),
+            fits: AtomicUsize::new(BATCH_BYTES),
+        }
+    }
+}
+
+impl Shared {
+    /// The lane, when it is free. `None` at the deadline, and soon where who has it makes no headway.
+    async fn take(&self, deadline: Instant) -> Option<tokio::sync::MutexGuard<'_, Lane>> {
+        let taken = || self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut look = Instant::now() + SOON;
+        let mut free = std::pin::pin!(self.lane.lock());
+        loop {
+            if let Ok(lane) = tokio::time::timeout_at(look.min(deadline), &mut free).await {
+                *taken() = Instant::now();
+                return Some(lane);
+            }
+            look = *taken() + SOON;
+            if look.min(deadline) <= Instant::now() {
+                return None;
+            }
+        }
+    }
 }
 
 /// What the next batch of a partition goes out as.
@@ -69,12 +115,14 @@ impl Lane {
 struct Encoded(Option<(Option<Stamp>, Vec<u8>)>);
 
 impl Encoded {
-    fn get(&mut self, records: &[Record], stamp: Option<Stamp>) -> &[u8] {
+    /// The batch, and whether it was asked for before under this stamp.
+    fn get(&mut self, records: &[Record], stamp: Option<Stamp>) -> (&[u8], bool) {
         let same = self.0.take().filter(|(known, _)| *known == stamp);
+        let before = same.is_some();
         let (_, bytes) = self
             .0
             .insert(same.unwrap_or_else(|| (stamp, batch(records, stamp, now_ms()))));
-        bytes
+        (bytes, before)
     }
 }
 
@@ -95,6 +143,11 @@ impl Producer {
         }
     }
 
+    /// How many bytes of records to put into a batch for a partition.
+    pub(super) fn fits(&self, place: &Place) -> usize {
+        self.lane(place).fits.load(Ordering::Relaxed)
+    }
+
     /// Appends these records, which are few enough for one batch; all are there or none, or what became of them is not
     /// known. A dropped call is the same as one that failed.
     pub(super) async fn append(
@@ -104,9 +157,16 @@ impl Producer {
         deadline: Instant,
     ) -> Result<(), Trouble> {
         let appended = self.append_by(place, records, deadline).await;
-        if appended.is_err() {
+        match appended.as_ref().map_err(|trouble| trouble.kind) {
+            Ok(()) | Err(Kind::Refused) => {}
+            Err(Kind::TooLarge) => {
+                // So that not every batch has to be refused first.
+                let bytes: usize = records.iter().map(Record::size).sum();
+                let fits = &self.lane(place).fits;
+                fits.fetch_min(bytes / 2, Ordering::Relaxed);
+            }
             // Another broker may lead the partition by the time the daemon tries again.
-            self.cluster.forget(&place.0);
+            Err(_) => self.cluster.forget(&place.0),
         }
         appended
     }
@@ -117,10 +177,10 @@ impl Producer {
         records: &[Record],
         deadline: Instant,
     ) -> Result<(), Trouble> {
-        let lane = self.lane(place);
-        let mut lane = tokio::time::timeout_at(deadline, lane.lock())
-            .await
-            .map_err(|_| self.late(place, None))?;
+        let shared = self.lane(place);
+        let soon = Instant::now() + SOON;
+        let lane = shared.take(deadline).await;
+        let mut lane = lane.ok_or_else(|| self.behind(place))?;
         lane.begin();
         let mut encoded = Encoded::default();
         let mut since = None;
@@ -143,8 +203,14 @@ impl Producer {
                 Kind::Connection => lane.unsettled,
                 Kind::Lasting | Kind::TooLarge | Kind::Refused => false,
             };
+            // What may be on its way is given up late, for it takes its epoch along.
+            let until = if lane.unsettled {
+                deadline
+            } else {
+                soon.min(deadline)
+            };
             let next = Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-            if !again || next >= deadline {
+            if !again || next >= until {
                 return Err(trouble);
             }
             debug!(topic = %place.0, partition = place.1, reason = trouble.reason, "a batch is sent again");
@@ -206,14 +272,14 @@ impl Producer {
         // The broker gives up before we do, and says why.
         let patience = self.cluster.request_timeout().mul_f64(0.8).as_millis();
         let patience = i32::try_from(patience).unwrap_or(i32::MAX).max(1);
-        let bytes = encoded.get(records, lane.stamp);
+        let (bytes, sent_before) = encoded.get(records, lane.stamp);
         let request = produce(topic, *partition, patience, bytes);
-        let sent_before = std::mem::replace(&mut lane.unsettled, true);
+        lane.unsettled = true;
         let answer = broker.ask(PRODUCE, version, &request).await?;
         let produced = broker.read(Produced::read(version, Reader(&answer)))?;
         match produced.error {
             0 => {}
-            // Long there, and others behind it: of a batch that is sent for the first time this cannot be.
+            // Long there, and others behind it: of a batch that is sent for the first time as this it cannot be.
             DUPLICATE_SEQUENCE if sent_before => {}
             code => {
                 return Err(Trouble::code(
@@ -228,9 +294,16 @@ impl Producer {
         Ok(())
     }
 
-    fn lane(&self, place: &Place) -> Arc<tokio::sync::Mutex<Lane>> {
+    fn lane(&self, place: &Place) -> Arc<Shared> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.entry(place.clone()).or_default().clone()
+    }
+
+    fn behind(&self, (topic, partition): &Place) -> Trouble {
+        let at = self.cluster.name();
+        Trouble::lasting(format!(
+            "Kafka at {at} has not acknowledged an earlier batch for partition {partition} of topic {topic}"
+        ))
     }
 
     fn late(&self, (topic, partition): &Place, last: Option<Trouble>) -> Trouble {
@@ -291,9 +364,13 @@ mod tests {
         };
         let mut encoded = Encoded::default();
         let records = std::slice::from_ref(&record);
-        let first = encoded.get(records, stamp(1, 0)).to_vec();
-        let at = encoded.get(records, stamp(1, 0)).as_ptr();
-        assert_eq!(encoded.get(records, stamp(1, 0)).as_ptr(), at);
-        assert_ne!(encoded.get(records, stamp(2, 0)), first);
+        let (first, before) = encoded.get(records, stamp(1, 0));
+        let (first, at) = (first.to_vec(), first.as_ptr());
+        assert!(!before);
+        let (again, before) = encoded.get(records, stamp(1, 0));
+        assert_eq!((again.as_ptr(), before), (at, true));
+        let (other, before) = encoded.get(records, stamp(2, 0));
+        assert_ne!(other, first);
+        assert!(!before);
     }
 }

@@ -31,6 +31,8 @@ struct Broker {
     came: Mutex<Vec<Came>>,
     /// Producer IDs given so far.
     given: Mutex<i64>,
+    /// Who leads the partition, it being 1 itself.
+    leader: Mutex<i32>,
 }
 
 impl Broker {
@@ -41,6 +43,7 @@ impl Broker {
             script: Mutex::new(script.iter().copied().collect()),
             came: Mutex::default(),
             given: Mutex::default(),
+            leader: Mutex::new(1),
         });
         let listening = broker.clone();
         tokio::spawn(async move {
@@ -91,7 +94,8 @@ impl Broker {
         answer.i32(i32::from(self.port)).no_text();
         answer.no_text().i32(1);
         answer.i32(1).i16(0).text("t").i8(0);
-        answer.i32(1).i16(0).i32(0).i32(1).i32(0);
+        let leader = *self.leader.lock().unwrap();
+        answer.i32(1).i16(0).i32(0).i32(leader).i32(0);
         answer.i32(0).i32(0).i32(0); // replicas
         answer.i32(i32::MIN).i32(i32::MIN);
         answer.0
@@ -234,6 +238,69 @@ async fn a_number_that_was_used_before_is_no_acknowledgement_of_a_new_batch() {
 }
 
 #[tokio::test]
+async fn a_number_that_was_used_before_under_two_identities_acknowledges_nothing() {
+    let broker = Broker::start(&[Does::Answer(46), Does::Answer(46)]).await;
+    let handler = broker.handler("30s");
+    assert!(all_handled(&hand_over(&handler, 1).await));
+    assert_eq!(
+        broker.came(),
+        [(1, 0, 0, 1), (2, 0, 0, 1), (3, 0, 0, 1)],
+        "it is there under the third"
+    );
+}
+
+#[tokio::test]
+async fn a_size_that_was_refused_is_not_tried_again() {
+    let too_large = Does::Answer(10);
+    let broker = Broker::start(&[too_large, too_large]).await;
+    let handler = broker.handler("30s");
+    assert!(all_handled(&hand_over(&handler, 4).await));
+    assert!(all_handled(&hand_over(&handler, 4).await));
+    let counts: Vec<i32> = broker.came().iter().map(|came| came.3).collect();
+    assert_eq!(counts, [4, 2, 1, 1, 2, 1, 1, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_partition_without_a_leader_does_not_keep_a_call_for_long() {
+    let broker = Broker::start(&[]).await;
+    *broker.leader.lock().unwrap() = -1;
+    let handler = broker.handler("30s");
+    let begun = Instant::now();
+    let answers = hand_over(&handler, 1).await;
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    let Answer::Retry(retry) = &answers[0] else {
+        panic!("{answers:?}");
+    };
+    assert!(
+        retry.reason.contains("has no leader just now"),
+        "{}",
+        retry.reason
+    );
+    assert_eq!(broker.came(), []);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_not_acknowledged_does_not_keep_calls_behind_it_for_long() {
+    let broker = Broker::start(&[Does::Hang]).await;
+    let handler = broker.handler("30s");
+    let (sick, batch) = (batch(&["{}"]), batch(&["{}"]));
+    let begun = Instant::now();
+    tokio::select! {
+        biased;
+        _ = handler.handle(&sick) => panic!("nothing was answered"),
+        answer = async {
+            while broker.came().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            handler.handle(&batch).await
+        } => assert!(matches!(answers(answer)[..], [Answer::Retry(_)])),
+    }
+    // A single request may take 10 s.
+    assert!(begun.elapsed() < Duration::from_secs(9));
+    assert_eq!(broker.came().len(), 1);
+}
+
+#[tokio::test]
 async fn a_batch_that_is_too_large_is_halved_until_the_one_is_found() {
     let too_large = Does::Answer(10);
     let script = [too_large, Does::Answer(0), too_large, too_large];
@@ -244,7 +311,8 @@ async fn a_batch_that_is_too_large_is_halved_until_the_one_is_found() {
         panic!("{answers:?}");
     };
     assert!(reason.contains("max.message.bytes"), "{reason}");
-    assert_eq!(answers[3], retry(BEHIND));
+    let behind = Retry::because(BEHIND).uncounted();
+    assert_eq!(answers[3], Answer::Retry(behind), "never attempted");
     let counts: Vec<i32> = broker.came().iter().map(|came| came.3).collect();
     assert_eq!(counts, [4, 2, 2, 1], "nothing is sent behind it");
 }

@@ -213,8 +213,8 @@ impl Handler for NatsHandler {
             }
         }
         // Behind one that is not there, none may be.
-        let after = Answer::Retry(Retry::because("an event before it could not be published"));
-        answers.resize(batch.events.len(), after);
+        let after = Retry::because("an event before it could not be published").uncounted();
+        answers.resize(batch.events.len(), Answer::Retry(after));
         BatchAnswer::Each(answers)
     }
 

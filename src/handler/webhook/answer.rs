@@ -22,11 +22,11 @@ pub(super) fn read(host: &str, status: StatusCode, headers: &HeaderMap) -> Answe
         200..=299 => Answer::Handled,
         400 | 413 | 415 | 422 => Answer::Reject { reason: reason() },
         _ => Answer::Retry(Retry {
-            reason: reason(),
             after: headers
                 .get(header::RETRY_AFTER)
                 .and_then(|value| value.to_str().ok())
                 .and_then(|value| retry_after::parse(value, SystemTime::now())),
+            ..Retry::because(reason())
         }),
     }
 }

@@ -175,6 +175,96 @@ fn one_bad_event_is_parked_while_others_succeed() {
     );
 }
 
+/// Twenty attempts at one event, between which another is handled each time. Gives the last verdict of the one.
+fn tried_while_others_succeed(retry: &Retry) -> Option<Verdict> {
+    let mut run = run(0, 10, OnExhausted::Park);
+    let mut now = Instant::now();
+    put(&mut run, 0, "a");
+    for round in 1..=20 {
+        put(&mut run, round, "others");
+        let (call, batch) = run.call(now).unwrap();
+        assert_eq!(batch.len(), 2);
+        let answers = vec![Answer::Retry(retry.clone()), Answer::Handled];
+        let answered = run.answered(now, call, batch, BatchAnswer::Each(answers));
+        assert!(!run.is_down());
+        if let Some((_, verdict)) = answered.done.into_iter().find(|(w, _)| seq_of(w) == 0) {
+            return Some(verdict);
+        }
+        now += Duration::from_secs(2);
+    }
+    // But not for ever.
+    now += Duration::from_secs(3600);
+    let (call, batch) = run.call(now).unwrap();
+    let answers = vec![Answer::Retry(retry.clone())];
+    let answered = run.answered(now, call, batch, BatchAnswer::Each(answers));
+    assert_eq!(answered.done.len(), 1, "the total time is over");
+    None
+}
+
+#[test]
+fn an_attempt_that_does_not_count_parks_nothing_while_others_succeed() {
+    let retry = Retry::because("no");
+    let parked = tried_while_others_succeed(&retry);
+    assert!(matches!(parked, Some(Verdict::Park { .. })), "{parked:?}");
+    assert_eq!(tried_while_others_succeed(&retry.uncounted()), None);
+}
+
+/// A partition with ten events that are refused and three behind them, while another takes what is for it. Gives
+/// what is parked.
+fn parked_behind_ten_that_are_refused(behind: &Retry) -> Vec<Seq> {
+    let mut run = run(13, 20, OnExhausted::Park);
+    let (mut now, mut parked) = (Instant::now(), vec![]);
+    for round in 0..12 {
+        put(&mut run, 100 + round, "others");
+        let (call, batch) = run.call(now).unwrap();
+        let mut refused = false;
+        let answer = |waiting: &Waiting| match seq_of(waiting) {
+            100.. => Answer::Handled,
+            _ if refused => Answer::Retry(behind.clone()),
+            seq => {
+                refused = seq < 10;
+                let reason = "too large".to_owned();
+                let reject = Answer::Reject { reason };
+                if refused { reject } else { Answer::Handled }
+            }
+        };
+        let answers = batch.iter().map(answer).collect();
+        let answered = run.answered(now, call, batch, BatchAnswer::Each(answers));
+        let done = answered.done.iter();
+        parked.extend(
+            done.filter(|(_, verdict)| *verdict != Verdict::Handled)
+                .map(|(waiting, _)| seq_of(waiting)),
+        );
+        now += Duration::from_secs(2);
+    }
+    assert_eq!(run.lanes.waiting(), 0);
+    parked
+}
+
+#[test]
+fn what_stands_behind_events_that_are_refused_is_not_parked_with_them() {
+    let behind = Retry::because("behind");
+    let counting = parked_behind_ten_that_are_refused(&behind);
+    assert!(
+        counting.contains(&12),
+        "an attempt would count: {counting:?}"
+    );
+    let refused: Vec<Seq> = (0..10).collect();
+    assert_eq!(
+        parked_behind_ten_that_are_refused(&behind.uncounted()),
+        refused
+    );
+}
+
+#[test]
+fn a_transaction_with_one_attempt_that_counts_counts() {
+    let (counted, uncounted) = (Retry::because("own"), Retry::because("behind").uncounted());
+    for answers in [[&counted, &uncounted], [&uncounted, &counted]] {
+        let [one, other] = answers.map(|retry| Answer::Retry(retry.clone()));
+        assert_eq!(worse(one, other), Answer::Retry(counted.clone()));
+    }
+}
+
 #[test]
 fn a_handler_that_comes_back_goes_on_at_once() {
     let mut run = run(20, 1, OnExhausted::Park);
@@ -261,8 +351,8 @@ fn a_pause_that_the_other_side_asks_for_is_kept() {
     let (call, batch) = run.call(now).unwrap();
     let after = Some(Duration::from_secs(77));
     let answer = BatchAnswer::All(Answer::Retry(Retry {
-        reason: "429".to_owned(),
         after,
+        ..Retry::because("429")
     }));
     run.answered(now, call, batch, answer);
     assert_eq!(run.wake_at(now), Some(now + Duration::from_secs(77)));
@@ -326,8 +416,8 @@ fn a_handler_that_is_down_is_held_for_as_long_as_it_asks() {
     let now = Instant::now();
     let asks = || {
         BatchAnswer::All(Answer::Retry(Retry {
-            reason: "429".to_owned(),
             after: Some(Duration::MAX),
+            ..Retry::because("429")
         }))
     };
     while let Some((call, batch)) = run.call(now) {

@@ -20,7 +20,14 @@ pub(super) const TOPIC: &str = "orgstream.AccountChangeEvent";
 
 /// A file that `scripts/test` installs; `None`, with a line that says so, where it is not there.
 pub(super) fn tool(folder: &str, begins: &str) -> Option<PathBuf> {
-    let folder = project().join("target/kafka").join(folder);
+    let versions: Vec<String> = include_str!("tools.txt")
+        .lines()
+        .map(|tool| tool.replace("==", "-"))
+        .collect();
+    let folder = project()
+        .join("target/kafka")
+        .join(versions.join("_"))
+        .join(folder);
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let found = files.map(|file| file.path()).find(|file| {
         file.file_name()
