@@ -90,7 +90,7 @@ pub fn load_config(
 /// # Errors
 ///
 /// [`ConfigError`], with all problems at once.
-pub fn load_handlers(
+pub(crate) fn load_handlers(
     path: Option<&Path>,
     env: &dyn Env,
     registry: &Registry,
@@ -159,11 +159,11 @@ fn handler_problems(
 
 /// A connection to an org: the session that is shared, and the bus.
 #[derive(Clone)]
-pub struct Org {
+pub(crate) struct Org {
     /// The session that every call carries.
-    pub tokens: Arc<dyn TokenSource>,
+    pub(crate) tokens: Arc<dyn TokenSource>,
     /// The event bus.
-    pub bus: PubSub,
+    pub(crate) bus: PubSub,
 }
 
 impl Org {
@@ -172,7 +172,7 @@ impl Org {
     /// # Errors
     ///
     /// A configuration that can never work.
-    pub fn prepare(
+    pub(crate) fn prepare(
         config: &SalesforceConfig,
         vault: Option<Arc<dyn CredentialVault>>,
     ) -> Result<Self, PubSubError> {
@@ -183,7 +183,7 @@ impl Org {
 
     /// Begins no sign-in any more that could lose a refresh token, and sees the one under way through, for
     /// at most `limit`. To be called before the store is closed.
-    pub async fn close(&self, limit: Duration) {
+    pub(crate) async fn close(&self, limit: Duration) {
         if tokio::time::timeout(limit, self.tokens.close())
             .await
             .is_err()
@@ -196,7 +196,7 @@ impl Org {
     }
 
     /// The schema cache in front of this org: memory, store, folder, then GetSchema.
-    pub fn schemas(&self, store: Option<Arc<dyn Store>>, dir: &Path) -> SchemaCache {
+    pub(crate) fn schemas(&self, store: Option<Arc<dyn Store>>, dir: &Path) -> SchemaCache {
         let shelf = store.map(|store| Arc::new(StoreShelf(store)) as Arc<dyn SchemaShelf>);
         SchemaCache::new(
             Arc::new(BusSource(self.bus.clone())),

@@ -5,6 +5,9 @@
 //! and takes a connection back whose call was given up. Here a failure to connect is told at once, and a
 //! connection whose transaction did not commit is closed, whatever state it was left in.
 
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,6 +28,10 @@ const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 /// process that was killed ends then, and with it the locks that keep the next owner out. Without that it runs to
 /// its end, because a server notices nothing before it answers.
 const LOOK_FOR_CLIENT_MS: u32 = 2_000;
+
+/// Makes the commit of a transaction durable where it would not be; its row, if there is one, nobody reads.
+const DURABLE: &str = "select pg_catalog.set_config('synchronous_commit', 'on', true) \
+                       where pg_catalog.current_setting('synchronous_commit') = 'off'";
 
 /// What the server itself ends.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +63,8 @@ pub(crate) struct ConnectError {
 /// At most so many connections to one database.
 pub(crate) struct Connections {
     options: PgConnectOptions,
+    /// What the URL names for TLS: the parameter, and the file.
+    files: Vec<(&'static str, PathBuf)>,
     permits: Semaphore,
     idle: Mutex<Vec<Idle>>,
     /// No statement is given longer.
@@ -74,6 +83,7 @@ impl Connections {
         let max = usize::try_from(max_connections).unwrap_or(usize::MAX);
         Ok(Self {
             options: connect_options(url)?,
+            files: files(url),
             permits: Semaphore::new(max.clamp(1, 1_000)),
             idle: Mutex::new(Vec::new()),
             longest_statement,
@@ -148,6 +158,26 @@ impl Connections {
         ConnectError { place, error }
     }
 
+    /// A file that cannot be read is told as that: of the address it would say nothing.
+    fn not_opened(&self, error: sqlx::Error) -> ConnectError {
+        let about_file = matches!(&error, sqlx::Error::Io(error)
+            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied));
+        let unreadable = || {
+            self.files.iter().find_map(|(key, file)| {
+                let why = File::open(file).err()?;
+                let file = file.display();
+                Some(format!(
+                    "{file}, which `{key}` names, cannot be read: {why}"
+                ))
+            })
+        };
+        match about_file.then(unreadable).flatten() {
+            // The kind of what goes wrong with certificates.
+            Some(why) => self.failed(io::Error::new(ErrorKind::InvalidData, why).into()),
+            None => self.failed(error),
+        }
+    }
+
     /// Closes connections; later calls fail.
     pub(crate) async fn close(&self) {
         self.permits.close();
@@ -209,7 +239,7 @@ impl<'a> Seat<'a> {
         let home = self.home;
         let idle = match home.rested().await {
             Some(idle) => idle,
-            None => home.open().await.map_err(|error| home.failed(error))?,
+            None => home.open().await.map_err(|error| home.not_opened(error))?,
         };
         Ok(Lent {
             idle,
@@ -240,13 +270,15 @@ impl Lent<'_> {
 
     /// Begins a transaction under these limits. One round trip, and valid behind PgBouncer, because `set local`
     /// ends with the transaction. The words of triggers and functions (`raise notice`) may hold what a row holds, and
-    /// would be logged: they are not asked for.
+    /// would be logged: they are not asked for. A commit is waited for until it is on the disk, even where the database
+    /// or the user has `synchronous_commit = off`: what was told to be stored has to outlive a crash of the server. Other
+    /// values, which say how far standbys are waited for, stay.
     pub(crate) fn begin_statement(&self, limits: Limits) -> String {
         // Zero would switch a limit off.
         let ms = |limit: Duration| limit.as_millis().clamp(1, 86_400_000);
         let mut begin = format!(
             "begin; set local statement_timeout = {}; set local lock_timeout = {}; \
-             set local idle_in_transaction_session_timeout = {}; set local client_min_messages = error",
+             set local idle_in_transaction_session_timeout = {}; set local client_min_messages = error; {DURABLE}",
             ms(limits.statement),
             ms(limits.lock),
             ms(limits.pause)
@@ -294,28 +326,59 @@ fn connect_options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
     if options.get_application_name().is_none() {
         options = options.application_name("orgstream");
     }
-    if !names_sslmode(url) && std::env::var_os("PGSSLMODE").is_none() && !is_local(&options) {
-        // The default would fall back to plain text. This one encrypts without verifying, because
-        // hosted Postgres presents certificates that nobody signs; `verify-full` in the URL verifies.
-        options = options.ssl_mode(PgSslMode::Require);
+    if parameter(url, SSLMODE).is_none() && std::env::var_os("PGSSLMODE").is_none() {
+        if parameter(url, SSLROOTCERT).is_some() && !is_socket(&options) {
+            // Otherwise the file would not even be opened, and whoever names a CA wants it to be looked at.
+            options = options.ssl_mode(PgSslMode::VerifyCa);
+        } else if !is_local(&options) {
+            // The default would fall back to plain text. This one encrypts without verifying, because
+            // hosted Postgres presents certificates that nobody signs; `verify-full` in the URL verifies.
+            options = options.ssl_mode(PgSslMode::Require);
+        }
     }
     Ok(options)
 }
 
-fn names_sslmode(url: &str) -> bool {
-    let query = url.split_once('?').map_or("", |(_, query)| query);
-    query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .any(|(key, _)| key == "sslmode" || key == "ssl-mode")
+// A parameter's names, as sqlx knows them.
+const SSLMODE: &[&str] = &["sslmode", "ssl-mode"];
+const SSLROOTCERT: &[&str] = &["sslrootcert", "ssl-root-cert", "ssl-ca"];
+const SSLCERT: &[&str] = &["sslcert", "ssl-cert"];
+const SSLKEY: &[&str] = &["sslkey", "ssl-key"];
+
+/// The last value of a parameter of the URL.
+fn parameter(url: &str, names: &[&str]) -> Option<String> {
+    let (_, query) = url.split_once('?')?;
+    let query = query.split_once('#').map_or(query, |(query, _)| query);
+    form_urlencoded::parse(query.as_bytes())
+        .filter(|(name, _)| names.contains(&&**name))
+        .last()
+        .map(|(_, value)| value.into_owned())
+}
+
+/// The files that the URL names. What is written out in place of a file is none.
+fn files(url: &str) -> Vec<(&'static str, PathBuf)> {
+    let named = [
+        ("sslrootcert", SSLROOTCERT),
+        ("sslcert", SSLCERT),
+        ("sslkey", SSLKEY),
+    ];
+    let file = |value: &String| !value.trim_start().starts_with("-----BEGIN");
+    named
+        .into_iter()
+        .filter_map(|(key, names)| Some((key, parameter(url, names).filter(file)?.into())))
+        .collect()
+}
+
+/// True for a socket, where there is no TLS.
+fn is_socket(options: &PgConnectOptions) -> bool {
+    options.get_socket().is_some() || options.get_host().starts_with('/')
 }
 
 /// True for a socket or an address of this machine.
 fn is_local(options: &PgConnectOptions) -> bool {
     let host = options.get_host().trim_matches(['[', ']']);
-    options.get_socket().is_some()
+    is_socket(options)
         || host == "localhost"
-        || host.starts_with('/')
         || host
             .parse::<std::net::IpAddr>()
             .is_ok_and(|address| address.is_loopback())
@@ -351,6 +414,45 @@ mod tests {
         ] {
             assert!(!encrypts(url), "{url}");
         }
+    }
+
+    #[test]
+    fn a_ca_that_is_named_is_looked_at_unless_the_url_says_otherwise() {
+        let verifies = |url: &str| {
+            let mode = connect_options(url).unwrap().get_ssl_mode();
+            matches!(mode, PgSslMode::VerifyCa | PgSslMode::VerifyFull)
+        };
+        for url in [
+            "postgres://u:p@db/d?sslrootcert=/ca.pem",
+            "postgres://u:p@db/d?application_name=x&ssl-root-cert=ca.pem",
+            "postgres://u:p@localhost/d?sslrootcert=ca.pem",
+            "postgres://u:p@db/d?sslrootcert=ca.pem&sslmode=verify-full",
+        ] {
+            assert!(verifies(url), "{url}");
+        }
+        for url in [
+            "postgres://u:p@db/d?sslrootcert=ca.pem&sslmode=require",
+            "postgres://u:p@db/d?sslcert=c.pem&sslkey=k.pem",
+            "postgres:///d?host=/var/run/postgresql&sslrootcert=ca.pem",
+        ] {
+            assert!(!verifies(url), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_there_is_named_and_not_the_address() {
+        let url = "postgres://u:p@db/d?sslrootcert=/not%20there/ca.pem&sslkey=-----BEGIN";
+        let connections = Connections::new(url, 1, PING_LIMIT).unwrap();
+        let not_found = || sqlx::Error::Io(ErrorKind::NotFound.into());
+        let error = connections.not_opened(not_found()).to_string();
+        assert!(
+            error.contains("/not there/ca.pem, which `sslrootcert` names"),
+            "{error}"
+        );
+        // A socket that is not there, for example.
+        let connections = Connections::new("postgres://u:p@db/d", 1, PING_LIMIT).unwrap();
+        let error = connections.not_opened(not_found()).error;
+        assert!(matches!(&error, sqlx::Error::Io(error) if error.kind() == ErrorKind::NotFound));
     }
 
     #[test]

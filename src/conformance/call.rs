@@ -13,8 +13,7 @@ use tokio::time::Instant;
 use super::ConformanceError;
 use crate::config::{HandlerConfig, StoreConfig};
 use crate::handler::{
-    BatchAnswer, BatchLimits, EventBatch, Handler, Registry, TransactionalHandler, answer_to,
-    reason_of, sql,
+    BatchAnswer, BatchLimits, EventBatch, Handler, Registry, TransactionalHandler, reason_of, sql,
 };
 use crate::store::{self, Store, StoreError, TransactionError, Work};
 
@@ -334,7 +333,7 @@ async fn hand_over_within(
     };
     let answer = match done {
         Ok(()) => task.answer.unwrap_or(BatchAnswer::HANDLED),
-        Err(TransactionError::Work(error)) => BatchAnswer::All(answer_to(&error)),
+        Err(TransactionError::Work(error)) => BatchAnswer::All(handler.answer_to(&error)),
         Err(error) => BatchAnswer::retry(error.to_string()),
     };
     (answer, task.seen)

@@ -42,6 +42,8 @@ pub(super) struct Made {
     /// What it is, for a person.
     pub(super) what: &'static str,
     pub(super) event: Arc<Event>,
+    /// Bytes of the payload, before anything of it was hidden.
+    size: usize,
     /// The records whose order it has to keep; none where it is free.
     pub(super) records: Vec<Box<str>>,
 }
@@ -201,15 +203,16 @@ impl Maker {
         Ok(made.called("the event that it was said to refuse"))
     }
 
-    /// One of the largest size; `None` where the schema has no text to fill.
+    /// One of the largest size; `None` where the schema has no text to fill that the handler is shown.
     pub(super) fn largest(&mut self, record: &str) -> Result<Option<Made>, String> {
         let mut body = self.sound_body(0);
-        let Some(field) = self.kinds[0].texts.first().cloned() else {
+        let shown = |field: &&String| self.shape.as_ref().is_none_or(|shape| shape.keeps(field));
+        let Some(field) = self.kinds[0].texts.iter().find(shown).cloned() else {
             return Ok(None);
         };
         let header = json!({"recordIds": [record]});
         let small = self.make(0, body.clone(), header.clone(), record, None)?;
-        let room = LARGEST.saturating_sub(small.event.raw.payload.len());
+        let room = LARGEST.saturating_sub(small.size);
         let mut text = self.canary();
         text.push_str(&"x".repeat(room.saturating_sub(text.len())));
         body.insert(field, Value::String(text));
@@ -348,6 +351,7 @@ impl Maker {
             let name = kind.schema.record_name();
             format!("no test event can be made of {name}: {error}")
         })?;
+        let size = payload.len();
         let decoded = kind.schema.decode(&payload);
         let decoded = decoded.map_err(|failure| failure.error.to_string())?;
         let key = self.key.as_ref();
@@ -382,6 +386,7 @@ impl Maker {
             what: "a sound event",
             records: self.records_of(&event),
             event: Arc::new(event),
+            size,
         })
     }
 

@@ -177,8 +177,10 @@ pub(super) async fn hand_over(
     let mut lanes = Lanes::new(events, rules);
     let mut calls = FuturesUnordered::new();
     loop {
+        // One for both: what falls due between two looks at the clock would be seen by neither.
+        let now = Instant::now();
         while calls.len() < rules.concurrency {
-            let Some((chosen, batch)) = lanes.next_call() else {
+            let Some((chosen, batch)) = lanes.next_call(now) else {
                 break;
             };
             calls.push(async move {
@@ -186,7 +188,7 @@ pub(super) async fn hand_over(
                 (chosen, call.await)
             });
         }
-        let wake = lanes.wake_at();
+        let wake = lanes.wake_at(now);
         tokio::select! {
             Some((chosen, call)) = calls.next(), if !calls.is_empty() => {
                 let did = lanes.told(did, &chosen);
@@ -218,8 +220,7 @@ impl<'a> Lanes<'a> {
     }
 
     /// The next batch, where there is one: in order, of records that no other call has.
-    pub(super) fn next_call(&mut self) -> Option<(Vec<usize>, EventBatch)> {
-        let now = Instant::now();
+    pub(super) fn next_call(&mut self, now: Instant) -> Option<(Vec<usize>, EventBatch)> {
         let limits = self.rules.limits;
         let (under_way, idle): (Vec<_>, Vec<_>) = self
             .waiting
@@ -268,8 +269,7 @@ impl<'a> Lanes<'a> {
     }
 
     /// When something that waits for its time is due.
-    fn wake_at(&self) -> Option<Instant> {
-        let now = Instant::now();
+    fn wake_at(&self, now: Instant) -> Option<Instant> {
         let idle = self.waiting.values().filter(|waiting| !waiting.under_way);
         let times = idle.filter_map(|waiting| waiting.not_before);
         times.filter(|at| *at > now).min()

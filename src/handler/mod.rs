@@ -28,19 +28,11 @@ use crate::event::Event;
 
 /// What an `impl Handler` is written with.
 pub use async_trait::async_trait;
-pub use exec::ExecHandler;
-pub use kafka::KafkaHandler;
 pub use log::{LineSink, LogHandler};
-#[cfg(feature = "nats")]
-pub use nats::NatsHandler;
 pub use options::{OptionProblem, Options};
-pub use postgres::PostgresHandler;
-#[cfg(feature = "redis")]
-pub use redis::RedisHandler;
 pub use registry::{HandlerConfigError, Registry};
 pub use template::Template;
 pub use transactional::{TransactionalHandler, answer_to, reason_of};
-pub use webhook::WebhookHandler;
 
 /// Events handed over together, in bus order.
 ///

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::exec::ExecHandler;
+use super::kafka::KafkaHandler;
 use super::options::{OptionProblem, nearest};
 use super::transactional::InTransaction;
-use super::{
-    ExecHandler, Handler, KafkaHandler, LogHandler, TransactionalHandler, WebhookHandler, postgres,
-};
+use super::webhook::WebhookHandler;
+use super::{Handler, LogHandler, TransactionalHandler, postgres};
 use crate::config::HandlerConfig;
 
 /// A handler that cannot be made from its configuration. Shows no values: they may be secrets.
@@ -115,11 +116,11 @@ impl Registry {
         registry.register("postgres", postgres::build);
         #[cfg(feature = "nats")]
         registry.register("nats", |config| {
-            Ok(Arc::new(super::NatsHandler::from_config(config)?))
+            Ok(Arc::new(super::nats::NatsHandler::from_config(config)?))
         });
         #[cfg(feature = "redis")]
         registry.register("redis", |config| {
-            Ok(Arc::new(super::RedisHandler::from_config(config)?))
+            Ok(Arc::new(super::redis::RedisHandler::from_config(config)?))
         });
         registry
     }

@@ -18,7 +18,8 @@ use super::{Answer, BatchAnswer, BatchLimits, EventBatch, Handler, Retry};
 ///
 /// The contract, beyond that of [`Handler`]:
 ///
-/// - **`?` is enough.** An error of a statement rolls everything back. Where the database refused a value
+/// - **`?` is enough.** An error of a statement rolls everything back, and [`answer_to`](Self::answer_to) says what it
+///   means. Where the database refused a value
 ///   (SQLSTATE classes 22 and 23), or a function of the user's raised `OS001`, the event is to blame: a batch is split
 ///   until the one is found, and that one is parked. After any other error (no connection, deadlock, time limit,
 ///   missing right or table) the batch comes again after a pause.
@@ -74,6 +75,13 @@ pub trait TransactionalHandler: Send + Sync {
         batch: &EventBatch,
     ) -> Result<BatchAnswer, sqlx::Error>;
 
+    /// What an error means for the events that were written with it: one that [`handle`](Self::handle) gave, or the
+    /// commit, where constraints and triggers have their say that are deferred until then. [`answer_to`] where nothing
+    /// else is said.
+    fn answer_to(&self, error: &sqlx::Error) -> Answer {
+        answer_to(error)
+    }
+
     /// How much to hand over in one transaction.
     fn batch_limits(&self) -> BatchLimits {
         BatchLimits {
@@ -106,6 +114,9 @@ pub(super) const REJECT: &str = "OS001";
 /// What it raises to have the event again after a pause.
 pub(super) const RETRY: &str = "OS002";
 
+/// A sequence is at its end: of class 22, and yet no event is to blame.
+const EXHAUSTED: &str = "2200H";
+
 /// A transactional handler among the others.
 pub(super) struct InTransaction(pub(super) Arc<dyn TransactionalHandler>);
 
@@ -127,11 +138,15 @@ impl Handler for InTransaction {
 
 /// What an error of a handler's statement means for the events: theirs, or none of theirs.
 pub fn answer_to(error: &sqlx::Error) -> Answer {
-    let reason = reason_of(error);
+    answer_with(error, reason_of(error))
+}
+
+/// As [`answer_to`], with this reason.
+pub(super) fn answer_with(error: &sqlx::Error, reason: String) -> Answer {
     let refused = match error {
         sqlx::Error::Database(error) => {
             let code = error.code().unwrap_or_default();
-            code.starts_with("22") || code.starts_with("23") || code == REJECT
+            is_refusal(&code) || code.starts_with("23")
         }
         sqlx::Error::Encode(_) => true,
         _ => false,
@@ -143,8 +158,33 @@ pub fn answer_to(error: &sqlx::Error) -> Answer {
     }
 }
 
+/// Whether a SQLSTATE says that a value cannot be, or that a function rejects the event. A violated constraint (class
+/// 23) is another matter: whose fault it is depends on whose table it is.
+pub(super) fn is_refusal(code: &str) -> bool {
+    (code.starts_with("22") && code != EXHAUSTED) || code == REJECT
+}
+
 /// An error of a statement for a person: never with what a row holds, nor with the URL and its password.
 pub fn reason_of(error: &sqlx::Error) -> String {
+    reason(error, has_context(error))
+}
+
+/// As [`reason_of`], of a statement that calls a function of the user's. One that the server wrote into the statement,
+/// as it may do with `language sql`, is not told of in the error's context, so that only what the server says about
+/// itself is shown: connections (08), transactions that stood in each other's way (40), what it has too little of (53),
+/// what is not as it has to be (55), an operator (57), its system (58).
+pub(super) fn reason_of_call(error: &sqlx::Error) -> String {
+    let code = error.as_database_error().and_then(|error| error.code());
+    let own = code.is_some_and(|code| {
+        ["08", "40", "53", "55", "57", "58"]
+            .iter()
+            .any(|class| code.starts_with(class))
+    });
+    reason(error, has_context(error) || !own)
+}
+
+/// `in_function` says that the message may be that of a function.
+fn reason(error: &sqlx::Error, in_function: bool) -> String {
     let error = match error {
         sqlx::Error::Database(error) => error,
         sqlx::Error::Io(error) => return format!("the connection to the database failed: {error}"),
@@ -175,10 +215,11 @@ pub fn reason_of(error: &sqlx::Error) -> String {
         "25P02" => "a statement failed and the handler went on",
         REJECT => "a function of the database rejected it",
         RETRY => "a function of the database asked for it again",
+        EXHAUSTED => "a sequence of the database has no number left",
         // What a value, a trigger's or a function's own words may hold is not ours to tell.
         _ if code.starts_with("22") || code.starts_with("23") => "the database refused a value",
         _ if code.starts_with("P0") => "a function of the database raised an error",
-        _ if context.is_some() => "a function of the database failed",
+        _ if in_function => "a function of the database failed",
         _ => error.message(),
     };
     format!("{what} (SQLSTATE {code}{constraint}{place})")
@@ -208,7 +249,17 @@ fn place(context: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::place;
+    use super::{is_refusal, place};
+
+    #[test]
+    fn a_sequence_at_its_end_is_no_fault_of_the_event() {
+        for code in ["22P02", "22021", "22003", "OS001"] {
+            assert!(is_refusal(code), "{code}");
+        }
+        for code in ["2200H", "23505", "42P01", "OS002"] {
+            assert!(!is_refusal(code), "{code}");
+        }
+    }
 
     #[test]
     fn of_an_errors_context_only_the_place_in_a_function_is_told() {

@@ -111,6 +111,11 @@ impl Shape {
         only.chain(rest.into_iter().flatten()).map(String::as_str)
     }
 
+    /// True where all of a field is shown as it is.
+    pub fn keeps(&self, path: &str) -> bool {
+        self.fate(path) == Fate::Keep
+    }
+
     /// Writes a field, or leaves it out. `path` is its full name.
     fn field(
         &self,

@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 
 use super::lanes::{Origin, Unit, Waiting};
 use crate::event::Event;
-use crate::handler::{Answer, BatchAnswer, EventBatch, Handler, TransactionalHandler, answer_to};
+use crate::handler::{Answer, BatchAnswer, EventBatch, Handler, TransactionalHandler};
 use crate::shape::NotShaped;
 use crate::store::{HandOver, Lease, Mark, Store, StoreError, TransactionError, Work};
 
@@ -117,7 +117,7 @@ impl Call {
             // The next attempt finds finished what was stored.
             Err(TransactionError::Unheard(why)) => return CallEnd::Unheard(why),
             Err(TransactionError::Store(error)) => BatchAnswer::retry(error.to_string()),
-            Err(TransactionError::Work(error)) => BatchAnswer::All(answer_to(&error)),
+            Err(TransactionError::Work(error)) => BatchAnswer::All(handler.answer_to(&error)),
         })
     }
 }

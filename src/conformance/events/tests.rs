@@ -1,6 +1,7 @@
 //! What test events are like.
 
 use super::*;
+use crate::config::FieldsConfig;
 
 fn maker(topic: &str, key: Option<&str>) -> Maker {
     let mut subscription = SubscriptionConfig::new("s", topic.parse().unwrap());
@@ -64,6 +65,51 @@ fn odd_events_decode_and_the_largest_is_as_large_as_an_event_may_be() {
         let size = largest.event.raw.payload.len();
         assert!((LARGEST - 100..LARGEST + 100).contains(&size), "{size}");
     }
+}
+
+/// Events of accounts as a handler with these `fields` is shown them.
+fn shown_to(fields: FieldsConfig) -> Maker {
+    let mut handler = HandlerConfig::new("log");
+    handler.fields = fields;
+    maker("/data/AccountChangeEvent", None).shown_to(&handler)
+}
+
+#[test]
+fn what_a_handler_is_not_shown_is_not_in_its_events() {
+    let all = maker("/data/AccountChangeEvent", None).kinds[0]
+        .texts
+        .clone();
+    for fields in [
+        FieldsConfig {
+            mask: all.clone(),
+            ..FieldsConfig::default()
+        },
+        FieldsConfig {
+            without: all,
+            ..FieldsConfig::default()
+        },
+    ] {
+        let mut maker = shown_to(fields);
+        let made = maker.sound("000t").unwrap();
+        let json = made.event.cloud_event().to_json().unwrap();
+        let json = String::from_utf8(json).unwrap();
+        assert!(!json.contains(&maker.canary()), "{json}");
+        assert!(made.event.raw.payload.is_empty());
+        assert!(maker.largest("000t").unwrap().is_none());
+    }
+}
+
+#[test]
+fn the_largest_event_is_large_in_what_the_handler_is_shown() {
+    let first = maker("/data/AccountChangeEvent", None).kinds[0].texts[0].clone();
+    let mut maker = shown_to(FieldsConfig {
+        mask: vec![first],
+        ..FieldsConfig::default()
+    });
+    let largest = maker.largest("000t").unwrap().unwrap();
+    assert!((LARGEST - 100..LARGEST + 100).contains(&largest.size));
+    let shown = largest.event.decoded.data.len();
+    assert!(shown > LARGEST - 5_000, "{shown}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
 
 use super::{Run, Stop, count};
 use crate::conformance::ConformanceError;
@@ -189,7 +190,7 @@ impl Run<'_> {
         let mut lanes = Lanes::new(events, rules);
         let mut calls = FuturesUnordered::new();
         while calls.len() < rules.concurrency {
-            let Some((_, batch)) = lanes.next_call() else {
+            let Some((_, batch)) = lanes.next_call(Instant::now()) else {
                 break;
             };
             calls.push(self.instance.call(batch, 1, rules.call_limit));

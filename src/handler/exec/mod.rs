@@ -43,7 +43,7 @@ const SUSPECTS: usize = 10_000;
 /// and its unanswered events are a retry. Where several were in its hands, each comes back to a process of its own,
 /// so that the guilty one is found and no other is blamed for it. After a process that answered nothing the next
 /// is started after a pause, by the handler's own `retry.initial` and `retry.max`.
-pub struct ExecHandler {
+pub(super) struct ExecHandler {
     pool: Arc<Pool>,
     suspects: Mutex<HashSet<EventIdentity>>,
 }

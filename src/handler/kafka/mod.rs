@@ -48,7 +48,7 @@ const BEHIND: &str = "an event before it could not be written";
 ///
 /// An event that is larger than the topic takes, or that the topic does not want, is rejected; all other errors are a
 /// [`Retry`] that does not count against the event.
-pub struct KafkaHandler {
+pub(super) struct KafkaHandler {
     producer: Producer,
     topic: Template,
     prefix: String,

@@ -40,7 +40,7 @@ const CLOUD_EVENT: &str = "application/cloudevents+json";
 ///
 /// An event that is larger than the server or the stream takes is rejected; all other errors are a [`Retry`].
 #[derive(Debug)]
-pub struct NatsHandler {
+pub(super) struct NatsHandler {
     connection: Connection,
     subject: Template,
     timeout: Duration,

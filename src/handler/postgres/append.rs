@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::table::Table;
 use super::trouble::{Side, character};
 use crate::event::rfc3339;
-use crate::handler::transactional::{REJECT, has_context};
+use crate::handler::transactional::{has_context, is_refusal};
 use crate::handler::{Answer, EventBatch, Retry, reason_of, sql};
 
 /// Appends each event to a table, and may notify of it.
@@ -70,9 +70,7 @@ impl Append {
         }
         let (table, why) = (&self.table, reason_of(error));
         let reason = match code {
-            _ if code.starts_with("22") || code == REJECT => {
-                return Answer::Reject { reason: why };
-            }
+            _ if is_refusal(code) => return Answer::Reject { reason: why },
             _ if code.starts_with("23") => format!(
                 "table {table} has a rule of its own that refuses rows: {why}; take that away, or set `table` \
                  to another name"

@@ -6,8 +6,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::name::{Name, quoted};
 use super::trouble::{Side, character};
-use crate::handler::transactional::has_context;
-use crate::handler::{Answer, EventBatch, Retry, answer_to, reason_of, sql};
+use crate::handler::transactional::{answer_with, has_context, reason_of_call};
+use crate::handler::{Answer, EventBatch, Retry, reason_of, sql};
 
 /// Calls a function with each event, or with all of a batch.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Call {
         };
         Err(self
             .unfit(&error, &others)
-            .unwrap_or_else(|| reason_of(&error)))
+            .unwrap_or_else(|| reason_of_call(&error)))
     }
 
     /// Without events no function is called, and yet the server looks for it and at our right to call it.
@@ -105,7 +105,7 @@ impl Call {
     }
 
     /// What an error means for the events.
-    fn answer_to(&self, error: &sqlx::Error) -> Answer {
+    pub(super) fn answer_to(&self, error: &sqlx::Error) -> Answer {
         let code = code(error);
         if let Some(rejected) = character(&code) {
             return rejected;
@@ -116,12 +116,12 @@ impl Call {
             return Answer::Retry(Retry::because(why));
         }
         if code == "57014" {
-            let why = reason_of(error);
+            let why = reason_of_call(error);
             return Answer::Retry(Retry::because(format!(
                 "{why}: the function has to be quicker, or `batch_events` lower"
             )));
         }
-        answer_to(error)
+        answer_with(error, reason_of_call(error))
     }
 
     /// Why the function cannot be called at all, and the cure, where that is what the error says; `others` are the

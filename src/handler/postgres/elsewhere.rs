@@ -11,8 +11,7 @@ use tokio::time::timeout;
 
 use super::PostgresHandler;
 use crate::handler::{
-    Answer, BatchAnswer, BatchLimits, EventBatch, Handler, Retry, TransactionalHandler, answer_to,
-    reason_of,
+    Answer, BatchAnswer, BatchLimits, EventBatch, Handler, Retry, TransactionalHandler, reason_of,
 };
 use crate::postgres::{ConnectError, Connections, Lent, Limits, Seat};
 
@@ -51,7 +50,7 @@ impl Elsewhere {
                 lent.give_back();
                 answer
             }
-            Err(error) => match answer_to(&error) {
+            Err(error) => match self.handler.answer_to(&error) {
                 Answer::Retry(retry) => self.again(retry),
                 answer => BatchAnswer::All(answer),
             },

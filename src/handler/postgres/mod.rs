@@ -39,7 +39,7 @@ use elsewhere::Elsewhere;
 /// function rejects. Whatever else is wrong, with the connection, with rights, with the table or the function, keeps the
 /// events waiting.
 #[derive(Debug)]
-pub struct PostgresHandler {
+pub(super) struct PostgresHandler {
     name: String,
     job: Job,
     /// At most so many events in one transaction.
@@ -97,6 +97,13 @@ impl TransactionalHandler for PostgresHandler {
             Job::Call(call) => call.run(connection, batch).await,
         };
         Ok(BatchAnswer::All(done.err().unwrap_or(Answer::Handled)))
+    }
+
+    fn answer_to(&self, error: &sqlx::Error) -> Answer {
+        match &self.job {
+            Job::Append(append) => append.answer_to(error),
+            Job::Call(call) => call.answer_to(error),
+        }
     }
 
     fn batch_limits(&self) -> BatchLimits {

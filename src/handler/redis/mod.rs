@@ -38,7 +38,7 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 ///
 /// Redis has no deduplication that we could use: entries carry `id` and `subscription`, by which readers know a repeat.
 /// What is wrong is never an event's own fault here, so all errors are a [`Retry`].
-pub struct RedisHandler {
+pub(super) struct RedisHandler {
     endpoint: Endpoint,
     stream: Template,
     max_length: i64,

@@ -45,7 +45,7 @@ use signature::Signer;
 /// Connections are kept and used again. At most as many requests are under way as the subscription's
 /// `concurrency` says. Reasons name scheme, host and port of `url` and no more of it: path and query may
 /// hold secrets.
-pub struct WebhookHandler {
+pub(super) struct WebhookHandler {
     client: Client,
     url: Url,
     mode: Mode,

@@ -153,8 +153,9 @@ async fn converse(
         }
         Ok(false) => tx.rollback().await.map_err(StoreError::from)?,
         Err(error) => {
-            // It fails where the connection is lost, and then what was lost is the news.
-            if tx.rollback().await.is_ok() {
+            // It fails where the connection is lost, and then what was lost is the news. Where a statement of the
+            // store failed the connection is closed: it may lead to a server that is not the primary any more.
+            if tx.rollback().await.is_ok() && matches!(error, TransactionError::Work(_)) {
                 lent.give_back();
             }
             return Err(error);

@@ -159,6 +159,7 @@ postgres_suite! {
     a_failed_statement_that_the_work_passes_over_is_not_committed,
     a_transaction_that_the_work_begins_is_a_savepoint,
     a_constraint_that_fails_at_the_commit_is_an_error_of_the_work,
+    a_commit_waits_for_the_disk_whatever_the_database_is_set_to,
     a_worker_whose_epoch_has_passed_commits_no_rows,
     whoever_takes_over_waits_for_an_open_transaction_and_sees_its_marks,
     a_commit_whose_answer_was_lost_is_waited_for_and_then_seen,

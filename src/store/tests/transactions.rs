@@ -239,6 +239,46 @@ pub(super) async fn a_constraint_that_fails_at_the_commit_is_an_error_of_the_wor
     store.close().await;
 }
 
+pub(super) async fn a_commit_waits_for_the_disk_whatever_the_database_is_set_to(bed: &Bed) {
+    bed.execute(
+        "do $$ begin execute format('alter database %I set synchronous_commit = off', current_database()); end $$",
+    )
+    .await;
+    let store = bed.ready().await;
+    // What the store writes by itself is seen by a trigger.
+    bed.execute(
+        "create table public.commits (how text); \
+         create function public.note() returns trigger language plpgsql as $$ begin \
+         insert into public.commits values (current_setting('synchronous_commit')); return null; end $$; \
+         create trigger note after insert or update on orgstream.subscription \
+         for each statement execute function public.note()",
+    )
+    .await;
+    let lease = take(&*store).await;
+    let note: for<'c> fn(&'c mut PgConnection, Vec<bool>) -> Done<'c> = |conn, finished| {
+        Box::pin(async move {
+            sqlx::raw_sql(
+                "insert into public.commits values (current_setting('synchronous_commit'))",
+            )
+            .execute(conn)
+            .await?;
+            Ok(vec![true; finished.len().max(1)])
+        })
+    };
+    transact(&*store, &lease, &ahead(&["a"]), note)
+        .await
+        .unwrap();
+    store
+        .transact_unmarked(LIMIT, &mut task(note))
+        .await
+        .unwrap();
+    let counted = "select count(*) from public.commits where how = 'on'";
+    assert!(bed.column::<i64>(counted).await[0] >= 3);
+    let others = "select count(*) from public.commits where how <> 'on'";
+    assert_eq!(bed.column::<i64>(others).await, [0]);
+    store.close().await;
+}
+
 pub(super) async fn a_worker_whose_epoch_has_passed_commits_no_rows(bed: &Bed) {
     let (store, old) = ready(bed).await;
     let new = take_again(&*store, &old).await.unwrap();

@@ -186,6 +186,24 @@ async fn opinions(store: Store, db: &Db, handler: &str) {
 }
 
 #[tokio::test]
+async fn a_function_that_the_server_writes_into_the_statement_is_not_quoted_either() {
+    // Of what goes wrong in it the error has no context, and its message names the value.
+    let functions = "create function on_event(event jsonb) returns regclass language sql as \
+        $$ select (event -> 'data' ->> 'Name')::regclass $$";
+    let Some((store, _)) = with(functions).await else {
+        return;
+    };
+    let mut bench = Bench::start_in(store, &handler("on_event", "")).await;
+    bench.publish_named("hidden").await;
+    bench
+        .says_down(&["a function of the database failed", "42P01"])
+        .await;
+    let log = bench.daemon.log().join("\n");
+    assert!(!log.contains("hidden"), "{log}");
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn a_function_that_cannot_be_called_is_named_with_the_cure_and_the_events_wait() {
     let Some(cluster) = Cluster::start().await else {
         return;

@@ -212,6 +212,14 @@ async fn the_certificate_is_looked_at_where_the_url_asks_for_it() {
     let bench = Bench::start(&append(&url("verify-full"))).await;
     bench.checks(&["TLS failed", "sslrootcert"]).await;
     bench.stop().await;
+    // A CA alone is reason enough to look, and a file that is not there is named.
+    let missing = format!("{}?sslrootcert=/not/there.pem", store.url);
+    let bench = Bench::start(&append(&missing)).await;
+    let said = bench
+        .checks(&["/not/there.pem, which `sslrootcert` names, cannot be read"])
+        .await;
+    assert!(!said.contains("host and port"), "{said}");
+    bench.stop().await;
     let mut bench = Bench::start(&append(&url("require"))).await;
     bench.publish(6).await;
     db.has(APPENDED, 6).await;
@@ -232,6 +240,60 @@ async fn behind_a_pooler_another_database_takes_every_event() {
         bench.nothing_parked().await;
         bench.stop().await;
     }
+}
+
+/// A rule of the table that refuses rows, checked with the statement or with the commit.
+const RULE: &str = "create function rule() returns trigger language plpgsql as $$ begin \
+    if new.data ->> 'Name' >= '6' then raise exception 'hidden' using errcode = '23514'; end if; return null; end $$; \
+    create constraint trigger rule after insert on orgstream_events deferrable initially deferred \
+    for each row execute function rule()";
+
+#[tokio::test]
+async fn a_rule_of_the_table_keeps_events_waiting_at_the_commit_too() {
+    let Some(store) = Store::postgres().await else {
+        return;
+    };
+    let db = Db(store.url.clone());
+    let beside = "type = \"postgres\"\nmode = \"append\"\ntimeout = \"3s\"".to_owned();
+    for (store, handler) in [(store, beside), (Store::sqlite(), append(&db.0))] {
+        db.execute("drop table if exists orgstream_events").await;
+        let mut bench = Bench::start_in(store, &handler).await;
+        bench.publish(6).await;
+        db.has(APPENDED, 6).await;
+        db.execute(RULE).await;
+        bench.publish(3).await;
+        bench
+            .says_down(&["has a rule of its own that refuses rows", "23514"])
+            .await;
+        db.execute("drop function rule cascade").await;
+        db.has(APPENDED, 9).await;
+        bench.nothing_parked().await;
+        bench.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_handled_is_on_the_disk_whatever_the_database_is_set_to() {
+    let Some(cluster) = server().await else {
+        return;
+    };
+    let admin = Db::of(&cluster, "postgres");
+    admin.execute("create database app owner app").await;
+    admin
+        .execute("alter database app set synchronous_commit = off")
+        .await;
+    let db = Db::of(&cluster, "app");
+    db.execute(
+        "create table commits (how text); grant all on commits to app; \
+         create function on_event(event jsonb) returns void language sql as \
+         $$ insert into commits values (current_setting('synchronous_commit')) $$",
+    )
+    .await;
+    let mut bench = Bench::start(&call(&url(&cluster))).await;
+    bench.publish(3).await;
+    let how = db.until("select how from commits", 3).await;
+    assert_eq!(how, ["on"; 3]);
+    bench.nothing_parked().await;
 }
 
 #[tokio::test]

@@ -83,6 +83,91 @@ async fn accounts_become_a_table_of_what_they_are_now() {
 }
 
 #[tokio::test]
+async fn an_account_keeps_what_was_not_said_and_is_stale_where_not_all_is_known() {
+    let Some((store, db, shown)) = with("accounts.sql").await else {
+        return;
+    };
+    let org = Emulator::start().await;
+    let topic = "/data/AccountChangeEvent";
+    let said = |ids: &[&str], change: &str, more: serde_json::Value, fields: serde_json::Value| {
+        let mut event = fields;
+        event["ChangeEventHeader"] =
+            json!({"entityName": "Account", "recordIds": ids, "changeType": change});
+        for (key, value) in more.as_object().unwrap() {
+            event["ChangeEventHeader"][key] = value.clone();
+        }
+        event
+    };
+    let gap = |number: usize, change: &str| said(&[&record(number)], change, json!({}), json!({}));
+    let address = json!({"Street": "1 Mill Lane", "City": "Alder", "Country": "Elm"});
+    let events = [
+        said(
+            &[&record(1)],
+            "CREATE",
+            json!({}),
+            json!({"Name": "one", "BillingAddress": address}),
+        ),
+        said(
+            &[&record(1)],
+            "UPDATE",
+            json!({"changedFields": ["BillingAddress.Street"]}),
+            json!({"BillingAddress": {"Street": "2 Mill Lane"}}),
+        ),
+        said(
+            &[&record(1)],
+            "UPDATE",
+            json!({"changedFields": ["BillingAddress.City"]}),
+            json!({"BillingAddress": {"City": null}}),
+        ),
+        said(
+            &[&record(2), &record(3)],
+            "CREATE",
+            json!({}),
+            json!({"Name": "old", "Phone": "1"}),
+        ),
+        said(
+            &[&record(2)],
+            "UPDATE",
+            json!({"changedFields": ["Phone"], "diffFields": ["Name"]}),
+            json!({"Name": "--- a\n+++ b\n@@ -1 +1 @@\n-old\n+new\n", "Phone": "2"}),
+        ),
+        gap(4, "GAP_CREATE"),
+        gap(5, "GAP_UNDELETE"),
+        gap(6, "GAP_UPDATE"),
+        gap(7, "GAP_DELETE"),
+    ];
+    org.publish(topic, &events).await;
+    let daemon = run(&org, &store, &shown, &db);
+    store
+        .until("accounts", "all finished", |status| status.finished == 9)
+        .await;
+    let stands = "select json_build_array(id, fields - 'LastModifiedDate', stale)::text from crm.account order by id";
+    let stand = async || -> Vec<serde_json::Value> {
+        let rows = db.texts(stands).await;
+        rows.iter()
+            .map(|row| serde_json::from_str(row).unwrap())
+            .collect()
+    };
+    let rows = stand().await;
+    let address = json!({"Street": "2 Mill Lane", "City": null, "Country": "Elm"});
+    let expected = [
+        json!([record(1), {"Name": "one", "BillingAddress": address}, false]),
+        json!([record(2), {"Name": "old", "Phone": "2"}, true]),
+        json!([record(3), {"Name": "old", "Phone": "1"}, false]),
+        json!([record(4), {}, true]),
+        json!([record(5), {}, true]),
+        json!([record(6), {}, true]),
+    ];
+    assert_eq!(rows, expected);
+    // All accounts, of which none is named.
+    org.publish(topic, &[said(&["001*"], "UPDATE", json!({}), json!({}))])
+        .await;
+    db.until("select id from crm.account where stale", 6).await;
+    assert_eq!(stand().await.len(), 6);
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
 async fn orders_become_rows_in_the_order_of_the_bus() {
     let Some((store, db, shown)) = with("orders.sql").await else {
         return;
