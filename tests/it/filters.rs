@@ -148,6 +148,12 @@ async fn a_filter_holds_for_what_comes_again_after_a_kill_and_for_a_side_replay(
     let args = ["--from", "earliest", "--handler", "contacts"];
     let command = replayed_of(&config, "all", &args).await;
     assert_eq!(command["progress"]["finished"], 6, "{command}");
+    assert_eq!(command["progress"]["unwanted"], 3, "{command}");
+    let outcome = command["outcome"].as_str().unwrap();
+    assert!(
+        outcome.ends_with("; 3 events handed over, 3 not wanted"),
+        "{outcome}"
+    );
     contacts.accepts(6).await;
     assert_eq!(given(), "c0 c0 c1 c1 c2 c2");
     assert_eq!(daemon.stop().await.1, 0);

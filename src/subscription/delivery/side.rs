@@ -1,6 +1,6 @@
 //! One side replay: what of it is handed over, finished and stored, and when it is over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -52,6 +52,8 @@ pub(super) struct Side {
     left_out: HandlerSet,
     end: ReplayEnd,
     repeats: HashMap<EventIdentity, usize>,
+    /// Events under way that none of its handlers wants.
+    unwanted: VecDeque<Seq>,
     progress: ReplayProgress,
     newest: Option<SystemTime>,
     /// When the last event came, or it began.
@@ -68,6 +70,10 @@ impl Side {
         let passed = self.tracker.advance();
         self.in_flight.release(passed.events, passed.bytes);
         self.progress.finished += passed.events as u64;
+        let passed_to = self.tracker.low_water();
+        while self.unwanted.pop_front_if(|seq| *seq < passed_to).is_some() {
+            self.progress.unwanted += 1;
+        }
         self.newest = self.newest.max(passed.occurred_at);
         let quiet = self.over.is_none() && self.tracker.is_idle();
         let waits = quiet && self.came_at.elapsed() >= QUIET;
@@ -90,7 +96,12 @@ impl Side {
             0 => String::new(),
             parked => format!(", {parked} parked"),
         };
-        let outcome = format!("{why}; {} events handed over{parked}", progress.finished);
+        let unwanted = match progress.unwanted {
+            0 => String::new(),
+            unwanted => format!(", {unwanted} not wanted"),
+        };
+        let handed_over = progress.finished.saturating_sub(progress.unwanted);
+        let outcome = format!("{why}; {handed_over} events handed over{unwanted}{parked}");
         Some(Ending {
             id: self.id,
             state,
@@ -277,7 +288,9 @@ impl Side {
         let at = self.base + self.tracker.next_seq();
         held.replay_at(at, replay_id.as_ref(), committed_at);
         let seq = self.tracker.push_event(tracked, replay_id, self.left_out);
-        self.tracker.leave_out(seq, unwanted);
+        if self.tracker.leave_out(seq, unwanted) {
+            self.unwanted.push_back(seq);
+        }
         let member = Member {
             what,
             finished: self.left_out,
@@ -362,6 +375,7 @@ impl Delivery {
             left_out,
             end,
             repeats: HashMap::new(),
+            unwanted: VecDeque::new(),
             newest: progress.at_ms.map(from_ms),
             came_at: Instant::now(),
             progress,
