@@ -79,7 +79,8 @@ impl Delivery {
             .holder(slot, &waiting.records, waiting.origin);
         let error = self.letters.error_behind(holder);
         let letters = dead_letters(waiting, &name, PARKED_BEHIND, &error);
-        self.park_new(waiting.places(), Some((slot, bit)), letters, Moment::InTurn);
+        let places = waiting.places().collect();
+        self.park_new(places, Some((slot, bit)), letters, Moment::InTurn);
     }
 
     /// Parks the events of a unit, one of each place, less those that are parked already: the stream has brought
