@@ -104,11 +104,35 @@ pub(super) fn read_filter(section: &Section<'_>, topic: Option<&Topic>) -> Filte
         }
         given.unwrap_or_default()
     });
+    let entities = accepted(section, &entity, field_name);
+    if entities.len() == entity.len() {
+        check_entity(section, topic, &entities);
+    }
     FilterConfig {
-        entity: accepted(section, &entity, field_name),
+        entity: entities,
         change: accepted(section, &change, change_type),
         changed: accepted(section, &changed, field_name),
     }
+}
+
+/// A topic of one object's changes says which they are: none of another would ever come.
+fn check_entity(section: &Section<'_>, topic: Option<&Topic>, given: &[String]) {
+    let Some(entity) = topic.and_then(Topic::entity) else {
+        return;
+    };
+    // Changes of an external object come on a topic that is named as a custom object's.
+    let external = entity.strip_suffix("__c").map(|stem| format!("{stem}__x"));
+    let comes = |one: &String| *one == entity || Some(one) == external.as_ref();
+    if given.is_empty() || given.iter().any(comes) {
+        return;
+    }
+    section.problem(
+        "entity",
+        format!(
+            "the topic carries changes of {entity} alone, and none of them would be wanted: write {entity}, capitals \
+             included, or take it away"
+        ),
+    );
 }
 
 /// What of their fields; `key` is the field that orders a platform event.
@@ -116,6 +140,13 @@ pub(super) fn read_fields(section: &Section<'_>, key: Option<&str>) -> FieldsCon
     let fields = section.table("fields");
     let names = |list: &'static str| {
         let given = fields.texts(list)?;
+        // Of an empty `only` nothing is left, which hides more than was meant, and not less.
+        if given.is_empty() && list != "only" {
+            fields.problem(
+                list,
+                "names nothing, so that nothing would be hidden; take it away",
+            );
+        }
         Some(accepted(&fields, &given, shown_name))
     };
     let config = FieldsConfig {
@@ -187,6 +218,17 @@ fn check_together(fields: &Section<'_>, config: &FieldsConfig, key: Option<&str>
         }
     }
     let Some(key) = key else { return };
+    if let Some(only) = &config.only
+        && !only.iter().any(|kept| is_within(key, kept))
+    {
+        fields.problem(
+            "only",
+            format!(
+                "leaves `{key}` out, which is the `key` of the subscription: its value is the event's subject and is \
+                 in the store, for all to see; name it, too, or choose another `key`"
+            ),
+        );
+    }
     let hidden = lists.iter().find_map(|(list, names)| {
         let it = names.iter().any(|name| overlap(name, key));
         it.then_some(*list)

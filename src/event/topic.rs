@@ -59,6 +59,16 @@ impl Topic {
         }
     }
 
+    /// The API name of the object whose changes the stream carries: `Account`, `Employee__c`. `None` where it carries
+    /// those of several, or no changes.
+    pub fn entity(&self) -> Option<String> {
+        let name = self.name().strip_suffix("ChangeEvent")?;
+        (self.kind() == TopicKind::ChangeEvent).then(|| match name.strip_suffix("__") {
+            Some(custom) => format!("{custom}__c"),
+            None => name.to_owned(),
+        })
+    }
+
     /// True where several kinds of event share the stream. There GetTopic names no schema, and several
     /// events may carry one replay ID (design 3.1, rule 1).
     pub fn is_channel(&self) -> bool {
@@ -169,5 +179,21 @@ mod tests {
         assert_eq!(kind("/data/AccountChangeEvent"), TopicKind::ChangeEvent);
         assert_eq!(kind("/data/ChangeEvents"), TopicKind::ChangeEventChannel);
         assert_eq!(kind("/data/Sales__chn"), TopicKind::ChangeEventChannel);
+    }
+
+    #[test]
+    fn a_topic_of_changes_of_one_object_names_it() {
+        for (topic, entity) in [
+            ("/data/AccountChangeEvent", Some("Account")),
+            ("/data/Employee__ChangeEvent", Some("Employee__c")),
+            ("/data/acme__Rig__ChangeEvent", Some("acme__Rig__c")),
+            ("/data/ChangeEvents", None),
+            ("/data/Sales__chn", None),
+            ("/event/Order__e", None),
+            ("/event/OddChangeEvent", None),
+        ] {
+            let found = topic.parse::<Topic>().unwrap().entity();
+            assert_eq!(found.as_deref(), entity, "{topic}");
+        }
     }
 }

@@ -18,6 +18,11 @@ impl Filter {
         self.0 == FilterConfig::default()
     }
 
+    /// True where entities are chosen by name.
+    pub fn names_entities(&self) -> bool {
+        !self.0.entity.is_empty()
+    }
+
     /// True for an event that the handler wants.
     ///
     /// What nobody can have left out on purpose passes: a kind of change that this version does not know, and

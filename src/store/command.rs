@@ -138,9 +138,11 @@ pub struct ReplayProgress {
     pub place: Option<String>,
     /// Events received; repeats count.
     pub received: u64,
-    /// Events that every chosen handler has handled, or that are parked.
+    /// Events that every chosen handler has handled or does not want, or that are parked.
     pub finished: u64,
-    /// Of these, how often one was parked.
+    /// Of these, those that no chosen handler wants.
+    pub unwanted: u64,
+    /// Of the finished ones, how often one was parked.
     pub parked: u64,
     /// Numbers of the open dead letters whose events lie at or before the place: a later owner does not meet
     /// them, and they hold what it brings.

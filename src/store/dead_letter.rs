@@ -19,8 +19,8 @@ pub struct DeadLetter {
     pub identity: EventIdentity,
     /// The handler that could not handle it; `None` where it could not be decoded for anyone.
     pub handler: Option<String>,
-    /// `rejected`, `exhausted`, `undecodable`, `schema_refused`, `schema_unavailable`, `unreadable`,
-    /// `parked_behind`.
+    /// `rejected`, `exhausted`, `undecodable`, `schema_refused`, `schema_unavailable`, `parked_behind`; `unreadable`
+    /// where it could not be read when it was no longer behind.
     pub reason: String,
     /// What went wrong, for a person; without payload or secrets.
     pub error: String,

@@ -35,6 +35,15 @@ struct OfHandler {
     shape: Option<usize>,
 }
 
+/// What a configuration names and events of a schema do not have.
+#[derive(Debug, PartialEq, Eq)]
+enum Misfit<'a> {
+    /// This entity is not among those that the handler takes.
+    Entity(&'a str),
+    /// These fields.
+    Fields(String),
+}
+
 impl Forms {
     /// As configured.
     pub(super) fn new(config: &SubscriptionConfig) -> Self {
@@ -55,7 +64,9 @@ impl Forms {
                 shape,
             });
         }
-        let names = |one: &OfHandler| one.shape.is_some() || !one.changed.is_empty();
+        let names = |one: &OfHandler| {
+            one.shape.is_some() || !one.changed.is_empty() || one.filter.names_entities()
+        };
         Self {
             subscription: config.name.clone(),
             channel: config.topic.is_channel(),
@@ -119,7 +130,8 @@ impl Forms {
         Ok(Arc::new(event.part(form)))
     }
 
-    /// Warns of names of fields that a schema does not have, the first time that it comes.
+    /// Tells of handlers that take none of an entity, and of names of fields that a schema does not have, the first
+    /// time that it comes: nobody else can know that a name is mistaken.
     pub(super) fn look_at(
         &self,
         schema: &Schema,
@@ -137,32 +149,51 @@ impl Forms {
             }
             looked_at.insert(id.clone());
         }
+        for (one, misfit) in self.misfits(schema, header) {
+            self.tell(&one.name, misfit, schema, id);
+        }
+    }
+
+    /// What handlers are never given of events of a schema, or cannot be given.
+    fn misfits<'a>(
+        &'a self,
+        schema: &Schema,
+        header: Option<&'a ChangeEventHeader>,
+    ) -> Vec<(&'a OfHandler, Misfit<'a>)> {
+        let mut misfits = Vec::new();
         for one in &self.handlers {
-            if header.is_some_and(|header| !one.filter.takes_entity(header)) {
+            if let Some(header) = header.filter(|header| !one.filter.takes_entity(header)) {
+                misfits.push((one, Misfit::Entity(&header.entity_name)));
                 continue;
             }
             let shape = one.shape.and_then(|number| self.shapes.get(number));
             let names = shape.into_iter().flat_map(Shape::names);
             let names = names.chain(one.changed.iter().map(String::as_str));
             let unknown: Vec<&str> = names.filter(|name| !schema.has_field(name)).collect();
-            if unknown.is_empty() {
-                continue;
+            if !unknown.is_empty() {
+                misfits.push((one, Misfit::Fields(unknown.join(", "))));
             }
-            let (subscription, handler) = (&self.subscription, &one.name);
-            let record = schema.record_name();
-            let fields = unknown.join(", ");
-            if self.channel {
-                info!(
-                    subscription, handler, %record, schema_id = %id, fields,
-                    "events of this schema do not have these fields that `fields` or `changed` names"
-                );
-            } else {
-                warn!(
-                    subscription, handler, %record, schema_id = %id, fields,
-                    "no such fields: what `fields` or `changed` says of them has no effect, so look whether they are \
-                     written as in the org"
-                );
-            }
+        }
+        misfits
+    }
+
+    fn tell(&self, handler: &str, misfit: Misfit<'_>, schema: &Schema, id: &SchemaId) {
+        let subscription = &self.subscription;
+        let record = schema.record_name();
+        match misfit {
+            Misfit::Entity(entity) => info!(
+                subscription, handler, %record, schema_id = %id, entity,
+                "the handler's `entity` names others: it is given no events of this one"
+            ),
+            Misfit::Fields(fields) if self.channel => info!(
+                subscription, handler, %record, schema_id = %id, fields,
+                "events of this schema do not have these fields that `fields` or `changed` names"
+            ),
+            Misfit::Fields(fields) => warn!(
+                subscription, handler, %record, schema_id = %id, fields,
+                "no such fields: what `fields` or `changed` says of them has no effect, so look whether they are \
+                 written as in the org"
+            ),
         }
     }
 }
@@ -247,6 +278,31 @@ mod tests {
             json["id"].clone()
         };
         assert_eq!(id(&part), id(&whole));
+    }
+
+    #[test]
+    fn a_handler_that_takes_none_of_an_entity_is_told_of_beside_those_with_wrong_fields() {
+        let json = r#"{"type":"record","name":"AccountChangeEvent","fields":[{"name":"A","type":"string"}]}"#;
+        let schema = Schema::parse(json).unwrap();
+        let forms = forms(&[
+            (&["account"], &["A"]),
+            (&["Account"], &["a"]),
+            (&["Account"], &["A"]),
+        ]);
+        let whole = account(&forms);
+        let found = forms.misfits(&schema, whole.decoded.header.as_ref());
+        let found: Vec<_> = found.into_iter().map(|(_, misfit)| misfit).collect();
+        assert_eq!(
+            found,
+            [Misfit::Entity("Account"), Misfit::Fields("a".into())]
+        );
+        // Each schema is looked at once, where there is anything to look for.
+        let only_entities = self::forms(&[(&["account"], &[])]);
+        let id = SchemaId::new("s");
+        only_entities.look_at(&schema, &id, whole.decoded.header.as_ref());
+        let looked_at = only_entities.looked_at.unwrap().into_inner().unwrap();
+        assert!(looked_at.contains(&id));
+        assert!(self::forms(&[(&[], &[])]).looked_at.is_none());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decoder::EventMaker;
-use super::held::{Drawn, Slot, Ticket};
+use super::held::{Drawn, PARKED_BEHIND, Slot, Ticket};
 use super::lanes::Unit;
 use super::parking::Named;
 use crate::avro::{SchemaCache, SchemaUnavailable};
@@ -17,8 +17,11 @@ use crate::telemetry::metrics;
 /// How long a schema may be sought while other letters wait.
 const SCHEMA_PATIENCE: Duration = Duration::from_secs(15);
 
-/// Reasons of letters that were given to nobody.
+/// Reasons of letters that were given to nobody, and of which nobody could tell whether their handler wants them.
 const UNREAD: [&str; 3] = ["undecodable", "schema_refused", "schema_unavailable"];
+
+/// Reason of letters that could not be read when it was their turn.
+const UNREADABLE: &str = "unreadable";
 
 /// Loads portions of dead letters.
 #[derive(Clone)]
@@ -67,7 +70,10 @@ pub(super) enum LoadedLetter {
         slot: Slot,
         named: Named,
         others: Vec<Named>,
-        refusal: Refusal,
+        /// Why it does not.
+        why: Refusal,
+        /// What all of them are refused for.
+        refusals: Vec<(Vec<Named>, Refusal)>,
     },
 }
 
@@ -105,6 +111,16 @@ impl LetterLoader {
         stored: &mut HashMap<i64, StoredDeadLetter>,
     ) -> LoadedLetter {
         let tickets: Vec<Ticket> = drawn.letters.iter().map(|(ticket, _)| *ticket).collect();
+        let of_store = |(_, placed): &(Ticket, Placed)| stored.get(&placed.id);
+        let asked =
+            (drawn.letters.iter().filter_map(of_store)).any(|one| one.retry_asked_at.is_some());
+        let reasons: Vec<String> = drawn
+            .letters
+            .iter()
+            .map(|letter| {
+                of_store(letter).map_or_else(String::new, |one| one.letter.reason.clone())
+            })
+            .collect();
         let mut unit = None;
         let mut events: Vec<(Named, Event)> = Vec::with_capacity(drawn.letters.len());
         // Nobody can have said yet that its handler wants it.
@@ -115,13 +131,13 @@ impl LetterLoader {
             };
             unit.clone_from(&one.letter.unit);
             let unread = UNREAD.contains(&&*one.letter.reason);
-            let anew = drawn.slot == Slot::Everyone || unread;
+            let anew = drawn.slot == Slot::Everyone || unread || asked;
             if unread {
                 never_given.push(placed.id);
             }
             let event = match one.unreadable {
                 Some(error) => Err(NoEvent::Never {
-                    reason: "unreadable",
+                    reason: UNREADABLE,
                     error,
                 }),
                 None => self.event(one.letter, anew).await,
@@ -136,16 +152,22 @@ impl LetterLoader {
                         NoEvent::Later(error) => ("schema_unavailable", error),
                         NoEvent::Never { reason, error } => (reason, error),
                     };
+                    let why = Refusal {
+                        reason: reason.to_owned(),
+                        error,
+                        attempts: 0,
+                    };
                     let all = drawn.letters.iter().map(|(other, at)| (*other, at.id));
+                    let all: Vec<(Named, String)> = all.zip(reasons).collect();
+                    let named = (*ticket, placed.id);
                     return LoadedLetter::Undecodable {
                         slot: drawn.slot,
-                        named: (*ticket, placed.id),
-                        others: all.filter(|(other, _)| other != ticket).collect(),
-                        refusal: Refusal {
-                            reason: reason.to_owned(),
-                            error,
-                            attempts: 0,
-                        },
+                        named,
+                        refusals: refusals(drawn.slot, named, &all, &why),
+                        others: (all.into_iter().map(|(other, _)| other))
+                            .filter(|other| *other != named)
+                            .collect(),
+                        why,
                     };
                 }
             }
@@ -221,5 +243,111 @@ impl LetterLoader {
                 reason: "undecodable",
                 error: failure.error.to_string(),
             })
+    }
+}
+
+/// What the letters of a unit are refused for, each with its reason so far, where `one` of them does not decode.
+fn refusals(
+    slot: Slot,
+    one: Named,
+    all: &[(Named, String)],
+    why: &Refusal,
+) -> Vec<(Vec<Named>, Refusal)> {
+    let behind = format!("dead letter {} of the same transaction", one.1);
+    let mut refusals: Vec<(Vec<Named>, Refusal)> = Vec::new();
+    for (named, was) in all {
+        let is_it = *named == one;
+        let refusal = match slot {
+            Slot::Everyone if is_it => why.clone(),
+            // They were given to nobody. What is next is to go once the one is given up.
+            Slot::Everyone => Refusal {
+                reason: PARKED_BEHIND.to_owned(),
+                error: format!("{behind} cannot be decoded"),
+                ..why.clone()
+            },
+            Slot::Handler(_) => {
+                let refusal = still(was, why);
+                let error = match is_it {
+                    true => refusal.error,
+                    false => format!("{behind}: {}", refusal.error),
+                };
+                Refusal { error, ..refusal }
+            }
+        };
+        match refusals.iter_mut().find(|(_, same)| *same == refusal) {
+            Some((together, _)) => together.push(*named),
+            None => refusals.push((vec![*named], refusal)),
+        }
+    }
+    refusals
+}
+
+/// What a letter of a handler, parked for the reason `was`, is refused for where it cannot be read.
+///
+/// Its reason tells whether its handler was given it, or is known to want it, so that it stays. Only one that was
+/// parked behind others has to have another, for it would be free to go again at once; that is none of [`UNREAD`].
+fn still(was: &str, why: &Refusal) -> Refusal {
+    let reason = match was {
+        PARKED_BEHIND => UNREADABLE,
+        _ => was,
+    };
+    let error = match reason == why.reason {
+        true => why.error.clone(),
+        false => format!("cannot be handed over now ({}): {}", why.reason, why.error),
+    };
+    Refusal {
+        reason: reason.to_owned(),
+        error,
+        ..why.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_it_cannot_be_read_leaves_a_letter_the_reason_that_tells_whether_it_was_given() {
+        let why = |reason: &str| Refusal {
+            reason: reason.to_owned(),
+            error: "no".to_owned(),
+            attempts: 0,
+        };
+        for (was, reason, now, error) in [
+            // It was given to its handler: it is not asked any more whether that wants it.
+            (
+                "rejected",
+                "schema_refused",
+                "rejected",
+                "cannot be handed over now (schema_refused): no",
+            ),
+            (
+                "exhausted",
+                "undecodable",
+                "exhausted",
+                "cannot be handed over now (undecodable): no",
+            ),
+            // It was not, and a wrong key does not change that.
+            (
+                "undecodable",
+                "unreadable",
+                "undecodable",
+                "cannot be handed over now (unreadable): no",
+            ),
+            ("undecodable", "undecodable", "undecodable", "no"),
+            // Its handler wanted it when it was parked; it is to rest now.
+            (
+                PARKED_BEHIND,
+                "undecodable",
+                UNREADABLE,
+                "cannot be handed over now (undecodable): no",
+            ),
+            (UNREADABLE, "unreadable", UNREADABLE, "no"),
+        ] {
+            let refusal = still(was, &why(reason));
+            assert_eq!((&*refusal.reason, &*refusal.error), (now, error));
+            let given = |reason: &str| !UNREAD.contains(&reason);
+            assert_eq!(given(was), given(now), "{was}");
+        }
     }
 }

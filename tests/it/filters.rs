@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::grouping::{self, ALL, told, transaction};
 use crate::letters::{ACCOUNTS, letters, open, publish};
+use crate::letters_kept::{UNKNOWN, account_schema};
 use crate::shaping::{accepting, change, hook, refusing, subscribed};
 use crate::support::metrics::METRICS;
 use crate::support::{
@@ -148,6 +149,12 @@ async fn a_filter_holds_for_what_comes_again_after_a_kill_and_for_a_side_replay(
     let args = ["--from", "earliest", "--handler", "contacts"];
     let command = replayed_of(&config, "all", &args).await;
     assert_eq!(command["progress"]["finished"], 6, "{command}");
+    assert_eq!(command["progress"]["unwanted"], 3, "{command}");
+    let outcome = command["outcome"].as_str().unwrap();
+    assert!(
+        outcome.ends_with("; 3 events handed over, 3 not wanted"),
+        "{outcome}"
+    );
     contacts.accepts(6).await;
     assert_eq!(given(), "c0 c0 c1 c1 c2 c2");
     assert_eq!(daemon.stop().await.1, 0);
@@ -278,4 +285,44 @@ async fn what_was_parked_for_a_handler_is_given_to_it_even_where_it_does_not_wan
     open(&store, 0).await;
     assert_eq!(daemon.stop().await.1, 0);
     assert_eq!(mended.came().len(), 2);
+}
+
+#[tokio::test]
+async fn a_parked_event_that_could_not_be_read_meanwhile_is_given_all_the_same() {
+    let Some(store) = Store::postgres().await else {
+        return;
+    };
+    let org = Emulator::start().await;
+    let config = |hooked: &Hook, filter: &str| {
+        subscribed(&org, &store, ACCOUNTS, "", &hook("hook", hooked, filter))
+    };
+    let bad = json!({"Name": "refused", "Rating": "bad"});
+    org.publish(ACCOUNTS, &[change(1, "UPDATE", &["Name", "Rating"], bad)])
+        .await;
+    let refusing = refusing().await;
+    let daemon = Daemon::run(&config(&refusing, ""));
+    let id = open(&store, 1).await[0].to_string();
+    assert_eq!(daemon.stop().await.1, 0);
+    // Its schema is one that the org does not know.
+    assert_eq!(UNKNOWN, "dW5rbm93bnVua25vd251bm");
+    store
+        .execute("update orgstream.dead_letter set schema_id = 'dW5rbm93bnVua25vd251bm'")
+        .await;
+    let mended = accepting().await;
+    let deletes = config(&mended, "change = [\"delete\"]");
+    let daemon = Daemon::run(&deletes);
+    let (code, out, err) = letters(&deletes, &["retry", &id]).await;
+    assert_eq!(code, 1, "{out}{err}");
+    assert!(
+        err.contains("rejected: cannot be handed over now (schema_refused)"),
+        "{err}"
+    );
+    let (_, text) = account_schema();
+    org.post("/schemas", &json!({"schema": text, "schema_id": UNKNOWN}))
+        .await;
+    let (code, out, err) = letters(&deletes, &["retry", &id]).await;
+    assert_eq!(code, 0, "{out}{err}");
+    assert_eq!(names(&mended.accepts(1).await), ["refused"]);
+    open(&store, 0).await;
+    assert_eq!(daemon.stop().await.1, 0);
 }

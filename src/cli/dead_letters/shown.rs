@@ -27,7 +27,8 @@ impl Configured {
     }
 
     /// How this event may be shown: as its handler is shown it. One that could not be decoded for anyone, or whose
-    /// handler is configured no more, has everything hidden that any handler is not shown.
+    /// handler is configured no more, has everything hidden that any handler is not shown; where that is nothing by
+    /// now, although something was hidden when it was parked, nobody can tell.
     ///
     /// # Errors
     ///
@@ -43,18 +44,30 @@ impl Configured {
         let subscription = all.iter().find(|one| one.name == *name).ok_or_else(|| {
             format!(
                 "subscription `{name}` is not in the configuration that is read here, which says what may be shown of \
-                 it: run this where the daemon runs, or name its file with --config"
+                 it: run this where the daemon runs, or name its file with --config; or, if it was taken away, add it \
+                 to the file again, with the `fields` that its handlers had"
             )
         })?;
         let handlers = &subscription.handlers;
-        let own = stored.letter.handler.as_ref();
-        let own = own.and_then(|own| handlers.iter().position(|one| one.name == *own));
+        let named = stored.letter.handler.as_ref();
+        let own = named.and_then(|own| handlers.iter().position(|one| one.name == *own));
         let hiding = match own {
             Some(number) => &handlers[number..=number],
             None => &handlers[..],
         };
-        let shapes = hiding.iter().filter_map(|one| Shape::new(&one.fields));
-        Ok(Shapes(shapes.collect()))
+        let shapes: Vec<Shape> = hiding
+            .iter()
+            .filter_map(|one| Shape::new(&one.fields))
+            .collect();
+        if let (Some(gone), None, true, true) =
+            (named, own, stored.letter.sealed, shapes.is_empty())
+        {
+            return Err(format!(
+                "something was hidden from handlers when it was parked, and its handler `{gone}` is configured no \
+                 more, nor is any that hides something: add it to the file again, with the `fields` that it had"
+            ));
+        }
+        Ok(Shapes(shapes))
     }
 }
 
@@ -164,10 +177,38 @@ mod tests {
             why.contains("`others` is not in the configuration"),
             "{why}"
         );
+        assert!(why.contains("add it to the file again"), "{why}");
         let unread = Configured(Err("no".to_owned()));
         let why = unread.shapes(&letter(Some("all"))).err().unwrap();
         assert!(why.contains("cannot be read here (no)"), "{why}");
         assert_eq!(super::bytes(&elsewhere, Err(&why)), Err(why.clone()));
+    }
+
+    #[test]
+    fn a_sealed_letter_of_a_handler_that_is_gone_is_not_shown_where_nobody_left_hides_anything() {
+        let mut configured = configured();
+        if let Ok(all) = &mut configured.0 {
+            all[0].handlers.truncate(1);
+        }
+        let mut stored = letter(Some("a"));
+        assert!(configured.shapes(&stored).unwrap().show_all());
+        stored.letter.sealed = true;
+        let why = configured.shapes(&stored).err().unwrap();
+        assert!(
+            why.contains("`a` is configured no more") && !why.contains("`all`"),
+            "{why}"
+        );
+        assert_eq!(super::bytes(&stored, Err(&why)), Err(why.clone()));
+        // As long as its handler, or one that hides something, is there, that says what is shown.
+        stored.letter.handler = Some("all".into());
+        assert!(configured.shapes(&stored).unwrap().show_all());
+        stored.letter.handler = Some("a".into());
+        assert!(
+            !super::tests::configured()
+                .shapes(&stored)
+                .unwrap()
+                .show_all()
+        );
     }
 
     #[test]

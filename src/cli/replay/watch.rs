@@ -126,6 +126,9 @@ pub(super) fn counts(progress: &ReplayProgress) -> String {
         "{} events received, {} finished",
         progress.received, progress.finished
     );
+    if progress.unwanted > 0 {
+        text.push_str(&format!(" ({} of them not wanted)", progress.unwanted));
+    }
     if progress.parked > 0 {
         text.push_str(&format!(", {} parked", progress.parked));
     }

@@ -64,6 +64,26 @@ fn they_are_read_as_lists_or_as_texts_with_commas() {
 }
 
 #[test]
+fn what_cannot_be_known_to_be_a_mistake_is_taken() {
+    for (topic, subscription, given) in [
+        ("Account", "", "entity = [\"Account\", \"Contact\"]"),
+        ("Employee__c", "", "entity = [\"Employee__c\"]"),
+        ("Employee__c", "", "entity = [\"Employee__x\"]"),
+        ("/data/ChangeEvents", "", "entity = [\"account\"]"),
+        ("/data/Sales__chn", "", "entity = [\"account\"]"),
+        ("Account", "", "fields = { only = [] }"),
+        (
+            "Order__e",
+            "key = \"Number__c\"",
+            "fields = { only = [\"Number__c\"] }",
+        ),
+    ] {
+        let loaded = load_text(&text(topic, subscription, given), &with_keys());
+        assert!(loaded.is_ok(), "{given}: {:?}", loaded.err());
+    }
+}
+
+#[test]
 fn without_them_a_handler_is_given_everything() {
     let loaded = load_text(&text("Account", "", "fields = {}"), &signed_in(&[])).unwrap();
     assert_eq!(handler(&loaded).filter, FilterConfig::default());
@@ -144,6 +164,30 @@ fn each_mistake_is_named_with_its_reason() {
         (
             order("fields = { mask = [\"Number__c\"] }"),
             &["fields.mask", "hides `Number__c`, which is the `key`"],
+        ),
+        (
+            order("fields = { only = [\"Total__c\"] }"),
+            &["fields.only", "leaves `Number__c` out, which is the `key`"],
+        ),
+        (
+            account("fields = { mask = \"${HIDDEN:-}\" }"),
+            &["fields.mask", "nothing would be hidden"],
+        ),
+        (
+            account("fields = { hash = [] }"),
+            &["fields.hash", "nothing would be hidden"],
+        ),
+        (
+            account("fields = { without = [] }"),
+            &["fields.without", "nothing would be hidden"],
+        ),
+        (
+            account("entity = [\"account\"]"),
+            &["entity", "changes of Account alone", "write Account"],
+        ),
+        (
+            text("Employee__c", "", "entity = \"Employee, Contact\""),
+            &["entity", "write Employee__c"],
         ),
     ] {
         let error = problems(&given, &with_keys());

@@ -105,7 +105,8 @@ impl Delivery {
                 Verdict::Park { reason, error } => {
                     let letters = dead_letters(&waiting, &name, reason, &error);
                     let slot = Slot::Handler(called.handler);
-                    self.park(waiting.places(), Some((slot, bit)), letters, Moment::InTurn);
+                    let places = waiting.places().collect();
+                    self.park(places, Some((slot, bit)), letters, Moment::InTurn);
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Groups on their way from the stream to the handlers, or to the dead letters.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Delivery;
@@ -56,8 +57,10 @@ impl Delivery {
                         unread.push((left.places(), letters));
                     }
                     (None, Some(unit)) => {
-                        let places = left.places.iter().flatten();
-                        let places = places.map(|place| origin(*place)).collect();
+                        // Without a filter there are none, and then nothing is allocated for them.
+                        let places = left.places.as_ref().map_or_else(Arc::default, |places| {
+                            places.iter().map(|place| origin(*place)).collect()
+                        });
                         run.put(origin(left.first), places, unit, self.ordering);
                     }
                     (None, None) => {}

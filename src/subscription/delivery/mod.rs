@@ -2,6 +2,7 @@
 //! the position follow. One task owns all of it, so nothing here is locked.
 
 mod arrivals;
+mod bounds;
 mod calls;
 mod grouping;
 mod groups;

@@ -3,7 +3,6 @@
 use tracing::{debug, info, warn};
 
 use super::Delivery;
-use super::letters::Letters;
 use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal};
 use crate::subscription::handler_run::Verdict;
 use crate::subscription::held::{Known, NewLetter, PARKED_BEHIND, Since, Slot, Ticket};
@@ -79,7 +78,8 @@ impl Delivery {
             .holder(slot, &waiting.records, waiting.origin);
         let error = self.letters.error_behind(holder);
         let letters = dead_letters(waiting, &name, PARKED_BEHIND, &error);
-        self.park_new(waiting.places(), Some((slot, bit)), letters, Moment::InTurn);
+        let places = waiting.places().collect();
+        self.park_new(places, Some((slot, bit)), letters, Moment::InTurn);
     }
 
     /// Parks the events of a unit, one of each place, less those that are parked already: the stream has brought
@@ -293,6 +293,11 @@ impl Delivery {
                 self.letters.parking.write(Move::PassOn(all));
             }
             LoadedLetter::Unwanted(named) => {
+                info!(
+                    subscription = self.lease.key.name,
+                    ids = ?named.iter().map(|(_, id)| *id).collect::<Vec<_>>(),
+                    "dead letters decode now, and their handler does not want them: they are finished"
+                );
                 let tickets = named.iter().map(|(ticket, _)| *ticket);
                 tickets.for_each(|ticket| held.handled(ticket));
                 self.letters.parking.write(Move::Resolve(named));
@@ -311,8 +316,14 @@ impl Delivery {
                 slot,
                 named,
                 others,
-                refusal,
-            } => self.unit_undecodable(slot, named, others, refusal),
+                why,
+                refusals,
+            } => {
+                self.unit_undecodable(slot, named, &others, &why);
+                for (named, refusal) in refusals {
+                    self.letters.parking.write(Move::ParkAgain(named, refusal));
+                }
+            }
         }
     }
 
@@ -332,41 +343,22 @@ impl Delivery {
 
     /// Without one of its events none of a unit is handed over: nobody's wish for an attempt is left of any
     /// of them, or they would be loaded again and again.
-    fn unit_undecodable(&mut self, slot: Slot, one: Named, others: Vec<Named>, refusal: Refusal) {
-        let Letters { held, parking, .. } = &mut self.letters;
+    fn unit_undecodable(&mut self, slot: Slot, one: Named, others: &[Named], why: &Refusal) {
+        let held = &mut self.letters.held;
         warn!(
             subscription = self.lease.key.name,
             id = one.1,
-            reason = refusal.reason,
-            error = refusal.error,
+            reason = why.reason,
+            error = why.error,
             "dead letter still cannot be decoded"
         );
         held.refused(one.0);
-        let behind = format!("dead letter {} of the same transaction", one.1);
-        parking.write(Move::ParkAgain(vec![one], refusal.clone()));
-        if others.is_empty() {
-            return;
+        for (ticket, _) in others {
+            match slot {
+                Slot::Everyone => held.waits_again(*ticket),
+                Slot::Handler(_) => held.refused(*ticket),
+            }
         }
-        let refusal = match slot {
-            // They were given to nobody. What is next is to go once the one is given up.
-            Slot::Everyone => {
-                let waits = |(ticket, _): &Named| held.waits_again(*ticket);
-                others.iter().for_each(waits);
-                Refusal {
-                    reason: PARKED_BEHIND.to_owned(),
-                    error: format!("{behind} cannot be decoded"),
-                    ..refusal
-                }
-            }
-            Slot::Handler(_) => {
-                others.iter().for_each(|(ticket, _)| held.refused(*ticket));
-                Refusal {
-                    error: format!("{behind}: {}", refusal.error),
-                    ..refusal
-                }
-            }
-        };
-        parking.write(Move::ParkAgain(others, refusal));
     }
 
     /// Takes what the store has taken.

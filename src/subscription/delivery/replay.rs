@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
-use super::side::{Side, is_marked};
+use super::bounds::is_marked;
+use super::side::Side;
 use super::{Delivery, end_of_task};
 use crate::config::BackoffConfig;
 use crate::event::ReplayId;

@@ -1,6 +1,6 @@
 //! One side replay: what of it is handed over, finished and stored, and when it is over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Delivery;
+use super::bounds::{from_ms, read, to_ms};
 use super::grouping::{Group, Grouping, Limits, Member, What, transaction};
 use super::groups::{Silence, silence};
 use super::replay::Ending;
@@ -18,7 +19,6 @@ use crate::subscription::decoder::Item;
 use crate::subscription::held::Held;
 use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::Origin;
-use crate::subscription::position::FinishedBefore;
 use crate::subscription::replay_end::{ReplayEnd, Sight};
 use crate::subscription::resume::Resume;
 use crate::subscription::rewind;
@@ -52,6 +52,8 @@ pub(super) struct Side {
     left_out: HandlerSet,
     end: ReplayEnd,
     repeats: HashMap<EventIdentity, usize>,
+    /// Events under way that none of its handlers wants.
+    unwanted: VecDeque<Seq>,
     progress: ReplayProgress,
     newest: Option<SystemTime>,
     /// When the last event came, or it began.
@@ -68,6 +70,10 @@ impl Side {
         let passed = self.tracker.advance();
         self.in_flight.release(passed.events, passed.bytes);
         self.progress.finished += passed.events as u64;
+        let passed_to = self.tracker.low_water();
+        while self.unwanted.pop_front_if(|seq| *seq < passed_to).is_some() {
+            self.progress.unwanted += 1;
+        }
         self.newest = self.newest.max(passed.occurred_at);
         let quiet = self.over.is_none() && self.tracker.is_idle();
         let waits = quiet && self.came_at.elapsed() >= QUIET;
@@ -90,7 +96,12 @@ impl Side {
             0 => String::new(),
             parked => format!(", {parked} parked"),
         };
-        let outcome = format!("{why}; {} events handed over{parked}", progress.finished);
+        let unwanted = match progress.unwanted {
+            0 => String::new(),
+            unwanted => format!(", {unwanted} not wanted"),
+        };
+        let handed_over = progress.finished.saturating_sub(progress.unwanted);
+        let outcome = format!("{why}; {handed_over} events handed over{unwanted}{parked}");
         Some(Ending {
             id: self.id,
             state,
@@ -277,7 +288,9 @@ impl Side {
         let at = self.base + self.tracker.next_seq();
         held.replay_at(at, replay_id.as_ref(), committed_at);
         let seq = self.tracker.push_event(tracked, replay_id, self.left_out);
-        self.tracker.leave_out(seq, unwanted);
+        if self.tracker.leave_out(seq, unwanted) {
+            self.unwanted.push_back(seq);
+        }
         let member = Member {
             what,
             finished: self.left_out,
@@ -362,6 +375,7 @@ impl Delivery {
             left_out,
             end,
             repeats: HashMap::new(),
+            unwanted: VecDeque::new(),
             newest: progress.at_ms.map(from_ms),
             came_at: Instant::now(),
             progress,
@@ -376,67 +390,6 @@ impl Delivery {
             );
         }
         Ok(side)
-    }
-
-    /// The handlers that are not named, where some are.
-    fn left_out(&self, named: &[String]) -> Result<HandlerSet, String> {
-        if let Some(name) = named
-            .iter()
-            .find(|name| !self.runs.iter().any(|run| run.name == **name))
-        {
-            let known: Vec<_> = self.runs.iter().map(|run| run.name.as_str()).collect();
-            return Err(format!(
-                "there is no handler `{name}`; this subscription has {}",
-                known.join(", ")
-            ));
-        }
-        let others = self.runs.iter().filter(|run| !named.contains(&run.name));
-        Ok(match named {
-            [] => 0,
-            _ => others.fold(0, |set, run| set | run.bit),
-        })
-    }
-
-    /// At the latest it ends with what the live stream has brought when it begins, finished or not: of what is still
-    /// on its way, some handlers may be done already. What is marked as finished from before a restart is among what
-    /// the live stream is to bring, so that the end is known once all of that has come by.
-    fn end_of(
-        &self,
-        arguments: &ReplayArguments,
-        progress: &ReplayProgress,
-        wanted: HandlerSet,
-    ) -> Result<ReplayEnd, String> {
-        let channel = self.lease.key.topic.is_channel();
-        let mut end = ReplayEnd::new(channel, arguments.to_time_ms.map(from_ms));
-        for id in arguments.to.iter().chain(&progress.last) {
-            end.ends_with(read(id)?);
-        }
-        if let Some(id) = &progress.before {
-            end.ends_before(read(id)?);
-        }
-        let own = |id: &String| Some(id) == arguments.to.as_ref();
-        let known = progress.before.is_some() || !progress.last.iter().all(own);
-        if known || is_marked(&self.finished_before, wanted) {
-            return Ok(end);
-        }
-        let replays = &self.replays;
-        match &replays.last_live {
-            Some(id) => end.ends_with(id.clone()),
-            // The position may be a keepalive's, which no event carries: then only another keepalive would say
-            // that the replay is there, minutes later.
-            None => [&replays.resumed_after, &replays.resumed_event]
-                .into_iter()
-                .flatten()
-                .for_each(|place| end.ends_with(place.clone())),
-        }
-        Ok(end)
-    }
-
-    /// True where nothing that came lies behind this place.
-    fn stands_at(&self, place: &ReplayId, wanted: HandlerSet) -> bool {
-        self.tracker.has_passed_all()
-            && self.tracker.position() == Some(place)
-            && !is_marked(&self.finished_before, wanted)
     }
 
     pub(super) fn take_replayed(&mut self, item: Item) {
@@ -485,25 +438,4 @@ impl Delivery {
             self.give(&group, |seq| Origin::Replay(base + seq));
         }
     }
-}
-
-/// True where something that is still to come is finished for one of these handlers.
-pub(super) fn is_marked(before: &FinishedBefore, handlers: HandlerSet) -> bool {
-    before.values().any(|finished| finished & handlers != 0)
-}
-
-fn read(id: &str) -> Result<ReplayId, String> {
-    id.parse()
-        .map_err(|error| format!("the command holds `{id}`: {error}"))
-}
-
-fn to_ms(time: SystemTime) -> i64 {
-    let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH);
-    i64::try_from(since_1970.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
-}
-
-fn from_ms(ms: i64) -> SystemTime {
-    let since_1970 = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-    let time = SystemTime::UNIX_EPOCH.checked_add(since_1970);
-    time.unwrap_or(SystemTime::UNIX_EPOCH)
 }

@@ -218,11 +218,9 @@ impl Waiting {
     }
 
     /// Where each of its events came from.
-    pub(in crate::subscription) fn places(&self) -> Vec<Origin> {
-        if self.places.is_empty() {
-            let numbers = 0..self.unit.events().len();
-            return numbers.map(|number| self.origin.plus(number)).collect();
-        }
-        self.places.to_vec()
+    pub(in crate::subscription) fn places(&self) -> impl Iterator<Item = Origin> {
+        let place = |number: usize| self.places.get(number).copied();
+        let numbers = 0..self.unit.events().len();
+        numbers.map(move |number| place(number).unwrap_or_else(|| self.origin.plus(number)))
     }
 }
