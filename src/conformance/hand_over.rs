@@ -336,19 +336,22 @@ impl<'a> Lanes<'a> {
         self.verdicts[number] = Some(verdict);
     }
 
-    /// Hands an event over once more, or gives it up.
+    /// Hands an event over once more, or gives it up: once it was tried alone, for what came with it may have been
+    /// to blame.
     fn again(&mut self, number: usize, retry: Retry) {
+        let late = self.moved.elapsed() >= self.rules.patience;
         let Some(waiting) = self.waiting.get_mut(&number) else {
             return;
         };
         waiting.attempts += 1;
         waiting.counted += usize::from(retry.counts);
         waiting.under_way = false;
-        waiting.alone |= waiting.counted >= TOGETHER;
+        let was_alone = waiting.alone;
+        waiting.alone |= waiting.counted >= TOGETHER || late;
         let least = retry.after.unwrap_or_default();
         let pause = PAUSE * (1 << waiting.attempts.min(5));
         waiting.not_before = Some(Instant::now() + pause.max(least).min(LONGEST_PAUSE));
-        if self.moved.elapsed() >= self.rules.patience {
+        if late && was_alone {
             self.finished(number, Verdict::GivenUp(retry.reason));
         }
     }
