@@ -141,7 +141,10 @@ impl NatsHandler {
                  allowed to publish to `subject` = {} and to subscribe to _INBOX.>",
                 self.subject
             ),
-            None => format!("no acknowledgement from NATS at {server} within {timeout:?}"),
+            None => format!(
+                "no acknowledgement from NATS at {server} within {timeout:?}: look at its log; where its disk is full, \
+                 make room and start it anew"
+            ),
         }
     }
 

@@ -11,6 +11,7 @@ use super::conformance;
 use super::endurance::{FarSide, Received, endure};
 use super::throughput::measure;
 use super::trouble::Bench;
+use crate::support::disk::Disk;
 use crate::support::eventually;
 use crate::support::server::{Server, find, self_signed};
 
@@ -228,6 +229,31 @@ async fn a_missing_stream_and_a_full_one_keep_events_waiting_until_they_are_mend
     assert_eq!(nats.received().await.len(), 13);
     nats.stream(events()).await;
     nats.has(20).await;
+    bench.nothing_parked().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_and_the_events_wait_for_room() {
+    let Some(mut nats) = Nats::prepare() else {
+        return;
+    };
+    let Some(disk) = Disk::over(nats.server.dir.path(), "8m") else {
+        return;
+    };
+    nats.up().await;
+    nats.stream(events()).await;
+    let mut bench = Bench::start(&nats.handler()).await;
+    bench.publish(6).await;
+    nats.has(6).await;
+    disk.fill();
+    bench.publish(7).await;
+    bench.says_down(&["make room"]).await;
+    std::fs::remove_file(disk.path().join("ballast")).unwrap();
+    disk.grow();
+    // One whose disk was full stays without JetStream until it is started anew.
+    nats.server.kill();
+    nats.up().await;
+    nats.has(13).await;
     bench.nothing_parked().await;
 }
 

@@ -8,6 +8,7 @@ use super::conformance;
 use super::endurance::{FarSide, Received, endure};
 use super::throughput::measure;
 use super::trouble::Bench;
+use crate::support::disk::Disk;
 use crate::support::server::{Server, find, free_port, self_signed};
 use crate::support::{account_update, eventually, record};
 
@@ -224,6 +225,35 @@ async fn a_stream_is_trimmed_where_asked() {
     .await;
     // Whole nodes of ten are dropped.
     assert!((20..=40).contains(&newest.len()), "{}", newest.len());
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_and_the_events_wait_for_room() {
+    let Some(mut redis) = Redis::prepare() else {
+        return;
+    };
+    let Some(disk) = Disk::over(redis.server.dir.path(), "4m") else {
+        return;
+    };
+    redis.up().await;
+    let mut bench = Bench::start(&redis.handler()).await;
+    bench.publish(6).await;
+    redis.has(6).await;
+    disk.fill();
+    // It sees that only when it writes: the first go well, and are kept in memory until there is room.
+    let mut count = 6;
+    let refused = eventually("a refusal", async || {
+        bench.publish(3).await;
+        count += 3;
+        let log = bench.daemon.log().join("\n");
+        log.contains("MISCONF").then_some(log)
+    });
+    assert!(refused.await.contains("make room there"));
+    bench.says_down(&["MISCONF", "make room there"]).await;
+    std::fs::remove_file(disk.path().join("ballast")).unwrap();
+    disk.grow();
+    redis.has(count).await;
+    bench.nothing_parked().await;
 }
 
 #[tokio::test]

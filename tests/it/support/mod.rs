@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod daemon;
+pub(crate) mod disk;
 pub(crate) mod emulator;
 pub(crate) mod hook;
 pub(crate) mod inside;

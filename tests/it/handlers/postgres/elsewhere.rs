@@ -1,12 +1,9 @@
 //! Another database than the store's, and whatever may be wrong with it.
 
-use std::process::Command;
-
-use tempfile::TempDir;
-
 use super::super::trouble::Bench;
 use super::{APPENDED, Db, FUNCTIONS, HEARD};
 use crate::support::cluster::Cluster;
+use crate::support::disk::Disk;
 use crate::support::server::free_port;
 use crate::support::{Store, eventually};
 
@@ -310,48 +307,16 @@ async fn an_address_where_nothing_listens_is_named() {
     bench.nothing_parked().await;
 }
 
-/// A small disk of the test's own.
-struct Disk(TempDir);
-
-impl Disk {
-    /// `None`, with a line that says so, where this process may not mount one.
-    fn mount() -> Option<Self> {
-        let disk = Self(TempDir::with_prefix_in("orgstream-disk-", "/tmp").unwrap());
-        if disk.run(&["-t", "tmpfs", "-o", "size=1m,mode=0777", "tmpfs"]) {
-            return Some(disk);
-        }
-        println!("skipped: no right to mount a small disk");
-        None
-    }
-
-    /// Gives it more room.
-    fn grow(&self) {
-        assert!(self.run(&["-o", "remount,size=64m"]));
-    }
-
-    fn run(&self, args: &[&str]) -> bool {
-        let mut command = Command::new("mount");
-        let done = command.args(args).arg(self.0.path()).output();
-        done.is_ok_and(|output| output.status.success())
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_is_named_and_the_events_wait_for_room() {
     let Some(cluster) = server().await else {
         return;
     };
-    let Some(disk) = Disk::mount() else {
+    let Some(disk) = Disk::mount("1m") else {
         return;
     };
     let admin = Db::of(&cluster, "postgres");
-    let folder = disk.0.path().join("small");
+    let folder = disk.path().join("small");
     cluster.folder(&folder);
     admin
         .execute(&format!(
