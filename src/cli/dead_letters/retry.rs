@@ -11,9 +11,9 @@ use super::super::Failure;
 use super::super::connect::{JsonFlag, read};
 use super::super::interrupt::Interrupt;
 use super::super::output::{Progress, note, one_line, print_json, print_line};
-use super::Configured;
 use super::choice::Choice;
-use super::ways::{Way, ways};
+use crate::letters::shown::Configured;
+use crate::letters::ways::{Way, ways};
 use crate::store::{LetterSelection, LetterSummary, Store};
 
 /// How often the store is looked at: seldomer the longer it takes.
