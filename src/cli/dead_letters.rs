@@ -118,6 +118,7 @@ async fn list(store: &dyn Store, args: ListArgs) -> Result<ExitCode, Failure> {
         reason: args.reason,
         state: (args.state != "any").then_some(args.state),
         limit: args.limit.saturating_add(1),
+        ..DeadLetterFilter::default()
     };
     let mut letters = read(store.dead_letters(&filter).await)?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
