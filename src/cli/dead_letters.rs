@@ -19,6 +19,7 @@ use super::connect::{self, JsonFlag, read};
 use super::output::{NONE, Table, age, indented, note, one_line, print, print_json, print_line};
 use crate::config::{self, ProcessEnv};
 use crate::event::rfc3339;
+use crate::letters;
 use crate::letters::shown::{self, Configured};
 use crate::letters::{decoded, event_name, hex_lines, state};
 use crate::store::{DeadLetterFilter, Store, StoredDeadLetter};
@@ -205,9 +206,7 @@ async fn show(
 ) -> Result<ExitCode, Failure> {
     let id = args.id;
     let Some(stored) = read(store.dead_letter(id).await)? else {
-        return Err(Failure::Failed(anyhow::anyhow!(
-            "there is no parked event {id}; `orgstream dead-letters list --state any` shows all"
-        )));
+        return Err(Failure::Failed(anyhow::anyhow!(letters::unknown(id))));
     };
     let shapes = configured.shapes(&stored);
     let bytes = shown::bytes(&stored, shapes.as_ref());

@@ -8,7 +8,26 @@ pub(crate) mod ways;
 use serde_json::value::RawValue;
 
 use crate::avro::Schema;
-use crate::store::StoredDeadLetter;
+use crate::store::{LetterSummary, StoredDeadLetter};
+
+/// That there is none of this number.
+pub(crate) fn unknown(id: i64) -> String {
+    format!("there is no parked event {id}; `orgstream dead-letters list --state any` shows all")
+}
+
+/// That one is not open any more.
+pub(crate) fn settled(id: i64, state: &str) -> String {
+    format!("parked event {id} is {state} already")
+}
+
+/// That nobody could be given one, and what to do about it.
+pub(crate) fn orphan(letter: &LetterSummary) -> String {
+    let handler = letter.handler.as_deref().unwrap_or_default();
+    format!(
+        "{} is not tried: `{}` has no handler `{handler}` any more; configure one of that name, or discard it",
+        letter.placed.id, letter.subscription
+    )
+}
 
 /// Its state, and whether it is about to be tried again.
 pub(crate) fn state(stored: &StoredDeadLetter) -> String {

@@ -261,3 +261,61 @@ fn gauge(metrics: &Exposition, name: &str, subscription: &str) -> Option<f64> {
         .find(|sample| sample.label("subscription") == Some(subscription))?;
     Some(ours.value).filter(|value| value.is_finite())
 }
+
+/// When the allocation will be used up, if it goes on as over the last hour of readings; `None` where it will not
+/// be. The org counts over a window that slides, so what is left may grow, too.
+pub(super) fn exhausted_at(
+    readings: &[AllocationReading],
+    now: SystemTime,
+) -> Option<SystemTime> {
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    /// Less says nothing of how it goes on.
+    const LEAST: Duration = Duration::from_secs(5 * 60);
+    let last = readings.last()?;
+    if last.remaining == 0 {
+        return Some(last.at);
+    }
+    let since_then = |one: &&AllocationReading| since(one.at, last.at) <= HOUR;
+    let first = readings.iter().find(since_then)?;
+    let took = since(first.at, last.at);
+    let spent = first.remaining.checked_sub(last.remaining)?;
+    if took < LEAST || spent == 0 {
+        return None;
+    }
+    let left = last.remaining as f64 / spent as f64 * took.as_secs_f64();
+    let at = last.at.checked_add(Duration::try_from_secs_f64(left).ok()?)?;
+    // In more than the window's length all that counts now has slid out of it.
+    (since(now, at) < ALLOCATION).then_some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_forecast_follows_the_last_hour_and_says_nothing_where_nothing_is_spent() {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+        let at = |minutes: u64| start + Duration::from_secs(minutes * 60);
+        let reading = |minutes, remaining| AllocationReading {
+            at: at(minutes),
+            max: 10_000,
+            remaining,
+        };
+        // What was before the hour does not count: 600 in it, 5400 left, 9 hours.
+        let going = [reading(0, 9_000), reading(60, 6_000), reading(120, 5_400)];
+        assert_eq!(exhausted_at(&going, at(120)), Some(at(120 + 9 * 60)));
+        for quiet in [
+            vec![],
+            vec![reading(0, 9_000)],
+            vec![reading(0, 9_000), reading(1, 8_000)],
+            vec![reading(0, 9_000), reading(30, 9_000)],
+            vec![reading(0, 8_000), reading(30, 9_000)],
+            // In 31 days.
+            vec![reading(0, 9_001), reading(60, 9_000)],
+        ] {
+            assert_eq!(exhausted_at(&quiet, at(30)), None, "{quiet:?}");
+        }
+        let spent = [reading(0, 10), reading(30, 0)];
+        assert_eq!(exhausted_at(&spent, at(40)), Some(at(30)));
+    }
+}

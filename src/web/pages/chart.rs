@@ -68,7 +68,9 @@ pub(super) fn received(samples: &[Sample], now: SystemTime) -> Markup {
         let Some(minute) = minute(sample.at, now) else {
             continue;
         };
+        // This minute is at the right edge, and belongs to the last bar.
         let at = usize::try_from(minute / BAR).unwrap_or(usize::MAX);
+        let at = at.min(bars.len() - 1);
         if let Some(bar) = bars.get_mut(at) {
             bar.0 += sample.received;
             bar.1 += sample.parked;
@@ -168,7 +170,7 @@ fn minute(at: SystemTime, now: SystemTime) -> Option<u64> {
 fn line(lags: &[(u64, Duration)], top: f64) -> Markup {
     let (mut path, mut area) = (String::new(), String::new());
     for run in lags.chunk_by(|(before, _), (after, _)| after - before <= 2) {
-        let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else {
+        let Some((first, _)) = run.first() else {
             continue;
         };
         let mut points = String::new();
@@ -179,8 +181,7 @@ fn line(lags: &[(u64, Duration)], top: f64) -> Markup {
         // One minute alone is a short line.
         points.push_str("h1");
         let _ = write!(path, "M{}", &points[1..]);
-        let _ = write!(area, "M{first} {HEIGHT}{points}V{HEIGHT}Z", points = points);
-        debug_assert!(first <= last);
+        let _ = write!(area, "M{first} {HEIGHT}{points}V{HEIGHT}Z");
     }
     html! {
         path.area d=(area) {}
