@@ -6,6 +6,7 @@
 //! is dead.
 
 mod advice;
+mod allocation;
 mod subscription;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -18,8 +19,9 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 use crate::event::{OrgId, rfc3339};
-use crate::store::{Store, StoreError, SubscriptionStatus, Worker as Living};
+use crate::store::{LivingWorker, Store, StoreError, SubscriptionStatus};
 
+pub use allocation::Allocation;
 pub use subscription::{RefusedTo, STATES, Subscription, owner};
 pub use worker::Worker;
 
@@ -46,6 +48,8 @@ pub struct Overview {
     pub subscriptions: Vec<Subscription>,
     /// Workers that live, by name.
     pub workers: Vec<Worker>,
+    /// What the org last said of its event deliveries; `None` where it has said nothing for a while.
+    pub allocation: Option<Allocation>,
 }
 
 impl Overview {
@@ -64,19 +68,24 @@ impl Overview {
         let org_id = store.bound_org().await?;
         let workers = store.workers().await?;
         let bus = Bus { retention, warning };
-        Ok(Self::of(
-            &subscriptions,
-            workers,
-            org_id.as_ref(),
-            bus,
-            SystemTime::now(),
-        ))
+        let now = SystemTime::now();
+        let mut overview = Self::of(&subscriptions, workers, org_id.as_ref(), bus, now);
+        if let Some(org_id) = &org_id {
+            let since = now.checked_sub(allocation::READ_BACK).unwrap_or(now);
+            overview.allocation = match store.allocation(org_id, since).await {
+                Ok(readings) => Allocation::of(&readings),
+                // Tables of an older release have all the rest.
+                Err(StoreError::NotMigrated(_)) => None,
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(overview)
     }
 
-    /// The same of what was read already.
+    /// The same of what was read already, but for the allocation.
     pub fn of(
         stored: &[SubscriptionStatus],
-        living: Vec<Living>,
+        living: Vec<LivingWorker>,
         org_id: Option<&OrgId>,
         bus: Bus,
         now: SystemTime,
@@ -102,6 +111,7 @@ impl Overview {
                 .map(|one| Worker::of(one, stored))
                 .collect(),
             subscriptions,
+            allocation: None,
         }
     }
 
@@ -117,9 +127,9 @@ impl Overview {
 }
 
 /// What is refused to workers, by name: the topic, and to whom.
-fn refused(workers: &[Living]) -> BTreeMap<String, (String, Vec<RefusedTo>)> {
+fn refused(workers: &[LivingWorker]) -> BTreeMap<String, (String, Vec<RefusedTo>)> {
     let mut all: BTreeMap<String, (String, Vec<RefusedTo>)> = BTreeMap::new();
-    for worker in workers {
+    for LivingWorker { worker, .. } in workers {
         for one in &worker.refused {
             let refused = all.entry(one.name.clone()).or_default();
             refused.0.clone_from(&one.topic);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::{Refused, SubscriptionKey};
+use crate::store::{AllocationReading, Refused, SubscriptionKey, Worker as Process};
 
 pub(crate) fn status() -> SubscriptionStatus {
     SubscriptionStatus {
@@ -42,19 +42,23 @@ pub(crate) fn overview(
     seconds: u64,
     refused: &[&[&str]],
 ) -> Overview {
-    let worker = |(number, names): (usize, &&[&str])| Living {
-        holder: number.to_string(),
-        name: format!("worker.{number}"),
-        version: "0".into(),
-        subscriptions: Vec::new(),
-        refused: names
-            .iter()
-            .map(|name| Refused {
-                name: (*name).to_owned(),
-                topic: "/event/Order__e".into(),
-                why: "renamed".into(),
-            })
-            .collect(),
+    let worker = |(number, names): (usize, &&[&str])| LivingWorker {
+        worker: Process {
+            holder: number.to_string(),
+            name: format!("worker.{number}"),
+            version: "0".into(),
+            subscriptions: Vec::new(),
+            refused: names
+                .iter()
+                .map(|name| Refused {
+                    name: (*name).to_owned(),
+                    topic: "/event/Order__e".into(),
+                    why: "renamed".into(),
+                })
+                .collect(),
+        },
+        started_at: at(40),
+        seen_at: at(99),
     };
     let living = refused.iter().enumerate().map(worker).collect();
     Overview::of(stored, living, None, BUS, at(seconds))
@@ -277,4 +281,21 @@ fn json_has_the_keys_that_are_promised() {
     );
     assert_eq!(json["lag_seconds"], 5.0);
     assert_eq!(json["caught_up_at"], "1970-01-01T00:01:35Z");
+}
+
+#[test]
+fn of_the_allocation_the_last_reading_counts_and_is_told_in_percent() {
+    let reading = |remaining| AllocationReading {
+        at: at(remaining),
+        max: 10_000,
+        remaining,
+    };
+    assert_eq!(Allocation::of(&[]), None);
+    let last = Allocation::of(&[reading(9_000), reading(2_500)]).unwrap();
+    assert_eq!((last.remaining, last.used_percent()), (2_500, 75));
+    let none = AllocationReading {
+        max: 0,
+        ..reading(0)
+    };
+    assert_eq!(Allocation::of(&[none]).unwrap().used_percent(), 100);
 }

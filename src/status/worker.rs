@@ -1,8 +1,11 @@
 //! A worker, as people see it.
 
+use std::time::SystemTime;
+
 use serde::Serialize;
 
-use crate::store::{SubscriptionStatus, Worker as Living};
+use super::time;
+use crate::store::{LivingWorker, SubscriptionStatus};
 
 /// A worker that lives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -13,6 +16,12 @@ pub struct Worker {
     pub holder: String,
     /// Version of the program.
     pub version: String,
+    /// When it first said that it lives, by the store's clock.
+    #[serde(serialize_with = "time")]
+    pub started_at: SystemTime,
+    /// When it last did.
+    #[serde(serialize_with = "time")]
+    pub seen_at: SystemTime,
     /// Names of the subscriptions that it runs now.
     pub runs: Vec<String>,
     /// Names of the subscriptions that it can run.
@@ -22,7 +31,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub(super) fn of(one: Living, stored: &[SubscriptionStatus]) -> Self {
+    pub(super) fn of(living: LivingWorker, stored: &[SubscriptionStatus]) -> Self {
+        let (one, started_at, seen_at) = (living.worker, living.started_at, living.seen_at);
         let is_its =
             |row: &&SubscriptionStatus| row.held && row.holder.as_ref() == Some(&one.holder);
         Self {
@@ -31,6 +41,8 @@ impl Worker {
                 .filter(is_its)
                 .map(|row| row.key.name.clone())
                 .collect(),
+            started_at,
+            seen_at,
             name: one.name,
             holder: one.holder,
             version: one.version,

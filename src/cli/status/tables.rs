@@ -1,7 +1,8 @@
 //! The tables of `orgstream status`.
 
 use crate::cli::output::{NONE, Table, age, length};
-use crate::status::{Overview, Subscription, Worker};
+use crate::status::Allocation;
+use crate::status::{Overview, Subscription};
 
 /// What is said where there is nothing to show yet.
 pub(super) const EMPTY: &str = "the store knows no subscription yet: `orgstream run` makes them";
@@ -16,9 +17,23 @@ pub(super) fn text(overview: &Overview) -> String {
         if !text.is_empty() {
             text.push('\n');
         }
-        text.push_str(&workers(&overview.workers));
+        text.push_str(&workers(overview));
+    }
+    if let Some(allocation) = &overview.allocation {
+        text.push('\n');
+        text.push_str(&deliveries(allocation));
     }
     text
+}
+
+/// How much of the org's event deliveries is used.
+fn deliveries(allocation: &Allocation) -> String {
+    let Allocation { max, remaining, .. } = allocation;
+    let used = max.saturating_sub(*remaining);
+    let percent = allocation.used_percent();
+    format!(
+        "event deliveries of 24 hours, over all subscribers of the org: {used} of {max} used ({percent} %)\n"
+    )
 }
 
 fn subscriptions(overview: &Overview) -> String {
@@ -60,14 +75,19 @@ fn kept(one: &Subscription) -> String {
     }
 }
 
-fn workers(workers: &[Worker]) -> String {
-    let mut table = Table::new(["WORKER", "VERSION", "RUNS"]);
-    for one in workers {
+fn workers(overview: &Overview) -> String {
+    let mut table = Table::new(["WORKER", "VERSION", "FOR", "RUNS"]);
+    for one in &overview.workers {
         let runs = match one.runs.is_empty() {
             true => NONE.to_owned(),
             false => one.runs.join(", "),
         };
-        table.row([one.name.clone(), one.version.clone(), runs]);
+        table.row([
+            one.name.clone(),
+            one.version.clone(),
+            age(Some(one.started_at), overview.at),
+            runs,
+        ]);
     }
     table.text()
 }

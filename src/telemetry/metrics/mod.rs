@@ -55,6 +55,7 @@ macro_rules! table {
     };
 }
 
+pub mod process;
 pub mod stored;
 mod table;
 

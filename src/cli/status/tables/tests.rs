@@ -35,6 +35,6 @@ fn a_subscription_is_one_line_and_so_is_a_worker() {
     let none = ["-"; 9];
     assert_eq!(lines[2][..3], ["new", "/event/Order__e", "refused"]);
     assert_eq!(lines[2][3..], none);
-    assert_eq!(lines[5], ["worker.0", "0", "orders"]);
+    assert_eq!(lines[5], ["worker.0", "0", "60 s", "orders"]);
     assert_eq!(lines.len(), 6);
 }
