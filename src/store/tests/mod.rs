@@ -126,6 +126,8 @@ suite! {
     holes::holes_are_acknowledged_by_number_by_subscription_or_all,
     retention::only_what_is_done_with_for_long_is_deleted,
     retention::what_is_deleted_goes_in_portions,
+    retention::what_was_observed_long_ago_is_deleted,
+    retention::the_newest_changes_of_state_stay_and_never_too_many,
     observations::a_worker_shows_its_last_snapshot_while_it_lives,
     observations::a_living_worker_tells_since_when_it_runs_and_when_it_was_seen,
     observations::samples_of_one_minute_are_one_with_the_worst_lag_and_all_events,
