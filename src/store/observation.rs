@@ -44,7 +44,7 @@ pub struct Sample {
 pub struct StateChange {
     /// Which subscription.
     pub subscription: String,
-    /// When, by the database's clock.
+    /// When, by the worker's clock.
     pub at: SystemTime,
     /// `connecting`, `live`, `paused`, `reconnecting`, `blocked`, `stopped`.
     pub state: String,

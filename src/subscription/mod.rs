@@ -13,6 +13,7 @@ mod age;
 mod backoff;
 mod breaks;
 mod calling;
+mod changes;
 mod cost;
 mod credits;
 mod decoder;
@@ -307,6 +308,7 @@ impl Stint<'_> {
             ),
             in_flight,
             stream_state: stream.state.clone(),
+            stream_changes: stream.changes.clone(),
             shown_state: self.shown_state,
             observer: self.observer,
             stop: stop.clone(),

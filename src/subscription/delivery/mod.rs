@@ -29,6 +29,7 @@ use crate::handler::Handler;
 use crate::store::{FinishedAhead, Lease, Store};
 use crate::subscription::Assignment;
 use crate::subscription::age::PositionAge;
+use crate::subscription::changes::Changes;
 use crate::subscription::decoder::Item;
 use crate::subscription::forms::Forms;
 use crate::subscription::gaps::Gaps;
@@ -95,6 +96,7 @@ pub(super) struct Setup {
     pub(super) age: PositionAge,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) stream_state: watch::Receiver<State>,
+    pub(super) stream_changes: Changes,
     /// The subscription's state as people see it: the stream's, or that of a handler that stopped it.
     pub(super) shown_state: watch::Sender<State>,
     pub(super) observer: Observer,
@@ -171,7 +173,12 @@ impl Delivery {
             runs.iter().map(|run| run.name.clone()).collect(),
         );
         let mut tracker = Tracker::new(setup.lease.key.topic.is_channel(), runs.len());
-        let mut position = Position::new(setup.lease.clone(), setup.store.clone(), names);
+        let mut position = Position::new(
+            setup.lease.clone(),
+            setup.store.clone(),
+            names,
+            setup.stream_changes,
+        );
         if handlers.iter().any(|h| h.transactional().is_some()) {
             tracker.tell_passed();
             position.keep_marks();
