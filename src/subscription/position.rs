@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::backoff::Backoff;
 use super::lost::GivenUp;
 use super::state::State;
-use super::tracker::{HandlerSet, Passed, Tracker};
+use super::tracker::{HandlerSet, Passed, Seq, Tracker};
 use crate::config::BackoffConfig;
 use crate::event::{EventIdentity, ReplayId};
 use crate::store::{FinishedAhead, Lease, Progress, StateReport, Store, StoreError};
@@ -57,6 +57,8 @@ pub(super) struct Position {
     moved: bool,
     /// The position of the last write that was begun.
     begun: Option<ReplayId>,
+    /// The stored position has passed every event before this one.
+    stored_to: Seq,
     received: u64,
     finished: u64,
     marked_at: Option<SystemTime>,
@@ -85,6 +87,8 @@ struct Taken {
     passed: Vec<EventIdentity>,
     letters_passed: Vec<i64>,
     given_up: bool,
+    /// The position has passed every event before this one.
+    passed_to: Seq,
 }
 
 impl Position {
@@ -99,6 +103,7 @@ impl Position {
             handlers,
             moved: false,
             begun: None,
+            stored_to: 0,
             received: 0,
             finished: 0,
             marked_at: None,
@@ -172,6 +177,11 @@ impl Position {
         self.failing.as_deref()
     }
 
+    /// The stored position has passed every event before this one.
+    pub(super) fn stored_to(&self) -> Seq {
+        self.stored_to
+    }
+
     /// Begins a write, if something moved and it is time.
     pub(super) fn follow(
         &mut self,
@@ -243,6 +253,7 @@ impl Position {
                 passed: progress.passed.clone().unwrap_or_default(),
                 letters_passed: progress.letters_passed.clone(),
                 given_up: progress.begin_from.is_some(),
+                passed_to: tracker.passed_to(),
             });
         let (store, lease) = (self.store.clone(), self.lease.clone());
         self.not_before = Instant::now() + PACE;
@@ -318,6 +329,7 @@ impl Position {
                 }
                 self.backoff.reset();
                 self.failing = None;
+                self.stored_to = self.stored_to.max(self.taken.passed_to);
                 if self.taken.given_up
                     && let Some(given_up) = self.given_up.take()
                 {

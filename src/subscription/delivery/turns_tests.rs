@@ -101,7 +101,7 @@ async fn delivery(
         in_flight: Arc::new(InFlight::new(10, 1 << 20)),
         stream_state: watch::channel(State::Live).1,
         shown_state: watch::channel(State::Live).0,
-        observer: Observer::new("accounts"),
+        observer: Observer::new("accounts", []),
         stop: stop.clone(),
         lease,
     });
