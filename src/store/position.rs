@@ -64,12 +64,16 @@ pub struct Progress {
 }
 
 /// A state that `orgstream status` shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StateReport {
     /// `connecting`, `live`, `paused`, `reconnecting`, `blocked`, `stopped`.
     pub state: String,
     /// Why, and the cure where a person has to act.
     pub detail: Option<String>,
+    /// Salesforce's name of the call that failed or opened the stream.
+    pub rpc_id: Option<String>,
+    /// The stream begins after this place; `None` at earliest or latest.
+    pub replay_id: Option<ReplayId>,
 }
 
 /// A subscription as `orgstream status` shows it.
@@ -125,7 +129,8 @@ pub trait Positions: Send + Sync {
     /// Writes progress, in one transaction; refused where the lease's epoch has passed.
     async fn save_progress(&self, lease: &Lease, progress: &Progress) -> Result<(), StoreError>;
 
-    /// Writes a state for people to see; refused where the epoch has passed.
+    /// Writes a state for people to see; refused where the epoch has passed. Where state, detail or epoch
+    /// are not those of the last report, it is kept as a [`StateChange`](super::StateChange) too.
     async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError>;
 
     /// How many events came over at most `window`, counted back from the newest position mark; `None` where

@@ -262,6 +262,7 @@ impl Position {
                 let report = StateReport {
                     state: state.name().to_owned(),
                     detail: state.detail().map(str::to_owned),
+                    ..StateReport::default()
                 };
                 store.report_state(&lease, &report).await?;
             }

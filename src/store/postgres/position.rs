@@ -8,6 +8,7 @@ use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
 use super::lease::{fenced, hold};
+use super::observation::log_state;
 use super::{PostgresStore, sql};
 use crate::event::{EventIdentity, ReplayId};
 use crate::store::common::{
@@ -320,13 +321,13 @@ pub(super) async fn report_state(
     .bind(lease.epoch)
     .bind(plain(&report.state))
     .bind(report.detail.as_deref().map(plain))
-    .execute(conn)
+    .execute(&mut *conn)
     .await?
     .rows_affected();
     if written == 0 {
         return Err(fenced(lease));
     }
-    Ok(())
+    log_state(conn, lease, report).await
 }
 
 /// Every subscription, by name.

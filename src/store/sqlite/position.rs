@@ -9,6 +9,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
 use super::lease::{fenced, hold};
+use super::observation::log_state;
 use super::{READ, SqliteStore, WRITE, ids_json};
 use crate::event::{EventIdentity, ReplayId};
 use crate::store::common::{
@@ -317,13 +318,13 @@ pub(super) async fn report_state(
     .bind(plain(&report.state))
     .bind(report.detail.as_deref().map(plain))
     .bind(to_ms(SystemTime::now()))
-    .execute(conn)
+    .execute(&mut *conn)
     .await?
     .rows_affected();
     if written == 0 {
         return Err(fenced(lease));
     }
-    Ok(())
+    log_state(conn, lease, report).await
 }
 
 /// Every subscription, by name.
