@@ -25,6 +25,7 @@ mod held;
 mod in_flight;
 mod lanes;
 mod lease_clock;
+mod legs;
 mod letter_loader;
 mod lost;
 #[cfg(test)]
@@ -140,7 +141,8 @@ pub async fn run(
     shown_state: watch::Sender<State>,
     stop: CancellationToken,
 ) -> Result<Ended, tokio::task::JoinError> {
-    let observer = Observer::new(&config.name);
+    let names = config.handlers.iter().map(|handler| handler.name.as_str());
+    let observer = Observer::new(&config.name, names);
     let mut lease = taken.lease.clone();
     let ended = loop {
         match rewind::carry_out(&shared, &lease, &stop).await {
@@ -184,7 +186,7 @@ pub async fn run(
 
 /// What the gauges say of a subscription that another worker runs.
 pub(crate) fn shown_elsewhere(name: &str) {
-    Observer::new(name).ended();
+    observe::not_from_here(name);
 }
 
 /// A subscription under one epoch.

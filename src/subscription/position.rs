@@ -12,7 +12,7 @@ use super::backoff::Backoff;
 use super::changes::Changes;
 use super::lost::GivenUp;
 use super::state::State;
-use super::tracker::{HandlerSet, Passed, Tracker};
+use super::tracker::{HandlerSet, Passed, Seq, Tracker};
 use crate::config::BackoffConfig;
 use crate::event::{EventIdentity, ReplayId};
 use crate::store::{FinishedAhead, Lease, Progress, StateReport, Store, StoreError};
@@ -66,6 +66,8 @@ pub(super) struct Position {
     moved: bool,
     /// The position of the last write that was begun.
     begun: Option<ReplayId>,
+    /// The stored position has passed every event before this one.
+    stored_to: Seq,
     received: u64,
     finished: u64,
     marked_at: Option<SystemTime>,
@@ -96,6 +98,8 @@ struct Taken {
     passed: Vec<EventIdentity>,
     letters_passed: Vec<i64>,
     given_up: bool,
+    /// The position has passed every event before this one.
+    passed_to: Seq,
     reports: Vec<StateReport>,
 }
 
@@ -112,6 +116,7 @@ impl Position {
             handlers,
             moved: false,
             begun: None,
+            stored_to: 0,
             received: 0,
             finished: 0,
             marked_at: None,
@@ -187,6 +192,11 @@ impl Position {
         self.failing.as_deref()
     }
 
+    /// The stored position has passed every event before this one.
+    pub(super) fn stored_to(&self) -> Seq {
+        self.stored_to
+    }
+
     /// Begins a write, if something moved and it is time.
     pub(super) fn follow(
         &mut self,
@@ -259,6 +269,7 @@ impl Position {
                 passed: progress.passed.clone().unwrap_or_default(),
                 letters_passed: progress.letters_passed.clone(),
                 given_up: progress.begin_from.is_some(),
+                passed_to: tracker.passed_to(),
                 reports: Vec::new(),
             });
         self.taken.reports = reports.clone();
@@ -341,6 +352,7 @@ impl Position {
                 }
                 self.backoff.reset();
                 self.failing = None;
+                self.stored_to = self.stored_to.max(self.taken.passed_to);
                 if self.taken.given_up
                     && let Some(given_up) = self.given_up.take()
                 {

@@ -304,6 +304,7 @@ impl Reader {
     async fn hand_on(&mut self, batch: FetchBatch) {
         let received_at = SystemTime::now();
         self.observer.received(batch.events.len());
+        self.observer.heard(received_at);
         if self.resume.first_answer() && self.replay.is_none() {
             self.first_came(&batch, received_at);
         }

@@ -102,7 +102,7 @@ async fn delivery(
         stream_state: watch::channel(State::Live).1,
         stream_changes: Changes::default(),
         shown_state: watch::channel(State::Live).0,
-        observer: Observer::new("accounts"),
+        observer: Observer::new("accounts", []),
         stop: stop.clone(),
         lease,
     });
