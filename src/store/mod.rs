@@ -50,7 +50,7 @@ pub use lease::{
 };
 pub use observation::{AllocationReading, Observations, Sample, Snapshot, StateChange};
 pub use position::{FinishedAhead, Positions, Progress, Recent, StateReport, SubscriptionStatus};
-pub use retention::{PRUNE_PORTION, Pruned, Retention};
+pub use retention::{PRUNE_PORTION, Pruned, Retention, STATE_CHANGES_KEPT, STATE_CHANGES_MOST};
 pub use schema::Schemas;
 pub use transaction::{HandOver, Mark, TransactionError, Transactions, Work};
 
