@@ -17,6 +17,9 @@ const WIDTH: u64 = HISTORY.as_secs() / 60;
 /// The height that lines are drawn in, whatever a browser makes of it.
 const HEIGHT: f64 = 100.0;
 
+/// Minutes that a point of a small chart stands for.
+const STEP: u64 = 4;
+
 /// Minutes that one bar stands for.
 const BAR: u64 = 5;
 
@@ -37,9 +40,20 @@ pub(super) fn spark(samples: &[Sample], now: SystemTime) -> Markup {
     html! {
         svg.spark viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img" aria-label=(label) {
             title { (label) }
-            (line(&lags, top))
+            (line(&coarser(&lags), top))
         }
+        @if let Some(most) = most { span.sub aria-hidden="true" { "at most " (length(most)) } }
     }
+}
+
+/// The greatest of a few minutes, as fine as a small chart can show it.
+fn coarser(lags: &[(u64, Duration)]) -> Vec<(u64, Duration)> {
+    let few = lags.chunk_by(|(one, _), (other, _)| one / STEP == other / STEP);
+    few.filter_map(|few| {
+        let (minute, _) = few.first()?;
+        Some((minute / STEP * STEP, most(few)?))
+    })
+    .collect()
 }
 
 /// Lag over the last hours, with axes.
@@ -177,7 +191,7 @@ fn minute(at: SystemTime, now: SystemTime) -> Option<u64> {
 /// nobody knows.
 fn line(lags: &[(u64, Duration)], top: f64) -> Markup {
     let (mut path, mut area) = (String::new(), String::new());
-    for run in lags.chunk_by(|(before, _), (after, _)| after - before <= 2) {
+    for run in lags.chunk_by(|(before, _), (after, _)| after - before <= STEP) {
         let Some((first, _)) = run.first() else {
             continue;
         };
@@ -245,10 +259,7 @@ mod tests {
             sample(100, Some(10), now),
         ];
         let text = spark(&samples, now).into_string();
-        assert!(
-            text.contains("d=\"M60 99.0L61 50.0h1M260 1.0h1\""),
-            "{text}"
-        );
+        assert!(text.contains("d=\"M60 50.0h1M260 1.0h1\""), "{text}");
         assert!(text.contains("at most 10 s"), "{text}");
         let text = spark(&[], now).into_string();
         assert!(

@@ -1,7 +1,5 @@
 //! What is around every page.
 
-use std::time::SystemTime;
-
 use axum::response::{Html, IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
 
@@ -10,7 +8,6 @@ use super::super::auth::Visitor;
 use super::super::picture::Look;
 use super::pieces::{Tone, grouped, moment, sentence};
 use super::{Body, Part, assets};
-use crate::event::rfc3339;
 
 /// A page as text for a browser.
 pub(in crate::web) struct Page(Markup);
@@ -170,7 +167,7 @@ fn notice(look: &Look) -> Markup {
                 p {
                     strong { "The database does not answer. " }
                     @if let Some(picture) = &look.picture {
-                        "What you see is how things were at " (moment(whole_second(picture.overview.at))) "."
+                        "What you see is how things were at " (moment(picture.overview.at)) "."
                     } @else {
                         "Nothing is known until it does."
                     }
@@ -179,14 +176,4 @@ fn notice(look: &Look) -> Markup {
             }
         }
     }
-}
-
-/// Without its fraction, for people.
-fn whole_second(time: SystemTime) -> SystemTime {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let whole = std::time::Duration::from_secs(since.as_secs());
-    debug_assert!(!rfc3339(SystemTime::UNIX_EPOCH + whole).contains('.'));
-    SystemTime::UNIX_EPOCH + whole
 }

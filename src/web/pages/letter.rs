@@ -21,8 +21,7 @@ pub(super) async fn body(context: &Context<'_>, id: i64, extent: Extent) -> Resu
         )));
     };
     let mut parts = vec![
-        Part::live("head", head(&stored)),
-        Part::live("buttons", buttons(context, &stored)),
+        Part::live("head", head(context, &stored)),
         Part::live("error", error(&stored)),
         Part::live("facts", facts(context, &stored)),
     ];
@@ -35,12 +34,13 @@ pub(super) async fn body(context: &Context<'_>, id: i64, extent: Extent) -> Resu
     })
 }
 
-fn head(stored: &StoredDeadLetter) -> Markup {
+fn head(context: &Context<'_>, stored: &StoredDeadLetter) -> Markup {
     let tone = tone(stored);
     html! {
         div.title {
             h1 { "Dead letter " (stored.id) }
             span class={ "state " (tone.class()) } { (tone.mark()) span { (word(stored)) } }
+            (buttons(context, stored))
             p.sub { (visible(&event_name(stored))) " · " (visible(&stored.topic)) }
         }
     }

@@ -52,17 +52,63 @@ fn alerts(picture: &Picture) -> Markup {
     if all.is_empty() {
         return html! {};
     }
-    let mut told: Vec<&Subscription> = all.iter().filter(|one| !one.advice.is_empty()).collect();
-    told.sort_by_key(|one| (!one.needs_a_person, tone(one) != Tone::Bad));
-    let needed = told.iter().filter(|one| one.needs_a_person).count();
+    // That all of them wait for a worker is said once.
+    let deserted = picture.overview.workers.is_empty();
+    let (waiting, mut told): (Vec<_>, Vec<_>) = all
+        .iter()
+        .map(|one| (one, lines(one, deserted)))
+        .partition(|(one, lines)| lines.is_empty() && is_waiting(one));
+    let waiting: Vec<&Subscription> = waiting.into_iter().map(|(one, _)| one).collect();
+    told.retain(|(_, lines)| !lines.is_empty());
+    told.sort_by_key(|(one, _)| (!one.needs_a_person, tone(one) != Tone::Bad));
+    let needed = all.iter().filter(|one| one.needs_a_person).count();
     html! {
         @if needed == 0 {
             p.all-well { (Tone::Good.mark()) "Nothing needs a person." }
         } @else {
             h2.needs { (Tone::Bad.mark()) (needs(needed)) }
         }
-        @if !told.is_empty() {
-            ul.alerts { @for one in told { (alert(one)) } }
+        @if needed > 0 || !told.is_empty() {
+            ul.alerts {
+                @if deserted && needed > 0 { (nobody(&waiting)) }
+                @for (one, lines) in &told { (alert(one, lines)) }
+            }
+        }
+    }
+}
+
+fn is_waiting(one: &Subscription) -> bool {
+    !one.held && one.paused_at.is_none() && one.refused.is_empty()
+}
+
+/// What is to be said of a subscription; without the first line, that it waits for a worker, where that is said of
+/// all.
+fn lines(one: &Subscription, deserted: bool) -> &[String] {
+    let said = usize::from(deserted && is_waiting(one));
+    one.advice.get(said..).unwrap_or_default()
+}
+
+/// That no worker lives, which those wait for that have nothing else to say.
+fn nobody(waiting: &[&Subscription]) -> Markup {
+    html! {
+        li.bad {
+            (Tone::Bad.mark())
+            div {
+                span.subject { "No worker lives" }
+                p {
+                    "Nothing is streamed until one does: " code { "orgstream run" } " is one, and on Heroku "
+                    code { "heroku ps:scale worker=1" } " starts it."
+                }
+                @if !waiting.is_empty() {
+                    p.names {
+                        "Waiting: "
+                        @for (at, one) in waiting.iter().enumerate() {
+                            @if at > 0 { ", " }
+                            a href={ "/subscriptions/" (one.name) } { (one.name) }
+                        }
+                    }
+                }
+            }
         }
     }
 }
@@ -75,7 +121,7 @@ fn needs(count: usize) -> String {
 }
 
 /// All that is to be said of one subscription.
-fn alert(one: &Subscription) -> Markup {
+fn alert(one: &Subscription, lines: &[String]) -> Markup {
     let kind = match (tone(one), one.needs_a_person) {
         (Tone::Bad, _) => Tone::Bad,
         (_, true) => Tone::Warn,
@@ -86,7 +132,7 @@ fn alert(one: &Subscription) -> Markup {
             (kind.mark())
             div {
                 a.subject href={ "/subscriptions/" (one.name) } { (one.name) }
-                @for line in &one.advice { p { (sentence(without_name(line, &one.name))) } }
+                @for line in lines { p { (sentence(without_name(line, &one.name))) } }
             }
         }
     }
@@ -119,7 +165,7 @@ fn figures(picture: &Picture, now: SystemTime) -> Markup {
         dl.figures {
             (figure("Live", &html! { (live) small { " of " (all.len()) } }))
             (figure("Greatest lag", &maybe_length(lag)))
-            (figure("Received, last hour", &html! { (grouped(received)) }))
+            (figure("Received, 1 h", &html! { (grouped(received)) }))
             (figure("Parked", &html! { (grouped(parked)) }))
             (figure("Holes", &html! { (grouped(holes)) }))
             @if let Some(used) = picture.history.allocation.last().map(Used::of) {
@@ -272,11 +318,11 @@ fn deliveries(readings: &[AllocationReading], now: SystemTime) -> Markup {
                         (Tone::Warn.mark())
                         " Used up in " (length(since(now, at))) ", at " (moment(at)) ", if it goes on as in the last hour."
                     } @else {
-                        (grouped(last.remaining)) " left; not used up as things go."
+                        (grouped(last.remaining)) " left, enough at the pace of the last hour."
                     }
                 }
                 (chart::allocation(readings, now))
-                p.small { "Over all subscribers of the org, read " (ago(last.at, now)) "." }
+                p.small { "Over all subscribers of the org. The line shows the last 24 hours; read " (ago(last.at, now)) "." }
             }
         }
     }

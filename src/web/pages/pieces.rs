@@ -41,7 +41,7 @@ impl Tone {
                 @match self {
                     Self::Good => circle cx="6" cy="6" r="4.5" {},
                     Self::Warn => path d="M6 .8 11.6 11H.4Z" {},
-                    Self::Bad => path d="M3.8.5h4.4l3.3 3.3v4.4l-3.3 3.3H3.8L.5 8.2V3.8Z" {},
+                    Self::Bad => path d="M1 1h10v10H1ZM3 4.3 4.7 6 3 7.7 4.3 9 6 7.3 7.7 9 9 7.7 7.3 6 9 4.3 7.7 3 6 4.7 4.3 3Z" fill-rule="evenodd" {},
                     Self::Quiet => path d="M2 1.5h3v9H2zM7 1.5h3v9H7z" {},
                 }
             }
@@ -82,9 +82,11 @@ pub(super) fn maybe_ago(then: Option<SystemTime>, now: SystemTime) -> Markup {
     }
 }
 
-/// A moment.
+/// A moment, to the second.
 pub(super) fn moment(then: SystemTime) -> Markup {
-    let moment = rfc3339(then);
+    let since = then.duration_since(SystemTime::UNIX_EPOCH);
+    let seconds = Duration::from_secs(since.unwrap_or_default().as_secs());
+    let moment = rfc3339(SystemTime::UNIX_EPOCH + seconds);
     html! { time datetime=(moment) { (moment) } }
 }
 

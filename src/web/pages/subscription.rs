@@ -48,8 +48,7 @@ pub(super) async fn body(context: &Context<'_>, name: &str) -> Result<Body, Prob
     let charts =
         html! { div.charts { (chart::lag(samples, now)) (chart::received(samples, now)) } };
     let mut parts = vec![
-        Part::live("head", head(one)),
-        Part::live("buttons", buttons(context, one)),
+        Part::live("head", head(context, one)),
         Part::live("advice", advice(one)),
         Part::live("facts", facts(context, picture, one)),
         Part::live("charts", charts),
@@ -73,11 +72,12 @@ pub(super) async fn body(context: &Context<'_>, name: &str) -> Result<Body, Prob
     })
 }
 
-fn head(one: &Subscription) -> Markup {
+fn head(context: &Context<'_>, one: &Subscription) -> Markup {
     html! {
         div.title {
             h1 { (one.name) }
             (state(one))
+            (buttons(context, one))
             p.sub { (visible(&one.topic)) }
         }
     }
@@ -129,7 +129,7 @@ fn facts(context: &Context<'_>, picture: &Picture, one: &Subscription) -> Markup
         dl.facts {
             (fact("Lag", maybe_length(picture.lag(one))))
             (fact("Owner", text(&one.owner)))
-            (fact("In this state", maybe_ago(one.state_at, now)))
+            (fact("State since", maybe_ago(one.state_at, now)))
             (fact("Caught up", maybe_ago(one.caught_up_at, now)))
             (fact("Received", html! { (grouped(one.received)) }))
             (fact("Finished", html! { (grouped(one.finished)) }))
