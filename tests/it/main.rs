@@ -50,4 +50,5 @@ mod sign_in;
 mod stream;
 mod support;
 mod web;
+mod web_browser;
 mod workers;
