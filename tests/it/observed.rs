@@ -118,16 +118,14 @@ async fn samples_of_lag_and_events_are_kept_by_the_minute() {
 async fn a_reconnect_and_a_block_are_kept_and_logged_with_the_name_of_the_call() {
     let org = Emulator::start().await;
     let store = Store::sqlite();
-    let quick = "reconnect = { initial = \"20ms\", max = \"50ms\" }\n\
-                 blocked_retry = { initial = \"500ms\", max = \"600ms\" }\n";
-    let mut daemon = Daemon::run(&accounts(&org, &store, quick));
+    let mut daemon = Daemon::run(&accounts(&org, &store, ""));
     publish(&org, "one").await;
     daemon.handled(1).await;
     let live = changed(&store, &["live"]).await;
     assert_eq!(live[0].replay_id, None, "it began at earliest");
     // Back within the second between two writes.
     org.fault(
-        json!({"rpc": "Subscribe", "kind": "error", "code": "service.unavailable", "times": 1}),
+        json!({"rpc": "Subscribe", "kind": "error", "code": "service.unavailable", "times": 1, "after_events": 0}),
     )
     .await;
     let found = changed(&store, &["reconnecting", "live"]).await;
@@ -147,7 +145,7 @@ async fn a_reconnect_and_a_block_are_kept_and_logged_with_the_name_of_the_call()
     assert!(line.contains(&format!("topic={ACCOUNTS}")), "{line}");
 
     org.fault(json!({
-        "rpc": "Subscribe", "kind": "error", "times": 2,
+        "rpc": "Subscribe", "kind": "error", "times": 1, "after_events": 0,
         "code": "topic.meta.permission", "status": 7,
     }))
     .await;
