@@ -44,3 +44,6 @@ create table allocation (
 ) strict, without rowid;
 
 alter table org add column limits_asked_at integer;
+
+alter table dead_letter add column committed_at integer;
+alter table dead_letter add column commit_number integer;

@@ -133,10 +133,13 @@ impl Commit {
 }
 
 impl ChangeEventHeader {
-    /// When it was committed, where that is a time a clock can hold.
-    pub fn commit(&self) -> Option<Commit> {
-        Some(Commit {
-            at: self.committed_at()?,
+    /// When a change received then was committed; `None` where that cannot be: clocks do not differ by a day.
+    pub fn commit(&self, received_at: SystemTime) -> Option<Commit> {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let at = self.committed_at()?;
+        let latest = received_at.checked_add(DAY)?;
+        (at <= latest).then_some(Commit {
+            at,
             number: Some(self.commit_number).filter(|number| *number > 0),
         })
     }

@@ -109,7 +109,7 @@ impl Delivery {
             What::Undecodable(event) => event.header.as_ref(),
         };
         let at = self.tracker.next_seq();
-        let change = Change::of(header, self.letters.holding);
+        let change = Change::of(header, what.received_at(), self.letters.holding);
         let held = &mut self.letters.held;
         held.brought(at, &tracked.identity);
         held.live_at(at, replay_id.as_ref(), change.as_ref());

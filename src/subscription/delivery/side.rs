@@ -287,8 +287,10 @@ impl Side {
             transaction: None,
         };
         let at = self.base + self.tracker.next_seq();
-        let change = Change::of(header, letters.holding);
-        letters.held.replay_at(at, replay_id.as_ref(), change.as_ref());
+        let change = Change::of(header, what.received_at(), letters.holding);
+        letters
+            .held
+            .replay_at(at, replay_id.as_ref(), change.as_ref());
         let seq = self.tracker.push_event(tracked, replay_id, self.left_out);
         if self.tracker.leave_out(seq, unwanted) {
             self.unwanted.push_back(seq);

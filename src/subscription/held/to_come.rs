@@ -38,14 +38,15 @@ pub(in crate::subscription) struct Change {
 }
 
 impl Change {
-    /// The change that a header describes; none of a platform event.
+    /// The change that a header describes, received then; none of a platform event.
     pub(in crate::subscription) fn of(
         header: Option<&ChangeEventHeader>,
+        received_at: SystemTime,
         holding: Holding,
     ) -> Option<Self> {
         let header = header?;
         Some(Self {
-            commit: header.commit()?,
+            commit: header.commit(received_at)?,
             records: holding.records(&header.record_ids),
         })
     }

@@ -185,7 +185,8 @@ async fn park(
              place = coalesce(excluded.place, excluded.id), retry_asked_at = excluded.retry_asked_at, \
              ahead = d.ahead or excluded.ahead, \
              ahead_until = case when not excluded.ahead then d.ahead_until end, \
-             replayed = excluded.replayed, payload = excluded.payload, sealed = excluded.sealed \
+             replayed = excluded.replayed, payload = excluded.payload, sealed = excluded.sealed, \
+             committed_at = excluded.committed_at, commit_number = excluded.commit_number \
          where d.state <> 'open' \
          returning coalesce(place, id), id",
     )
@@ -319,10 +320,7 @@ fn from_row(row: &PgRow, sealer: &Sealer) -> Result<StoredDeadLetter, StoreError
         unit: row.try_get("unit")?,
         place: row.try_get("place")?,
         received_at: from_ms(row.try_get("received_at")?),
-        commit: commit(
-            row.try_get("committed_at")?,
-            row.try_get("commit_number")?,
-        ),
+        commit: commit(row.try_get("committed_at")?, row.try_get("commit_number")?),
         ahead: row.try_get("ahead")?,
         replayed: row.try_get("replayed")?,
         sealed: row.try_get("sealed")?,

@@ -197,10 +197,7 @@ pub(super) fn summary_from(row: &PgRow) -> Result<LetterSummary, StoreError> {
         replay_id: replay_id(row.try_get("replay_id")?),
         bytes: from_sql_count(row.try_get("bytes")?),
         received_at: from_ms(row.try_get("received_at")?),
-        commit: commit(
-            row.try_get("committed_at")?,
-            row.try_get("commit_number")?,
-        ),
+        commit: commit(row.try_get("committed_at")?, row.try_get("commit_number")?),
         to_come: row.try_get("to_come")?,
         until: replay_id(row.try_get("ahead_until")?),
     })
