@@ -282,12 +282,6 @@ impl Site {
                 Err(error) => break self.broke(format!("rename {old} {new}: {error:#}")),
             }
         }
-        // As one that failed asks for: what it had paused, the next one takes for paused by a person.
-        while let Ok((false, _)) = self.command(&["resume", &new]).await
-            && began.elapsed() < Duration::from_secs(30)
-        {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
         lock(&self.renamed).insert(old);
         for mut worker in workers {
             self.tell(worker.start(&self.setting));
