@@ -417,6 +417,7 @@ mod tests {
                 unit: None,
                 place: None,
                 received_at: SystemTime::UNIX_EPOCH,
+                commit: None,
                 ahead: false,
                 replayed: false,
                 sealed: false,
