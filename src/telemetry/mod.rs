@@ -1,5 +1,6 @@
 //! What operators see: logs on standard error, and metrics.
 
+pub mod exposition;
 mod logfmt;
 pub mod metrics;
 mod serve;
