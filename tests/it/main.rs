@@ -21,6 +21,7 @@ mod correctness;
 mod database;
 mod database_away;
 mod delivery;
+mod deploy;
 mod filters;
 mod fleet;
 mod flow_control;
