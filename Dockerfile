@@ -17,6 +17,9 @@ RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && cargo build --release --locked --bin orgstream ${CARGO_FLAGS} \
     && cargo clean --release --locked --package orgstream
+# Only for what is ours: `docker build --build-arg COMMIT="$(git rev-parse HEAD)"`.
+ARG COMMIT=""
+ENV ORGSTREAM_COMMIT=${COMMIT}
 COPY migrations migrations
 COPY schemas schemas
 COPY src src

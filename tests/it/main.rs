@@ -22,6 +22,7 @@ mod database;
 mod database_away;
 mod delivery;
 mod deploy;
+mod documents;
 mod filters;
 mod fleet;
 mod flow_control;
