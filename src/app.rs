@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{error, info, warn};
 
 use crate::avro::{SchemaCache, SchemaShelf};
 use crate::config::{
@@ -26,7 +27,7 @@ use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::{PubSub, PubSubError};
 use crate::store::{self, Store, StoreError};
 use crate::subscription::{Shared, State};
-use crate::telemetry::{self, metrics};
+use crate::telemetry::{self, Recorder, metrics};
 use crate::worker;
 
 use schemas::{BusSource, StoreShelf};
@@ -247,6 +248,9 @@ pub async fn run(
         handlers.push(built?);
     }
     // Before anything that counts.
+    let recorder = recorder();
+    let _upkeep =
+        (recorder.clone()).map(|recorder| AbortOnDropHandle::new(tokio::spawn(recorder.keep_up())));
     let _metrics = match config.metrics_addr {
         Some(addr) => {
             let server = telemetry::serve(addr).await?;
@@ -297,6 +301,14 @@ pub async fn run(
     // Politeness only, and a store that hangs must not hold the exit up.
     let _ = tokio::time::timeout(CLOSE_LIMIT, store.close()).await;
     result
+}
+
+/// The process's recorder; none where a program that embeds the daemon has one of its own, to which the metrics go
+/// then.
+fn recorder() -> Option<Recorder> {
+    Recorder::install()
+        .inspect_err(|error| warn!(error = %error, "metrics are not shown here"))
+        .ok()
 }
 
 /// Lets every handler end in order, all at the same time.

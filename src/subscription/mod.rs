@@ -13,6 +13,7 @@ mod age;
 mod backoff;
 mod breaks;
 mod calling;
+mod changes;
 mod cost;
 mod credits;
 mod decoder;
@@ -24,6 +25,7 @@ mod held;
 mod in_flight;
 mod lanes;
 mod lease_clock;
+mod legs;
 mod letter_loader;
 mod lost;
 #[cfg(test)]
@@ -139,7 +141,8 @@ pub async fn run(
     shown_state: watch::Sender<State>,
     stop: CancellationToken,
 ) -> Result<Ended, tokio::task::JoinError> {
-    let observer = Observer::new(&config.name);
+    let names = config.handlers.iter().map(|handler| handler.name.as_str());
+    let observer = Observer::new(&config.name, names);
     let mut lease = taken.lease.clone();
     let ended = loop {
         match rewind::carry_out(&shared, &lease, &stop).await {
@@ -183,7 +186,7 @@ pub async fn run(
 
 /// What the gauges say of a subscription that another worker runs.
 pub(crate) fn shown_elsewhere(name: &str) {
-    Observer::new(name).ended();
+    observe::not_from_here(name);
 }
 
 /// A subscription under one epoch.
@@ -307,6 +310,7 @@ impl Stint<'_> {
             ),
             in_flight,
             stream_state: stream.state.clone(),
+            stream_changes: stream.changes.clone(),
             shown_state: self.shown_state,
             observer: self.observer,
             stop: stop.clone(),

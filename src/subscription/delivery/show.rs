@@ -10,7 +10,11 @@ impl Delivery {
     pub(super) fn tick(&mut self) {
         let (events, bytes) = self.in_flight.held_now();
         self.observer.in_flight(events, bytes);
-        self.observer.letters_open(self.letters.held.stored());
+        let held = &self.letters.held;
+        self.observer.letters_open(held.stored(), held.oldest());
+        for (index, run) in self.runs.iter().enumerate() {
+            self.observer.handler_down(index, run.down().is_some());
+        }
         let seq = self.tracker.next_seq();
         self.letters.held.it_is(SystemTime::now(), seq);
         let live = *self.stream_state.borrow() == State::Live;
@@ -28,8 +32,8 @@ impl Delivery {
         self.observer.lag(lag);
         let place = self.tracker.position_time();
         let oldest = self.tracker.oldest_unfinished();
-        self.age
-            .look(place, oldest, &self.lease.key, &self.observer);
+        let kept = self.age.look(place, oldest, &self.lease.key);
+        self.observer.position_kept(kept.unwrap_or(f64::NAN));
         self.show_state();
     }
 

@@ -100,8 +100,9 @@ async fn delivery(
         age: PositionAge::new((Duration::from_secs(1), Duration::ZERO), None),
         in_flight: Arc::new(InFlight::new(10, 1 << 20)),
         stream_state: watch::channel(State::Live).1,
+        stream_changes: Changes::default(),
         shown_state: watch::channel(State::Live).0,
-        observer: Observer::new("accounts"),
+        observer: Observer::new("accounts", []),
         stop: stop.clone(),
         lease,
     });

@@ -3,7 +3,7 @@
 //! Functions do nothing until [`serve()`](super::serve()) or a recorder of one's own is there. Values of
 //! labels come from small sets: names in the configuration, and words that the functions name.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{
     Counter, Gauge, Histogram, Label, Unit, counter, describe_counter, describe_gauge,
@@ -55,6 +55,7 @@ macro_rules! table {
     };
 }
 
+pub mod process;
 pub mod stored;
 mod table;
 
@@ -134,20 +135,6 @@ pub fn reconnected(subscription: &str, reason: &str) {
     RECONNECTS.counter(&[subscription, reason]).increment(1);
 }
 
-/// Records how long a handler took to answer.
-pub fn handler_answered(subscription: &str, handler: &str, took: Duration) {
-    HANDLER_TIME
-        .histogram(&[subscription, handler])
-        .record(took);
-}
-
-/// Counts events that a handler wants again.
-pub fn handler_retries(subscription: &str, handler: &str, count: u64) {
-    HANDLER_RETRIES
-        .counter(&[subscription, handler])
-        .increment(count);
-}
-
 /// Counts events that a table had already.
 pub fn append_skipped(subscription: &str, handler: &str, count: u64) {
     APPEND_SKIPPED
@@ -185,6 +172,14 @@ pub fn hole_recorded(subscription: &str, kind: &'static str) {
 /// Counts a sign-in: `signed_in`, `refused` or `unavailable`.
 pub fn token_refreshed(outcome: &'static str) {
     TOKEN_REFRESHES.counter(&[outcome]).increment(1);
+}
+
+/// A time as metrics give it.
+pub fn seconds_since_1970(time: SystemTime) -> f64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => after.as_secs_f64(),
+        Err(before) => -before.duration().as_secs_f64(),
+    }
 }
 
 /// Counts bits of bitmaps that name no field.

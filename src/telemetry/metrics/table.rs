@@ -31,7 +31,7 @@ table! {
     DEAD_LETTERS_OPEN = "dead_letters_open", Kind::Gauge, Count, ["subscription"],
         "Dead letters that are neither handled nor discarded.";
     DEAD_LETTERS_OLDEST = "dead_letters_oldest_timestamp_seconds", Kind::Gauge, Seconds, ["subscription"],
-        "When the oldest open dead letter was parked; NaN where none is open, and where another worker runs the subscription.";
+        "When the event of the oldest open dead letter was received; NaN where none is open, and where another worker runs the subscription.";
     DEAD_LETTERS_RESOLVED = "dead_letters_resolved_total", Kind::Counter, Count, ["subscription", "outcome"],
         "Dead letters that are open no more: handled after all, or discarded by a person.";
     LAG = "lag_seconds", Kind::Gauge, Seconds, ["subscription"],
@@ -57,7 +57,7 @@ table! {
     HANDLER_RETRIES = "handler_retries_total", Kind::Counter, Count, ["subscription", "handler"],
         "Events that a handler asked to be handed over again.";
     HANDLER_EVENTS = "handler_events_total", Kind::Counter, Count, ["subscription", "handler", "outcome"],
-        "What became of events at a handler, each answer counted: handled, retried, rejected, or filtered because the handler does not want them.";
+        "What became of events at a handler, each answer counted: handled, retried, rejected, exhausted, or filtered because the handler does not want them.";
     HANDLER_DOWN = "handler_down", Kind::Gauge, Count, ["subscription", "handler"],
         "1 while a handler fails for everything, so that its events wait for it and none is parked.";
     APPEND_SKIPPED = "append_skipped_total", Kind::Counter, Count, ["subscription", "handler"],
