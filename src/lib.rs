@@ -59,6 +59,8 @@ pub mod salesforce;
 #[doc(hidden)]
 pub mod shape;
 #[doc(hidden)]
+pub mod status;
+#[doc(hidden)]
 pub mod store;
 #[doc(hidden)]
 pub mod subscription;
