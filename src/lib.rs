@@ -53,6 +53,7 @@ pub mod conformance;
 pub mod emulator;
 pub mod event;
 pub mod handler;
+mod letters;
 mod postgres;
 #[doc(hidden)]
 pub mod salesforce;

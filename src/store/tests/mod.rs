@@ -87,6 +87,7 @@ suite! {
     letters::a_resolved_event_that_fails_anew_is_open_again,
     letters::the_events_of_a_unit_are_parked_together,
     letters::filters_and_limits_choose_the_oldest_first,
+    letters::parked_events_are_listed_in_pages_from_either_end_and_without_payloads,
     letters::text_that_no_database_likes_is_kept_readable,
     sealed_letters::a_sealed_payload_rests_encrypted_and_is_read_again,
     sealed_letters::without_the_key_it_was_sealed_under_a_payload_is_not_read_and_the_letter_stays,
