@@ -67,6 +67,7 @@ pub mod store;
 pub mod subscription;
 #[doc(hidden)]
 pub mod telemetry;
+mod web;
 #[doc(hidden)]
 pub mod worker;
 

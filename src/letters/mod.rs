@@ -2,6 +2,7 @@
 //! giving one up. `orgstream dead-letters` and the status page do the same with it.
 
 pub(crate) mod discard;
+pub(crate) mod json;
 pub(crate) mod shown;
 pub(crate) mod ways;
 

@@ -38,6 +38,7 @@ mod reader;
 mod replay_end;
 mod resume;
 mod rewind;
+mod samples;
 mod sleepless;
 mod state;
 mod streams;
@@ -60,6 +61,7 @@ use crate::store::{Hole, Lease, LetterSummary, SettledAhead, Store, StoreError, 
 use crate::telemetry::metrics;
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
+pub use samples::Samples;
 pub use sleepless::Moment;
 pub use state::State;
 
@@ -104,6 +106,8 @@ pub struct Shared {
     pub org_id: OrgId,
     /// Host of its instance URL.
     pub host: String,
+    /// What the subscriptions see, for charts.
+    pub samples: Samples,
 }
 
 /// What whoever keeps the leases tells a subscription while it runs.
@@ -205,6 +209,7 @@ struct Stint<'a> {
 impl Stint<'_> {
     async fn run(self, taken: TakenOver) -> Result<delivery::Ended, tokio::task::JoinError> {
         let (shared, config, stop) = (self.shared, self.config, self.stop);
+        let _sampled = shared.samples.begin(&taken.lease, self.observer.seen());
         let begins = taken.begin_from.as_ref().unwrap_or(&config.start);
         let mut resume_after = taken.position.clone();
         // After a rewind nobody knows what came just before.

@@ -161,6 +161,7 @@ impl Reader {
     }
 
     async fn open(&mut self, first: u32) -> Result<Step, Break> {
+        self.rpc_id = None;
         if !self.begun {
             self.probe().await?;
             self.begun = true;

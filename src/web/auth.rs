@@ -318,7 +318,13 @@ mod tests {
             assert!(!is_secure(&headers(&[("host", host)])), "{host}");
         }
         let set = set_cookie("v", true);
-        for part in ["__Host-", "; Secure", "HttpOnly", "SameSite=Strict", "Path=/;"] {
+        for part in [
+            "__Host-",
+            "; Secure",
+            "HttpOnly",
+            "SameSite=Strict",
+            "Path=/;",
+        ] {
             assert!(set.contains(part), "{set}");
         }
         assert!(!set_cookie("v", false).contains("Secure"));

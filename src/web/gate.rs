@@ -216,7 +216,10 @@ pub(super) async fn sign_in_now(
     }
     app.guesses.succeeded(from, now);
     let session = app.auth.new_session(SystemTime::now());
-    with_cookie(see_other(wanted.path()), &auth::set_cookie(&session, secure))
+    with_cookie(
+        see_other(wanted.path()),
+        &auth::set_cookie(&session, secure),
+    )
 }
 
 /// Ends the session in this browser.

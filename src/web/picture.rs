@@ -1,6 +1,6 @@
 //! What everyone is shown: one look at the store for all that ask at the same time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -131,7 +131,10 @@ impl Pictures {
             }
             Err(error) => {
                 if !was_away {
-                    warn!(error = &error as &dyn std::error::Error, "the store does not answer");
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the store does not answer"
+                    );
                 }
                 held.look.away = Some(error.to_string().into());
             }
@@ -215,7 +218,11 @@ fn read(worker: &str, body: &str) -> Option<Exposition> {
     match Exposition::parse(body) {
         Ok(metrics) => Some(metrics),
         Err(error) => {
-            warn!(worker, error = &error as &dyn std::error::Error, "metrics of a worker cannot be read");
+            warn!(
+                worker,
+                error = &error as &dyn std::error::Error,
+                "metrics of a worker cannot be read"
+            );
             None
         }
     }
@@ -243,14 +250,6 @@ impl Picture {
         let samples = self.history.samples.get(name);
         samples.map_or(&[], Vec::as_slice)
     }
-
-    /// How many of their subscriptions each worker runs, by holder.
-    pub(super) fn runs(&self) -> HashMap<&str, usize> {
-        let workers = self.overview.workers.iter();
-        workers
-            .map(|one| (one.holder.as_str(), one.runs.len()))
-            .collect()
-    }
 }
 
 /// The value of a gauge for a subscription, where it is a number.
@@ -264,10 +263,7 @@ fn gauge(metrics: &Exposition, name: &str, subscription: &str) -> Option<f64> {
 
 /// When the allocation will be used up, if it goes on as over the last hour of readings; `None` where it will not
 /// be. The org counts over a window that slides, so what is left may grow, too.
-pub(super) fn exhausted_at(
-    readings: &[AllocationReading],
-    now: SystemTime,
-) -> Option<SystemTime> {
+pub(super) fn exhausted_at(readings: &[AllocationReading], now: SystemTime) -> Option<SystemTime> {
     const HOUR: Duration = Duration::from_secs(60 * 60);
     /// Less says nothing of how it goes on.
     const LEAST: Duration = Duration::from_secs(5 * 60);
@@ -283,7 +279,9 @@ pub(super) fn exhausted_at(
         return None;
     }
     let left = last.remaining as f64 / spent as f64 * took.as_secs_f64();
-    let at = last.at.checked_add(Duration::try_from_secs_f64(left).ok()?)?;
+    let at = last
+        .at
+        .checked_add(Duration::try_from_secs_f64(left).ok()?)?;
     // In more than the window's length all that counts now has slid out of it.
     (since(now, at) < ALLOCATION).then_some(at)
 }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, OriginalUri, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::Extension;
 
 use super::auth::Visitor;
 use super::pages::{self, Problem, View, assets};
@@ -56,7 +56,10 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/readyz", get(ready))
         .route("/sign-in", get(gate::sign_in_form).post(gate::sign_in_now))
         .route("/static/{name}", get(asset))
-        .route("/favicon.ico", get(async || gate::see_other("/static/favicon.svg")));
+        .route(
+            "/favicon.ico",
+            get(async || gate::see_other("/static/favicon.svg")),
+        );
     open.merge(guarded)
         .layer(DefaultBodyLimit::max(FORM_LIMIT))
         .layer(from_fn(gate::finish))
@@ -67,7 +70,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
 async fn page(
     State(app): State<Arc<App>>,
     Extension(visitor): Extension<Visitor>,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
 ) -> Response {
     match View::of(uri.path(), uri.query()) {
         Some(view) => pages::show(&app, &visitor, &view).await,

@@ -78,12 +78,7 @@ async fn accept(
 }
 
 /// One connection from its beginning to its end.
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    router: Router,
-    stop: CancellationToken,
-) {
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
     // Best effort: without it small answers wait for a timer.
     let _ = stream.set_nodelay(true);
     let router = TowerToHyperService::new(router);

@@ -60,7 +60,11 @@ pub(super) fn sign() -> &'static str {
 /// An address that is another one for another text, so that a browser may keep what it has.
 fn address(asset: &Asset) -> String {
     let mut address = format!("/static/{}?v=", asset.name);
-    for byte in digest(&SHA256, asset.text.as_bytes()).as_ref().iter().take(6) {
+    for byte in digest(&SHA256, asset.text.as_bytes())
+        .as_ref()
+        .iter()
+        .take(6)
+    {
         // Writing to a string does not fail.
         let _ = write!(address, "{byte:02x}");
     }

@@ -85,7 +85,11 @@ pub(super) fn received(samples: &[Sample], now: SystemTime) -> Markup {
         let height = part(*received, top) * HEIGHT;
         if *received > 0 {
             let (x, y) = (at * BAR, HEIGHT - height.max(1.5));
-            let _ = write!(path, "M{x} {HEIGHT}V{y:.2}h{:.1}V{HEIGHT}Z", BAR as f64 * 0.8);
+            let _ = write!(
+                path,
+                "M{x} {HEIGHT}V{y:.2}h{:.1}V{HEIGHT}Z",
+                BAR as f64 * 0.8
+            );
         }
     }
     let inside = html! { path.bars d=(path) {} };
@@ -113,7 +117,11 @@ pub(super) fn allocation(readings: &[AllocationReading], now: SystemTime) -> Mar
         let used = reading.max.saturating_sub(reading.remaining);
         let y = (1.0 - part(used, reading.max.max(1))) * HEIGHT;
         if x >= 0.0 {
-            let _ = write!(path, "{}{x:.1} {y:.1}", if path.is_empty() { 'M' } else { 'L' });
+            let _ = write!(
+                path,
+                "{}{x:.1} {y:.1}",
+                if path.is_empty() { 'M' } else { 'L' }
+            );
         }
     }
     html! {
@@ -237,18 +245,37 @@ mod tests {
             sample(100, Some(10), now),
         ];
         let text = spark(&samples, now).into_string();
-        assert!(text.contains("d=\"M60 99.0L61 50.0h1M260 1.0h1\""), "{text}");
+        assert!(
+            text.contains("d=\"M60 99.0L61 50.0h1M260 1.0h1\""),
+            "{text}"
+        );
         assert!(text.contains("at most 10 s"), "{text}");
         let text = spark(&[], now).into_string();
-        assert!(text.contains("not known") && text.contains("d=\"\""), "{text}");
+        assert!(
+            text.contains("not known") && text.contains("d=\"\""),
+            "{text}"
+        );
     }
 
     #[test]
     fn axes_end_with_a_round_number() {
-        for (most, top) in [(0, 10.0), (10, 10.0), (11, 30.0), (4000, 7200.0), (900_000, 900_000.0)] {
+        for (most, top) in [
+            (0, 10.0),
+            (10, 10.0),
+            (11, 30.0),
+            (4000, 7200.0),
+            (900_000, 900_000.0),
+        ] {
             assert_eq!(top_of_lags(Some(Duration::from_secs(most))), top);
         }
-        for (most, top) in [(4, 4), (5, 10), (11, 20), (21, 40), (41, 100), (u64::MAX, u64::MAX)] {
+        for (most, top) in [
+            (4, 4),
+            (5, 10),
+            (11, 20),
+            (21, 40),
+            (41, 100),
+            (u64::MAX, u64::MAX),
+        ] {
             assert_eq!(round_up(most), top);
         }
     }

@@ -33,9 +33,9 @@ pub(in crate::web) struct Filter {
     /// For one reason.
     pub(in crate::web) reason: Option<String>,
     /// `open` where it is not said, `any` for all.
-    state: Option<String>,
+    pub(in crate::web) state: Option<String>,
     /// Behind this one.
-    behind: Option<i64>,
+    pub(in crate::web) behind: Option<i64>,
 }
 
 impl Filter {

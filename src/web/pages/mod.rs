@@ -189,7 +189,12 @@ mod tests {
             all: true,
         };
         assert_eq!(holes, Some(expected));
-        for nothing in ["/else", "/dead-letters/x", "/subscriptions/a/b", "/holes/1/2"] {
+        for nothing in [
+            "/else",
+            "/dead-letters/x",
+            "/subscriptions/a/b",
+            "/holes/1/2",
+        ] {
             assert_eq!(view(nothing, None), None, "{nothing}");
         }
     }

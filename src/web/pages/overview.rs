@@ -27,7 +27,8 @@ pub(super) fn body(context: &Context<'_>) -> Body {
     let title = "Subscriptions".to_owned();
     let heading = Part::fixed(html! { h1.visually-hidden { "Subscriptions" } });
     let Some(picture) = &context.look.picture else {
-        let nothing = html! { @if context.look.away.is_none() { p.empty { "Nothing is known yet." } } };
+        let nothing =
+            html! { @if context.look.away.is_none() { p.empty { "Nothing is known yet." } } };
         return Body {
             title,
             parts: vec![heading, Part::live("subscriptions", nothing)],
@@ -204,7 +205,10 @@ pub(super) fn kept(one: &Subscription, bus: Bus) -> Markup {
     };
     let used = 1.0 - seconds / whole;
     let mark = 1.0 - bus.warning.as_secs_f64() / whole;
-    let label = format!("{:.0} % of the time that the bus keeps events is used up", used.clamp(0.0, 1.0) * 100.0);
+    let label = format!(
+        "{:.0} % of the time that the bus keeps events is used up",
+        used.clamp(0.0, 1.0) * 100.0
+    );
     html! {
         span class={ "length " (tone.class()) } { (words) }
         (bar(used, Some(mark), tone, &label))

@@ -219,6 +219,9 @@ mod tests {
     #[test]
     fn a_bar_stays_within_its_length() {
         let html = bar(1.7, Some(-1.0), Tone::Bad, "x").into_string();
-        assert!(html.contains("width=\"100.00%\"") && html.contains("x1=\"0.00%\""), "{html}");
+        assert!(
+            html.contains("width=\"100.00%\"") && html.contains("x1=\"0.00%\""),
+            "{html}"
+        );
     }
 }

@@ -54,7 +54,9 @@ impl Problem {
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             title: "The database does not answer",
-            text: format!("{error}. It may have been done all the same: look again once the database answers"),
+            text: format!(
+                "{error}. It may have been done all the same: look again once the database answers"
+            ),
         }
     }
 

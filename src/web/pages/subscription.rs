@@ -8,9 +8,7 @@ use super::pieces::{
     visible,
 };
 use super::{Body, Context, Part, Problem, chart, holes, letters};
-use crate::event::OrgId;
 use crate::status::Subscription;
-use crate::status::text::length;
 use crate::store::{DeadLetterFilter, HoleFilter, StateChange, StoreError};
 use crate::telemetry::exposition::{Exposition, Sample};
 use crate::telemetry::metrics;
@@ -47,7 +45,8 @@ pub(super) async fn body(context: &Context<'_>, name: &str) -> Result<Body, Prob
     let now = context.now;
     let samples = picture.samples(name);
     let more = More::read(context, one).await;
-    let charts = html! { div.charts { (chart::lag(samples, now)) (chart::received(samples, now)) } };
+    let charts =
+        html! { div.charts { (chart::lag(samples, now)) (chart::received(samples, now)) } };
     let mut parts = vec![
         Part::live("head", head(one)),
         Part::live("buttons", buttons(context, one)),
@@ -263,12 +262,17 @@ impl HandlerFigures {
 fn whole<'a>(samples: impl Iterator<Item = &'a Sample>) -> u64 {
     let sum: f64 = samples.map(|one| one.value).sum();
     // Counters are whole numbers, and far from the limits of either type.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a counter")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a counter"
+    )]
     let sum = sum as u64;
     sum
 }
 
 /// What is not in the picture.
+#[derive(Default)]
 struct More {
     letters: Vec<crate::store::StoredDeadLetter>,
     holes: Vec<crate::store::StoredHole>,
@@ -277,13 +281,9 @@ struct More {
 
 impl More {
     async fn read(context: &Context<'_>, one: &Subscription) -> Result<Self, StoreError> {
-        if one.key.is_none() || context.look.away.is_some() {
-            return Ok(Self {
-                letters: Vec::new(),
-                holes: Vec::new(),
-                changes: Vec::new(),
-            });
-        }
+        let Some(key) = one.key.as_ref().filter(|_| context.look.away.is_none()) else {
+            return Ok(Self::default());
+        };
         let store = &context.app.store;
         let open = DeadLetterFilter {
             subscription: Some(one.name.clone()),
@@ -299,12 +299,11 @@ impl More {
             ids: None,
             limit: Some(HOLES),
         };
-        let org_id = OrgId::from_stored(&one.org_id);
         Ok(Self {
             letters: store.dead_letters(&open).await?,
             holes: store.holes(&unseen).await?,
             changes: store
-                .state_changes(&org_id, Some(&one.name), CHANGES)
+                .state_changes(&key.org_id, Some(&one.name), CHANGES)
                 .await?,
         })
     }
@@ -374,7 +373,6 @@ fn changed(change: &StateChange, context: &Context<'_>) -> Markup {
     }
 }
 
-/// How long something lasted, for pages that ask.
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,6 +400,5 @@ mod tests {
         };
         assert_eq!(HandlerFigures::all(&metrics, "a"), [expected]);
         assert_eq!(milliseconds(0.5), "500 ms");
-        assert_eq!(length(std::time::Duration::from_secs(1)), "1 s");
     }
 }
