@@ -125,7 +125,7 @@ pub(super) fn check(expression: &str) {
 fn check_value(metric: &Metric, label: &str, value: &str) {
     let words: &[&str] = match (metric.name, label) {
         ("orgstream_stream_state", "state") => &orgstream::telemetry::metrics::STREAM_STATES,
-        ("orgstream_stored_state", "state") => &STATES,
+        ("orgstream_stored_state", "state") => &orgstream::status::STATES,
         ("orgstream_lag_leg_seconds", "leg") => &["bus", "wait", "handler", "position"],
         ("orgstream_token_refreshes_total", "outcome") => &["signed_in", "refused", "unavailable"],
         ("orgstream_store_connections", "state") => &["idle", "in_use"],
@@ -140,16 +140,3 @@ fn check_value(metric: &Metric, label: &str, value: &str) {
         );
     }
 }
-
-/// States of a subscription in the words of `orgstream status`.
-const STATES: [&str; 9] = [
-    "connecting",
-    "live",
-    "paused",
-    "reconnecting",
-    "blocked",
-    "stopped",
-    "paused by a person",
-    "refused",
-    "waiting for a worker",
-];
