@@ -7,6 +7,8 @@ mod connect;
 mod control;
 mod dead_letters;
 mod demo;
+#[cfg(test)]
+mod documents;
 mod emulator;
 mod handler_test;
 mod holes;

@@ -21,6 +21,8 @@ mod correctness;
 mod database;
 mod database_away;
 mod delivery;
+mod deploy;
+mod documents;
 mod filters;
 mod fleet;
 mod flow_control;
