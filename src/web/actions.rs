@@ -14,7 +14,7 @@ use super::App;
 use super::auth::Visitor;
 use super::gate::{Form, see_other};
 use super::pages::confirm::{Question, ask};
-use super::pages::{Filter, Problem, View};
+use super::pages::{Filter, Problem, Section, View};
 use crate::event::OrgId;
 use crate::letters;
 use crate::letters::discard::{Plan, events};
@@ -59,6 +59,7 @@ pub(super) async fn ask_pause(
         yes: "Pause it",
         for_good: false,
         back: address,
+        section: Section::Subscriptions,
     };
     Ok(ask(&app, &visitor, question).await)
 }
@@ -167,6 +168,7 @@ pub(super) async fn ask_discard(
         yes: "Discard for good",
         for_good: true,
         back: address,
+        section: Section::Letters,
     };
     Ok(ask(&app, &visitor, question).await)
 }
@@ -233,6 +235,7 @@ pub(super) async fn ask_retry_all(
         yes: "Retry them",
         for_good: false,
         back,
+        section: Section::Letters,
     };
     Ok(ask(&app, &visitor, question).await)
 }
@@ -322,6 +325,7 @@ pub(super) async fn ask_acknowledge(
         yes: "Acknowledge it all the same",
         for_good: false,
         back: "/holes".to_owned(),
+        section: Section::Holes,
     };
     Ok(ask(&app, &visitor, question).await)
 }

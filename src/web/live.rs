@@ -97,7 +97,7 @@ impl Follower {
         let app = self.app.clone();
         let look = app.pictures.look().await;
         let body = pages::body(&app, &self.visitor, &look, &self.view, Extent::Live).await;
-        let mut parts = Vec::from(pages::live_frame(&look));
+        let mut parts = Vec::from(pages::live_frame(&look, &self.view));
         // Where the page's own part cannot be made, what it shows stays, under the notice.
         parts.extend(body.into_iter().flat_map(|body| body.parts));
         let mut changed = Map::new();

@@ -52,4 +52,5 @@ mod side_replay;
 mod sign_in;
 mod stream;
 mod support;
+mod web;
 mod workers;

@@ -17,7 +17,7 @@
   const tell = (live) => {
     link.hidden = false;
     link.className = "link-state " + (live ? "on" : "off");
-    link.querySelector(".word").textContent = live ? "Live" : "Not connected";
+    link.querySelector(".word").textContent = live ? "Up to date" : "Not connected";
     lost.hidden = live;
   };
 
@@ -43,7 +43,6 @@
         if (a.getAttribute("href") === inside) { a.focus({ preventScroll: true }); break; }
       }
     }
-    mark();
   };
   const flush = () => {
     for (const [name, html] of waiting) {
@@ -51,18 +50,6 @@
       if (part && busy(part)) continue;
       waiting.delete(name);
       if (part) replace(part, html);
-    }
-  };
-
-  // The way to this page, among those on top.
-  const mark = () => {
-    for (const a of document.querySelectorAll("nav[aria-label=Pages] a")) {
-      const to = a.getAttribute("href");
-      const here = to === "/"
-        ? location.pathname === "/" || location.pathname.startsWith("/subscriptions")
-        : location.pathname.startsWith(to);
-      if (here) a.setAttribute("aria-current", "page");
-      else a.removeAttribute("aria-current");
     }
   };
 
@@ -103,6 +90,5 @@
     }
   });
 
-  mark();
   if (!document.hidden) open();
 })();

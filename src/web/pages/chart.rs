@@ -65,7 +65,12 @@ pub(super) fn lag(samples: &[Sample], now: SystemTime) -> Markup {
         Some(most) => format!("at most {}", length(most)),
         None => "not known".to_owned(),
     };
-    let axis = |part: f64| length(Duration::from_secs_f64(top * part));
+    let axis = |part: f64| {
+        let text = length(Duration::from_secs_f64(top * part));
+        text.trim_end_matches(" 0 min")
+            .trim_end_matches(" 0 h")
+            .to_owned()
+    };
     let inside = html! { (line(&lags, top)) };
     framed(
         "Lag",

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::super::App;
 use super::super::auth::Visitor;
-use super::{Body, Part, layout};
+use super::{Body, Part, Section, layout};
 
 /// What is asked.
 pub(in crate::web) struct Question {
@@ -23,6 +23,8 @@ pub(in crate::web) struct Question {
     pub(in crate::web) for_good: bool,
     /// Where to go without doing it.
     pub(in crate::web) back: String,
+    /// Where it belongs.
+    pub(in crate::web) section: Section,
 }
 
 /// Asks.
@@ -52,5 +54,10 @@ pub(in crate::web) async fn ask(app: &App, visitor: &Visitor, question: Question
         title: question.title,
         parts: vec![Part::fixed(html)],
     };
-    layout::page(app, visitor, &look, body).into_response()
+    // A person who thinks is not disturbed.
+    let frame = layout::Frame {
+        section: question.section,
+        live: false,
+    };
+    layout::page(app, visitor, &look, frame, body).into_response()
 }

@@ -37,15 +37,17 @@ pub(super) async fn body(
         (Some(name), true) => format!("/holes?all=1&subscription={name}"),
     };
     let heading = html! {
-        h1 { "Holes" @if let Some(name) = subscription { " of " (visible(name)) } }
-        p.lead {
-            "Stretches of the bus that were not seen (lost), and changes that came without their content (gap). Each is \
-             shown until a person acknowledges it."
-        }
-        p.choices {
-            a href=(of(false)) aria-current=[(!all).then_some("page")] { "Not acknowledged" }
-            a href=(of(true)) aria-current=[all.then_some("page")] { "All" }
-            @if subscription.is_some() { a href="/holes" { "Of all subscriptions" } }
+        div.intro {
+            h1 { "Holes" @if let Some(name) = subscription { " of " (visible(name)) } }
+            p.lead {
+                "Stretches of the bus that were not seen (lost), and changes that came without their content (gap). Each is \
+                 shown until a person acknowledges it."
+            }
+            p.choices {
+                a href=(of(false)) aria-current=[(!all).then_some("page")] { "Not acknowledged" }
+                a href=(of(true)) aria-current=[all.then_some("page")] { "All" }
+                @if subscription.is_some() { a href="/holes" { "Of all subscriptions" } }
+            }
         }
     };
     let content = html! {

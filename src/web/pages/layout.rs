@@ -7,7 +7,7 @@ use super::super::App;
 use super::super::auth::Visitor;
 use super::super::picture::Look;
 use super::pieces::{Tone, grouped, moment, sentence};
-use super::{Body, Part, assets};
+use super::{Body, Part, Section, assets};
 
 /// A page as text for a browser.
 pub(in crate::web) struct Page(Markup);
@@ -18,15 +18,24 @@ impl IntoResponse for Page {
     }
 }
 
+/// How what is around a page is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Frame {
+    /// Where the page belongs.
+    pub(super) section: Section,
+    /// True for one that stays up to date.
+    pub(super) live: bool,
+}
+
 /// A page with what is on all of them.
-pub(super) fn page(app: &App, visitor: &Visitor, look: &Look, body: Body) -> Page {
-    let [nav, notice] = live_frame(look);
+pub(super) fn page(app: &App, visitor: &Visitor, look: &Look, frame: Frame, body: Body) -> Page {
+    let [nav, notice] = live_frame(look, frame.section);
     let form_token = app.auth.form_token(visitor);
     let signed_in = matches!(visitor, Visitor::Session(_));
     Page(html! {
         (DOCTYPE)
         html lang="en" {
-            (head(&body.title, true))
+            (head(&body.title, frame.live))
             body {
                 a.skip href="#main" { "To the content" }
                 header.top {
@@ -135,7 +144,7 @@ fn part(part: &Part) -> Markup {
 
 /// What is on every page and changes by itself: the ways to go with what waits there, and a word where the
 /// store does not answer.
-pub(super) fn live_frame(look: &Look) -> [Part; 2] {
+pub(super) fn live_frame(look: &Look, section: Section) -> [Part; 2] {
     let subscriptions = look
         .picture
         .iter()
@@ -146,11 +155,12 @@ pub(super) fn live_frame(look: &Look) -> [Part; 2] {
     let badge = |count: u64| {
         html! { @if count > 0 { " " span.badge { (grouped(count)) } } }
     };
+    let here = |one: Section| (one == section).then_some("page");
     let nav = html! {
         nav aria-label="Pages" {
-            a href="/" { "Subscriptions" }
-            a href="/dead-letters" { "Dead letters" (badge(parked)) }
-            a href="/holes" { "Holes" (badge(holes)) }
+            a href="/" aria-current=[here(Section::Subscriptions)] { "Subscriptions" }
+            a href="/dead-letters" aria-current=[here(Section::Letters)] { "Dead letters" (badge(parked)) }
+            a href="/holes" aria-current=[here(Section::Holes)] { "Holes" (badge(holes)) }
         }
     };
     [Part::live("nav", nav), Part::live("notice", notice(look))]

@@ -92,12 +92,14 @@ pub(super) async fn body(
     let mut parts = Vec::new();
     if extent == Extent::Whole {
         parts.push(Part::fixed(html! {
-            h1 { "Dead letters" }
-            p.lead {
-                "Events that could not be handled or decoded, kept until a person decides. Later events of the same \
-                 records wait behind them."
+            div.intro {
+                h1 { "Dead letters" }
+                p.lead {
+                    "Events that could not be handled or decoded, kept until a person decides. Later events of the same \
+                     records wait behind them."
+                }
+                (form(context, filter))
             }
-            (form(context, filter))
         }));
     }
     parts.push(Part::live("letters", list(context, filter, &letters, more)));

@@ -105,6 +105,28 @@ impl Part {
     }
 }
 
+/// The ways to go, on top of every page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Section {
+    /// Subscriptions.
+    Subscriptions,
+    /// Dead letters.
+    Letters,
+    /// Holes.
+    Holes,
+}
+
+impl View {
+    /// Where it belongs.
+    pub(super) fn section(&self) -> Section {
+        match self {
+            Self::Overview | Self::Subscription(_) => Section::Subscriptions,
+            Self::Letters(_) | Self::Letter(_) => Section::Letters,
+            Self::Holes { .. } => Section::Holes,
+        }
+    }
+}
+
 /// What is in a page, beside what is on all of them.
 pub(super) struct Body {
     /// What it is about.
@@ -162,14 +184,20 @@ pub(super) async fn body(
 pub(super) async fn show(app: &App, visitor: &Visitor, view: &View) -> Response {
     let look = app.pictures.look().await;
     match body(app, visitor, &look, view, Extent::Whole).await {
-        Ok(body) => layout::page(app, visitor, &look, body).into_response(),
+        Ok(body) => {
+            let frame = layout::Frame {
+                section: view.section(),
+                live: true,
+            };
+            layout::page(app, visitor, &look, frame, body).into_response()
+        }
         Err(problem) => problem.into_response(),
     }
 }
 
 /// What is on every page and changes by itself.
-pub(super) fn live_frame(look: &Look) -> [Part; 2] {
-    layout::live_frame(look)
+pub(super) fn live_frame(look: &Look, view: &View) -> [Part; 2] {
+    layout::live_frame(look, view.section())
 }
 
 #[cfg(test)]

@@ -132,16 +132,22 @@ fn alert(one: &Subscription, lines: &[String]) -> Markup {
             (kind.mark())
             div {
                 a.subject href={ "/subscriptions/" (one.name) } { (one.name) }
-                @for line in lines { p { (sentence(without_name(line, &one.name))) } }
+                @for line in lines { p { (sentence(&without_name(line, &one.name))) } }
             }
         }
     }
 }
 
-/// Advice begins with the subscription's name, which stands above it here.
-pub(super) fn without_name<'a>(line: &'a str, name: &str) -> &'a str {
+/// Advice begins with the subscription's name, which stands above it here: the rest, as a sentence of its own.
+pub(super) fn without_name(line: &str, name: &str) -> String {
     let rest = line.strip_prefix(name).unwrap_or(line);
-    rest.trim_start_matches([':', ' '])
+    let rest = rest.trim_start_matches([':', ' ']);
+    let rest = rest.strip_prefix("is ").unwrap_or(rest);
+    let mut letters = rest.chars();
+    match letters.next() {
+        Some(first) => first.to_uppercase().chain(letters).collect(),
+        None => String::new(),
+    }
 }
 
 /// A few numbers that say it all.
@@ -166,8 +172,8 @@ fn figures(picture: &Picture, now: SystemTime) -> Markup {
             (figure("Live", &html! { (live) small { " of " (all.len()) } }))
             (figure("Greatest lag", &maybe_length(lag)))
             (figure("Received, 1 h", &html! { (grouped(received)) }))
-            (figure("Parked", &html! { (grouped(parked)) }))
-            (figure("Holes", &html! { (grouped(holes)) }))
+            (figure("Parked", &count(parked, "/dead-letters", Tone::Warn)))
+            (figure("Holes", &count(holes, "/holes", Tone::Warn)))
             @if let Some(used) = picture.history.allocation.last().map(Used::of) {
                 (figure("Deliveries used", &html! { (used.percent()) small { " %" } }))
             }
@@ -385,8 +391,9 @@ mod tests {
     fn advice_loses_the_name_that_stands_above_it() {
         for (line, rest) in [
             ("a: 1 event parked", "1 event parked"),
-            ("a is blocked: mend it", "is blocked: mend it"),
-            ("other words", "other words"),
+            ("a is blocked: mend it", "Blocked: mend it"),
+            ("a waits for a worker", "Waits for a worker"),
+            ("other words", "Other words"),
         ] {
             assert_eq!(without_name(line, "a"), rest);
         }

@@ -112,7 +112,7 @@ fn advice(one: &Subscription) -> Markup {
         @if !one.advice.is_empty() {
             div class={ "notice " (kind.class()) } {
                 (kind.mark())
-                div { @for line in &one.advice { p { (sentence(without_name(line, &one.name))) } } }
+                div { @for line in &one.advice { p { (sentence(&without_name(line, &one.name))) } } }
             }
         }
     }
