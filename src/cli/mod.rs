@@ -19,8 +19,10 @@ mod run;
 mod schema;
 mod status;
 mod tail;
+mod top;
 mod topics;
 
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -66,6 +68,7 @@ enum Command {
     Check(check::CheckArgs),
     HandlerTest(Box<handler_test::HandlerTestArgs>),
     Status(status::StatusArgs),
+    Top(top::TopArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Replay(replay::ReplayArgs),
     Holes(holes::HolesArgs),
@@ -87,6 +90,11 @@ impl Command {
     /// Commands that answer and end, or whose output a person watches: only warnings are worth a log line.
     fn is_quiet(&self) -> bool {
         !matches!(self, Self::Run | Self::Migrate | Self::Emulator(_))
+    }
+
+    /// Draws over the whole terminal: a log line on the same one would be lost, and spoil the picture.
+    fn takes_the_terminal(&self) -> bool {
+        matches!(self, Self::Top(_)) && io::stderr().is_terminal()
     }
 }
 
@@ -170,7 +178,7 @@ pub fn main_with(registry: Registry) -> ExitCode {
     {
         return fail("TLS was set up twice");
     }
-    init_logs(cli.command.is_quiet());
+    init_logs(&cli.command);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -199,6 +207,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(args) => check::run(config, args).await,
         Command::HandlerTest(args) => handler_test::run(config, *args).await,
         Command::Status(args) => status::run(config, args).await,
+        Command::Top(args) => top::run(config, args).await,
         Command::DeadLetters(args) => dead_letters::run(config, args).await,
         Command::Replay(args) => replay::run(config, args).await,
         Command::Holes(args) => holes::run(config, args).await,
@@ -217,10 +226,12 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 /// Logs as the environment asks for them; without a word from it, a quiet command logs warnings only.
-fn init_logs(quiet: bool) {
+fn init_logs(command: &Command) {
     let mut settings = LogSettings::from_env(|name| ProcessEnv.raw(name));
     let asked = ["ORGSTREAM_LOG", "RUST_LOG"].map(|name| ProcessEnv.var(name));
-    if quiet && asked.iter().all(Option::is_none) {
+    if command.takes_the_terminal() {
+        settings.filter = LogFilter::nothing();
+    } else if command.is_quiet() && asked.iter().all(Option::is_none) {
         settings.filter = LogFilter::warnings();
     }
     // Fails only if an embedding program has set logs up already.
