@@ -18,6 +18,7 @@ mod replay;
 mod run;
 mod schema;
 mod status;
+mod support_bundle;
 mod tail;
 mod top;
 mod topics;
@@ -80,6 +81,7 @@ enum Command {
     Topics(topics::TopicsArgs),
     Schema(schema::SchemaArgs),
     Config(config::ConfigArgs),
+    SupportBundle(support_bundle::SupportBundleArgs),
     /// Create or update the store's tables
     Migrate,
     Emulator(Box<emulator::EmulatorArgs>),
@@ -106,6 +108,17 @@ pub(crate) enum Failure {
     Failed(anyhow::Error),
     /// Nobody reads standard output any more, as after `| head`: done.
     OutputClosed,
+}
+
+impl Failure {
+    /// What it says to a person.
+    fn text(&self) -> String {
+        match self {
+            Self::Config(text) => text.clone(),
+            Self::Failed(error) => format!("{error:#}"),
+            Self::OutputClosed => "standard output is closed".to_owned(),
+        }
+    }
 }
 
 impl From<ConfigError> for Failure {
@@ -219,6 +232,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Topics(args) => topics::run(config, args).await,
         Command::Schema(args) => schema::run(config, args).await,
         Command::Config(args) => config::run(config, args),
+        Command::SupportBundle(args) => support_bundle::run(config, args).await,
         Command::Migrate => migrate::run(config).await,
         Command::Emulator(args) => emulator::run(*args).await,
         Command::Demo(args) => demo::run(args).await,

@@ -49,39 +49,39 @@ const fn number(
     }
 }
 
-/// 78 wide with those that are always there, but for the name, which takes what is left.
+/// On 80 columns the name has 12 left; more columns come where it has 15 beside them.
 const COLUMNS: [Column; 11] = [
     Column {
         width: Constraint::Min(10),
         ..column("NAME", 0, 0, |one, _, _| one.name.as_str().into())
     },
-    column("TOPIC", 28, 150, |one, _, _| one.topic.as_str().into()),
-    column("STATE", 12, 0, |one, _, theme| {
+    column("TOPIC", 28, 140, |one, _, _| one.topic.as_str().into()),
+    column("STATE", 20, 0, |one, _, theme| {
         Text::styled(one.state.as_str(), theme.of_state(one))
     }),
     number("LAG", 7, 0, |one, _, _| one.lag.map_or_else(none, short)),
-    column("LAST HOUR", 10, 60, |_, figures, theme| {
+    column("LAST HOUR", 10, 66, |_, figures, theme| {
         Text::styled(
             spark(&figures.lags, 10),
             theme.ink(ratatui::style::Color::Cyan),
         )
     }),
-    number("EV/S", 6, 70, |_, figures, _| {
+    number("EV/S", 6, 72, |_, figures, _| {
         figures.rate.map_or_else(none, rate)
     }),
-    number("FLIGHT", 6, 100, |_, figures, _| {
+    number("FLIGHT", 6, 108, |_, figures, _| {
         figures
             .in_flight
             .map_or_else(none, |count| count.to_string().into())
     }),
-    number("PARKED", 6, 0, |one, _, theme| {
+    number("PARKED", 6, 48, |one, _, theme| {
         troubling(one, one.parked, theme)
     }),
-    number("HOLES", 5, 50, |one, _, theme| {
+    number("HOLES", 5, 58, |one, _, theme| {
         troubling(one, one.holes, theme)
     }),
-    number("KEPT", 7, 76, |one, _, theme| kept(one, theme)),
-    column("OWNER", 16, 92, |one, _, _| {
+    number("KEPT", 7, 80, |one, _, theme| kept(one, theme)),
+    column("OWNER", 16, 100, |one, _, _| {
         one.owner.as_deref().unwrap_or(NONE).into()
     }),
 ];
@@ -95,9 +95,9 @@ fn short(length: std::time::Duration) -> Text<'static> {
     let seconds = length.as_secs();
     let (minutes, hours) = (seconds / 60, seconds / 3600);
     match seconds {
-        0..100 => format!("{seconds}s"),
-        100..6_000 => format!("{minutes}m"),
-        6_000..172_800 => format!("{hours}h{:02}m", minutes % 60),
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{minutes}m"),
+        7_200..172_800 => format!("{hours}h{:02}m", minutes % 60),
         _ => format!("{}d{}h", hours / 24, hours % 24),
     }
     .into()

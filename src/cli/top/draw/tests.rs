@@ -116,6 +116,7 @@ fn eighty_columns_show_what_matters() {
         ]
         .map(|cell| if cell == "100m" { "1m" } else { cell })
     );
+    assert!(lines[3].contains("waiting for a worker"), "{text}");
     assert_eq!(words(&lines[4])[..3], ["orders", "live", "5s"]);
     assert!(lines[4].contains("12"), "{text}");
     assert!(
