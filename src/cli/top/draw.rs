@@ -191,7 +191,7 @@ fn help(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
         })
         .collect();
     lines.push(Line::default());
-    lines.push("LAG: since the stream was last live with nothing unfinished".into());
+    lines.push("LAG: how far behind, as its worker said some seconds ago".into());
     lines.push("KEPT: how long the bus keeps what follows the position".into());
     let wanted = u16::try_from(lines.len())
         .unwrap_or(u16::MAX)

@@ -14,8 +14,6 @@ pub(super) const MINUTES: usize = 60;
 pub(super) struct Figures {
     /// Events received each second, lately; `None` before the second look.
     pub(super) rate: Option<f64>,
-    /// Events in flight, where its worker posts metrics.
-    pub(super) in_flight: Option<u64>,
     /// Its greatest lag in seconds in each of the last [`MINUTES`] minutes, oldest first; `None` where nobody ran it.
     pub(super) lags: Vec<Option<f64>>,
 }

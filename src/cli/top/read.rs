@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::picture::{Detail, Figures, MINUTES, Picture};
-use crate::status::{Bus, Overview, Subscription};
-use crate::store::{DeadLetterFilter, HoleFilter, Sample, Snapshot, Store, StoreError};
-use crate::telemetry::exposition::Exposition;
-use crate::telemetry::metrics::IN_FLIGHT_EVENTS;
+use crate::status::{Bus, Overview, Subscription, lately};
+use crate::store::{DeadLetterFilter, HoleFilter, Sample, Store, StoreError};
 
-/// How often charts and workers' metrics are read: they are posted every 15 seconds.
+/// How often charts are read: samples are posted every 15 seconds.
 const SLOWLY: Duration = Duration::from_secs(10);
 
 /// Over how long events are counted for a rate.
@@ -27,15 +25,9 @@ pub(super) struct Reader {
     bus: Bus,
     /// Events received by then, by subscription.
     counted: BTreeMap<String, VecDeque<(Instant, u64)>>,
-    /// What was read less often, and when.
-    slow: BTreeMap<String, Slow>,
-    slow_at: Option<Instant>,
-}
-
-#[derive(Default)]
-struct Slow {
-    lags: Vec<Option<f64>>,
-    in_flight: Option<u64>,
+    /// Lags by minute of each subscription, and when they were read.
+    lags: BTreeMap<String, Vec<Option<f64>>>,
+    lags_at: Option<Instant>,
 }
 
 impl Reader {
@@ -44,8 +36,8 @@ impl Reader {
             store,
             bus,
             counted: BTreeMap::new(),
-            slow: BTreeMap::new(),
-            slow_at: None,
+            lags: BTreeMap::new(),
+            lags_at: None,
         }
     }
 
@@ -58,9 +50,9 @@ impl Reader {
     async fn look(&mut self, detail: Option<&str>) -> Result<Picture, StoreError> {
         let Bus { retention, warning } = self.bus;
         let overview = Overview::read(self.store.as_ref(), retention, warning).await?;
-        if self.slow_at.is_none_or(|at| at.elapsed() >= SLOWLY) {
-            self.slow = self.look_slowly(&overview).await?;
-            self.slow_at = Some(Instant::now());
+        if self.lags_at.is_none_or(|at| at.elapsed() >= SLOWLY) {
+            self.lags = self.lags(&overview).await?;
+            self.lags_at = Some(Instant::now());
         }
         let now = Instant::now();
         self.counted
@@ -68,11 +60,9 @@ impl Reader {
         let mut figures = BTreeMap::new();
         for one in &overview.subscriptions {
             let counted = self.counted.entry(one.name.clone()).or_default();
-            let slow = self.slow.get(&one.name);
             let of_one = Figures {
                 rate: rate(counted, one.received, now),
-                in_flight: slow.and_then(|slow| slow.in_flight).filter(|_| one.held),
-                lags: slow.map(|slow| slow.lags.clone()).unwrap_or_default(),
+                lags: self.lags.get(&one.name).cloned().unwrap_or_default(),
             };
             figures.insert(one.name.clone(), of_one);
         }
@@ -87,22 +77,20 @@ impl Reader {
         })
     }
 
-    async fn look_slowly(&self, overview: &Overview) -> Result<BTreeMap<String, Slow>, StoreError> {
+    async fn lags(
+        &self,
+        overview: &Overview,
+    ) -> Result<BTreeMap<String, Vec<Option<f64>>>, StoreError> {
         let now = overview.at;
         let minutes = Duration::from_secs(60 * MINUTES as u64);
         let since = now.checked_sub(minutes).unwrap_or(now);
-        let in_flight = in_flight(&lately(self.store.snapshots().await)?);
-        let mut slow = BTreeMap::new();
+        let mut lags = BTreeMap::new();
         for one in &overview.subscriptions {
             let Some(key) = &one.key else { continue };
             let samples = lately(self.store.samples(key, since).await)?;
-            let of_one = Slow {
-                lags: by_minute(&samples, now),
-                in_flight: in_flight.get(&one.name).copied(),
-            };
-            slow.insert(one.name.clone(), of_one);
+            lags.insert(one.name.clone(), by_minute(&samples, now));
         }
-        Ok(slow)
+        Ok(lags)
     }
 
     async fn detail(&self, one: &Subscription) -> Result<Detail, StoreError> {
@@ -135,14 +123,6 @@ impl Reader {
             detail.holes = self.store.holes(&filter).await?;
         }
         Ok(detail)
-    }
-}
-
-/// What tables of an older release do not have yet is nothing.
-fn lately<T>(read: Result<Vec<T>, StoreError>) -> Result<Vec<T>, StoreError> {
-    match read {
-        Err(StoreError::NotMigrated(_)) => Ok(Vec::new()),
-        other => other,
     }
 }
 
@@ -184,33 +164,6 @@ fn by_minute(samples: &[Sample], now: SystemTime) -> Vec<Option<f64>> {
     minutes
 }
 
-/// Events in flight by subscription, over all workers: one that does not run it says nothing, or none.
-fn in_flight(snapshots: &[Snapshot]) -> BTreeMap<String, u64> {
-    let mut all: BTreeMap<String, u64> = BTreeMap::new();
-    for snapshot in snapshots {
-        // A worker of another release may post what is not understood here.
-        let Ok(exposition) = Exposition::parse(&snapshot.body) else {
-            continue;
-        };
-        let Some(family) = exposition.family(IN_FLIGHT_EVENTS.name) else {
-            continue;
-        };
-        for sample in &family.samples {
-            let Some(name) = sample.label("subscription") else {
-                continue;
-            };
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a gauge of whole numbers; what is none counts as the nearest"
-            )]
-            let events = sample.value as u64;
-            *all.entry(name.to_owned()).or_default() += events;
-        }
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,26 +202,5 @@ mod tests {
         assert_eq!(lags.len(), MINUTES);
         assert_eq!((lags[0], lags[58], lags[59]), (Some(7.0), None, Some(4.0)));
         assert_eq!(lags.iter().flatten().count(), 2);
-    }
-
-    #[test]
-    fn events_in_flight_are_added_up_over_workers() {
-        let snapshot = |body: &str| Snapshot {
-            holder: "h".into(),
-            worker: "w".into(),
-            version: "0".into(),
-            at: SystemTime::now(),
-            body: body.to_owned(),
-        };
-        let name = IN_FLIGHT_EVENTS.name;
-        let text = |events| {
-            format!("# HELP {name} x\n# TYPE {name} gauge\n{name}{{subscription=\"a\"}} {events}\n")
-        };
-        let all = [
-            snapshot(&text(3)),
-            snapshot(&text(0)),
-            snapshot("what is {this"),
-        ];
-        assert_eq!(in_flight(&all), BTreeMap::from([("a".to_owned(), 3)]));
     }
 }

@@ -84,18 +84,19 @@ fn lines<'a>(
     if let Some(figures) = figures.filter(|figures| !figures.lags.is_empty()) {
         let room = usize::from(width).saturating_sub(LABEL).min(MINUTES);
         let known = figures.lags.iter().flatten().copied();
-        let most = known.filter(|lag| lag.is_finite()).fold(0.0, f64::max);
         lines.push(plain("last hour", spark(&figures.lags, room), theme));
-        let most = std::time::Duration::try_from_secs_f64(most).unwrap_or_default();
-        lines.push(plain("", format!("{} at most", length(most)), theme));
+        if let Some(most) = known.filter(|lag| lag.is_finite()).reduce(f64::max) {
+            let most = std::time::Duration::try_from_secs_f64(most).unwrap_or_default();
+            lines.push(plain("", format!("{} at most", length(most)), theme));
+        }
     }
-    let position = one.position.as_deref().unwrap_or(NONE);
+    let written = age(one.position_at, now);
+    let position = match &one.position {
+        Some(position) => format!("{position}, written {written} ago"),
+        None => "none yet".to_owned(),
+    };
     lines.extend([
-        plain(
-            "position",
-            format!("{position}, written {} ago", age(one.position_at, now)),
-            theme,
-        ),
+        plain("position", position, theme),
         plain("kept", kept(one), theme),
         plain(
             "received",

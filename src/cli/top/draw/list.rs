@@ -49,6 +49,8 @@ const fn number(
     }
 }
 
+const STATE: &str = "STATE";
+
 /// On 80 columns the name has 12 left; more columns come where it has 15 beside them.
 const COLUMNS: [Column; 11] = [
     Column {
@@ -56,7 +58,7 @@ const COLUMNS: [Column; 11] = [
         ..column("NAME", 0, 0, |one, _, _| one.name.as_str().into())
     },
     column("TOPIC", 28, 140, |one, _, _| one.topic.as_str().into()),
-    column("STATE", 20, 0, |one, _, theme| {
+    column(STATE, 20, 0, |one, _, theme| {
         Text::styled(one.state.as_str(), theme.of_state(one))
     }),
     number("LAG", 7, 0, |one, _, _| one.lag.map_or_else(none, short)),
@@ -69,9 +71,8 @@ const COLUMNS: [Column; 11] = [
     number("EV/S", 6, 72, |_, figures, _| {
         figures.rate.map_or_else(none, rate)
     }),
-    number("FLIGHT", 6, 108, |_, figures, _| {
-        figures
-            .in_flight
+    number("FLIGHT", 6, 108, |one, _, _| {
+        one.in_flight
             .map_or_else(none, |count| count.to_string().into())
     }),
     number("PARKED", 6, 48, |one, _, theme| {
@@ -159,6 +160,14 @@ pub(super) fn draw(
     frame.render_widget(needs(overview, theme), below);
 }
 
+/// As wide as the states that there are.
+fn state_width(all: &[&Subscription]) -> u16 {
+    let longest = all.iter().map(|one| one.state.chars().count()).max();
+    u16::try_from(longest.unwrap_or(0))
+        .unwrap_or(0)
+        .clamp(10, 20)
+}
+
 fn table(frame: &mut Frame<'_>, area: Rect, picture: &Picture, view: &View, theme: Theme) {
     let columns: Vec<&Column> = COLUMNS
         .iter()
@@ -185,7 +194,12 @@ fn table(frame: &mut Frame<'_>, area: Rect, picture: &Picture, view: &View, them
             text
         })
     });
-    let table = Table::new(rows, columns.iter().map(|column| column.width))
+    let widths = columns.iter().map(|column| match column.heading {
+        // The longest words are rare, and leave the names little room.
+        STATE => Constraint::Length(state_width(&ordered)),
+        _ => column.width,
+    });
+    let table = Table::new(rows, widths)
         .header(Row::new(heading).style(theme.heading()))
         .row_highlight_style(theme.chosen());
     let mut state = TableState::default().with_selected(view.chosen(&ordered));

@@ -42,7 +42,6 @@ fn picture() -> Picture {
     let overview = overview(&[accounts, cases, orders], 100, &[&[]]);
     let figures = |rate, lag| Figures {
         rate: Some(rate),
-        in_flight: Some(3),
         lags: vec![Some(lag); 60],
     };
     Picture {
