@@ -267,10 +267,7 @@ impl Position {
                 store.report_state(&lease, &report).await?;
             }
             if let Some(progress) = progress {
-                let began = Instant::now();
-                let saved = store.save_progress(&lease, &progress).await;
-                metrics::store_called("save_progress", began.elapsed());
-                saved?;
+                store.save_progress(&lease, &progress).await?;
             }
             Ok(())
         }));

@@ -71,9 +71,9 @@ table! {
     POSITION_WRITES = "position_writes_total", Kind::Counter, Count, ["outcome"],
         "Writes of positions to the store.";
     STORE_TIME = "store_seconds", Kind::Histogram(STORE_SECONDS), Seconds, ["operation"],
-        "Time of a call to the store.";
+        "Time of a call to the store; transact holds the handler's own time within its transaction.";
     STORE_ERRORS = "store_errors_total", Kind::Counter, Count, ["operation", "kind"],
-        "Calls to the store that failed: unavailable, not_migrated, fenced, refused or config.";
+        "Calls to the store that failed: unavailable, not_migrated, fenced (another worker has taken over), refused, config, or abandoned because nobody waited any longer.";
     STORE_CONNECTIONS = "store_connections", Kind::Gauge, Count, ["state"],
         "Connections to the store's database that are open: idle or in_use.";
     STORE_CONNECTIONS_MAX = "store_connections_max", Kind::Gauge, Count, [],
