@@ -243,40 +243,4 @@ pub fn build_info() {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    #[test]
-    fn names_are_unique_and_follow_the_rules() {
-        let legal = |text: &str| {
-            text.starts_with(|c: char| c.is_ascii_lowercase())
-                && text
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-        };
-        let mut names = HashSet::new();
-        for metric in ALL.iter().chain(stored::ALL) {
-            let name = metric.name;
-            assert!(names.insert(name), "{name} twice");
-            assert!(name.starts_with("orgstream_") && legal(name), "{name}");
-            assert!(metric.labels.iter().all(|label| legal(label)), "{name}");
-            let unique: HashSet<_> = metric.labels.iter().collect();
-            assert_eq!(unique.len(), metric.labels.len(), "{name}");
-            let counter = metric.kind == Kind::Counter;
-            assert_eq!(name.ends_with("_total"), counter, "{name}");
-            let base = name.strip_suffix("_total").unwrap_or(name);
-            if metric.unit == Unit::Seconds {
-                assert!(base.ends_with("_seconds"), "{name}");
-            }
-            if metric.unit == Unit::Bytes {
-                assert!(base.ends_with("_bytes"), "{name}");
-            }
-            if let Kind::Histogram(bounds) = metric.kind {
-                assert!(bounds.is_sorted_by(|a, b| a < b), "{name}");
-            }
-            assert!(metric.help.ends_with('.'), "{name}");
-        }
-    }
-}
+mod tests;

@@ -107,3 +107,96 @@ table! {
     BUILD_INFO = "build_info", Kind::Gauge, Count, ["version", "commit"],
         "1 for the version that runs; the commit is empty where the build was not told.";
 }
+
+/// What the labels may be whose values are words of ours: name of the metric without its prefix, label, words.
+pub const VALUES: &[(&str, &str, &[&str])] = &[
+    (
+        "events_finished_total",
+        "outcome",
+        &["handled", "parked", "filtered", "repeat"],
+    ),
+    (
+        "events_parked_total",
+        "reason",
+        &[
+            "rejected",
+            "exhausted",
+            "parked_behind",
+            "undecodable",
+            "schema_refused",
+            "schema_unavailable",
+        ],
+    ),
+    (
+        "dead_letters_resolved_total",
+        "outcome",
+        &["handled", "discarded"],
+    ),
+    (
+        "lag_leg_seconds",
+        "leg",
+        &["bus", "wait", "handler", "position"],
+    ),
+    (
+        "stream_state",
+        "state",
+        &[
+            "connecting",
+            "live",
+            "paused",
+            "reconnecting",
+            "blocked",
+            "stopped",
+            "elsewhere",
+        ],
+    ),
+    (
+        "handler_events_total",
+        "outcome",
+        &["handled", "retried", "rejected", "exhausted", "filtered"],
+    ),
+    (
+        "decode_failures_total",
+        "reason",
+        &["undecodable", "schema_refused", "schema_unavailable"],
+    ),
+    (
+        "schema_fetches_total",
+        "outcome",
+        &["fetched", "unavailable", "refused"],
+    ),
+    (
+        "schema_lookups_total",
+        "source",
+        &["memory", "store", "folder", "org"],
+    ),
+    (
+        "position_writes_total",
+        "outcome",
+        &["written", "failed", "fenced"],
+    ),
+    (
+        "store_errors_total",
+        "kind",
+        &[
+            "unavailable",
+            "not_migrated",
+            "fenced",
+            "refused",
+            "config",
+            "abandoned",
+        ],
+    ),
+    ("store_connections", "state", &["idle", "in_use"]),
+    (
+        "lease_changes_total",
+        "change",
+        &["taken", "released", "lost"],
+    ),
+    ("holes_total", "kind", &["lost", "gap"]),
+    (
+        "token_refreshes_total",
+        "outcome",
+        &["signed_in", "refused", "unavailable"],
+    ),
+];
