@@ -3,6 +3,7 @@
 mod documents;
 mod mistakes;
 mod shaping;
+mod telemetry;
 
 use std::collections::BTreeMap;
 use std::fs;
