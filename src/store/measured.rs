@@ -144,7 +144,7 @@ measured! {
         fn mark_begun(lease: &Lease) -> Result<(), StoreError>;
         fn mark_first(lease: &Lease, first: &ReplayId) -> Result<(), StoreError>;
         fn save_progress(lease: &Lease, progress: &Progress) -> Result<(), StoreError>;
-        fn report_state(lease: &Lease, report: &StateReport) -> Result<(), StoreError>;
+        fn report_states(lease: &Lease, reports: &[StateReport]) -> Result<(), StoreError>;
         fn recent_events(key: &SubscriptionKey, window: Duration) -> Result<Option<Recent>, StoreError>;
         fn subscriptions() -> Result<Vec<SubscriptionStatus>, StoreError>;
     }

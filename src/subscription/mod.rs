@@ -13,6 +13,7 @@ mod age;
 mod backoff;
 mod breaks;
 mod calling;
+mod changes;
 mod cost;
 mod credits;
 mod decoder;
@@ -37,6 +38,7 @@ mod reader;
 mod replay_end;
 mod resume;
 mod rewind;
+mod samples;
 mod sleepless;
 mod state;
 mod streams;
@@ -58,6 +60,7 @@ use crate::salesforce::pubsub::PubSub;
 use crate::store::{Hole, Lease, LetterSummary, SettledAhead, Store, StoreError, TakenOver};
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
+pub use samples::Samples;
 pub use sleepless::Moment;
 pub use state::State;
 
@@ -102,6 +105,8 @@ pub struct Shared {
     pub org_id: OrgId,
     /// Host of its instance URL.
     pub host: String,
+    /// What the subscriptions see, for charts.
+    pub samples: Samples,
 }
 
 /// What whoever keeps the leases tells a subscription while it runs.
@@ -203,6 +208,7 @@ struct Stint<'a> {
 impl Stint<'_> {
     async fn run(self, taken: TakenOver) -> Result<delivery::Ended, tokio::task::JoinError> {
         let (shared, config, stop) = (self.shared, self.config, self.stop);
+        let _sampled = shared.samples.begin(&taken.lease, self.observer.seen());
         let begins = taken.begin_from.as_ref().unwrap_or(&config.start);
         let mut resume_after = taken.position.clone();
         // After a rewind nobody knows what came just before.
@@ -308,6 +314,7 @@ impl Stint<'_> {
             ),
             in_flight,
             stream_state: stream.state.clone(),
+            stream_changes: stream.changes.clone(),
             shown_state: self.shown_state,
             observer: self.observer,
             stop: stop.clone(),

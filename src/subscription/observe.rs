@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use metrics::{Counter, Gauge, Histogram};
 
+use super::samples::Seen;
 use crate::telemetry::metrics::{self as m, seconds_since_1970};
 
 /// How an event left the subscription.
@@ -23,6 +24,8 @@ pub(super) struct Observer(Arc<Handles>);
 #[derive(Clone)]
 struct Handles {
     subscription: String,
+    /// What is posted to the store for charts.
+    seen: Arc<Seen>,
     received: Counter,
     handled: Counter,
     parked: Counter,
@@ -102,6 +105,7 @@ impl Observer {
     pub(super) fn new<'a>(subscription: &str, handlers: impl IntoIterator<Item = &'a str>) -> Self {
         let new = Self(Arc::new(Handles {
             subscription: subscription.to_owned(),
+            seen: Arc::default(),
             received: m::EVENTS_RECEIVED.counter(&[subscription]),
             handled: m::EVENTS_FINISHED.counter(&[subscription, "handled"]),
             parked: m::EVENTS_FINISHED.counter(&[subscription, "parked"]),
@@ -143,6 +147,12 @@ impl Observer {
 
     pub(super) fn received(&self, events: usize) {
         self.0.received.increment(events as u64);
+        self.0.seen.received(events as u64);
+    }
+
+    /// What was seen since it was last posted.
+    pub(super) fn seen(&self) -> Arc<Seen> {
+        self.0.seen.clone()
     }
 
     /// The stream brought something at this time: events, or a keepalive.
@@ -193,6 +203,7 @@ impl Observer {
 
     pub(super) fn parked(&self, handler: Option<&str>, reason: &str) {
         m::event_parked(&self.0.subscription, handler, reason);
+        self.0.seen.parked();
     }
 
     /// So many dead letters are open no more: `handled` or `discarded`.
@@ -212,6 +223,7 @@ impl Observer {
 
     pub(super) fn lag(&self, lag: Duration) {
         self.0.lag.set(lag.as_secs_f64());
+        self.0.seen.lag(lag);
     }
 
     /// How many seconds the bus still keeps what follows the position.

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
+use super::changes::Changes;
 use super::lost::GivenUp;
 use super::state::State;
 use super::tracker::{HandlerSet, Passed, Seq, Tracker};
@@ -45,7 +46,15 @@ pub(super) enum Written {
     Fenced,
 }
 
-type Write = BoxFuture<'static, Result<(), StoreError>>;
+type Write = BoxFuture<'static, Result<(), Failed>>;
+
+/// What of a write failed.
+enum Failed {
+    /// The states, which come first.
+    Report(StoreError),
+    /// The position; the states are stored.
+    Progress(StoreError),
+}
 
 /// What is to be written, and the write under way.
 pub(super) struct Position {
@@ -70,6 +79,8 @@ pub(super) struct Position {
     given_up: Option<GivenUp>,
     state: Option<State>,
     state_moved: bool,
+    /// What the stream's state was meanwhile.
+    changes: Changes,
     not_before: Instant,
     /// The write under way, with what it takes along, to be put back if it fails.
     write: Option<Write>,
@@ -89,6 +100,7 @@ struct Taken {
     given_up: bool,
     /// The position has passed every event before this one.
     passed_to: Seq,
+    reports: Vec<StateReport>,
 }
 
 impl Position {
@@ -96,6 +108,7 @@ impl Position {
         lease: Lease,
         store: Arc<dyn Store>,
         handlers: Vec<(HandlerSet, String)>,
+        changes: Changes,
     ) -> Self {
         Self {
             lease,
@@ -112,6 +125,7 @@ impl Position {
             given_up: None,
             state: None,
             state_moved: false,
+            changes,
             not_before: Instant::now(),
             write: None,
             taken: Taken::default(),
@@ -170,6 +184,7 @@ impl Position {
             self.state = Some(state.clone());
             self.state_moved = true;
         }
+        self.state_moved |= self.changes.wait();
     }
 
     /// Why nothing can be stored, where that is so for more than a moment.
@@ -240,9 +255,10 @@ impl Position {
         finished_before: &FinishedBefore,
     ) {
         self.begun = tracker.position().cloned();
-        let report = std::mem::take(&mut self.state_moved)
-            .then(|| self.state.clone())
-            .flatten();
+        let reports = match &self.state {
+            Some(state) if std::mem::take(&mut self.state_moved) => self.changes.take(state),
+            _ => Vec::new(),
+        };
         let progress = std::mem::take(&mut self.moved)
             .then(|| self.progress(tracker, caught_up_at, finished_before));
         self.taken = progress
@@ -254,20 +270,19 @@ impl Position {
                 letters_passed: progress.letters_passed.clone(),
                 given_up: progress.begin_from.is_some(),
                 passed_to: tracker.passed_to(),
+                reports: Vec::new(),
             });
+        self.taken.reports = reports.clone();
         let (store, lease) = (self.store.clone(), self.lease.clone());
         self.not_before = Instant::now() + PACE;
         self.write = Some(Box::pin(async move {
-            if let Some(state) = report {
-                let report = StateReport {
-                    state: state.name().to_owned(),
-                    detail: state.detail().map(str::to_owned),
-                    ..StateReport::default()
-                };
-                store.report_state(&lease, &report).await?;
+            if !reports.is_empty() {
+                let reported = store.report_states(&lease, &reports).await;
+                reported.map_err(Failed::Report)?;
             }
             if let Some(progress) = progress {
-                store.save_progress(&lease, &progress).await?;
+                let saved = store.save_progress(&lease, &progress).await;
+                saved.map_err(Failed::Progress)?;
             }
             Ok(())
         }));
@@ -316,7 +331,15 @@ impl Position {
         }
     }
 
-    fn took(&mut self, result: Result<(), StoreError>) -> Written {
+    fn took(&mut self, result: Result<(), Failed>) -> Written {
+        let reports = std::mem::take(&mut self.taken.reports);
+        let result = result.map_err(|failed| match failed {
+            Failed::Report(error) => {
+                self.changes.put_back(reports);
+                error
+            }
+            Failed::Progress(error) => error,
+        });
         match result {
             Ok(()) => {
                 if self.backoff.failures() > 0 {

@@ -38,6 +38,7 @@ mod lost_ground;
 mod metrics;
 mod metrics_table;
 mod node_client;
+mod observed;
 mod position_age;
 mod replay;
 mod replay_ids;

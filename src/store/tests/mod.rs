@@ -134,6 +134,7 @@ suite! {
     observations::whoever_lost_the_lease_posts_no_sample_and_a_rename_takes_them_along,
     observations::a_state_is_kept_where_it_or_its_detail_or_the_owner_changes,
     observations::a_state_change_names_the_call_the_place_and_the_worker,
+    observations::states_that_came_since_are_reported_together_and_the_last_one_stands,
     observations::one_of_all_workers_is_told_to_ask_for_the_limits,
     observations::readings_of_the_allocation_are_read_oldest_first,
     credentials::only_one_holder_refreshes_until_its_time_is_up,

@@ -29,6 +29,7 @@ use crate::handler::Handler;
 use crate::store::{FinishedAhead, Lease, Store};
 use crate::subscription::Assignment;
 use crate::subscription::age::PositionAge;
+use crate::subscription::changes::Changes;
 use crate::subscription::decoder::Item;
 use crate::subscription::forms::Forms;
 use crate::subscription::gaps::Gaps;
@@ -96,6 +97,7 @@ pub(super) struct Setup {
     pub(super) age: PositionAge,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) stream_state: watch::Receiver<State>,
+    pub(super) stream_changes: Changes,
     /// The subscription's state as people see it: the stream's, or that of a handler that stopped it.
     pub(super) shown_state: watch::Sender<State>,
     pub(super) observer: Observer,
@@ -132,6 +134,8 @@ pub(super) struct Delivery {
     replays: Replays,
     stream_state: watch::Receiver<State>,
     shown_state: watch::Sender<State>,
+    /// People see another state than the stream's.
+    overruled: bool,
     caught_up_at: Option<SystemTime>,
     /// Where lag counts from before the stream was ever caught up.
     behind_since: SystemTime,
@@ -173,7 +177,12 @@ impl Delivery {
             runs.iter().map(|run| run.name.clone()).collect(),
         );
         let mut tracker = Tracker::new(setup.lease.key.topic.is_channel(), runs.len());
-        let mut position = Position::new(setup.lease.clone(), setup.store.clone(), names);
+        let mut position = Position::new(
+            setup.lease.clone(),
+            setup.store.clone(),
+            names,
+            setup.stream_changes,
+        );
         if handlers.iter().any(|h| h.transactional().is_some()) {
             tracker.tell_passed();
             position.keep_marks();
@@ -213,6 +222,7 @@ impl Delivery {
             lease: setup.lease,
             stream_state: setup.stream_state,
             shown_state: setup.shown_state,
+            overruled: false,
             caught_up_at: None,
             behind_since: setup.behind_since,
             observer: setup.observer,
@@ -391,6 +401,8 @@ impl Delivery {
         match last {
             Ok(Written::Done) => info!(
                 subscription = self.lease.key.name,
+                topic = %self.lease.key.topic,
+                state = state.name(),
                 position = self.tracker.position().map(tracing::field::display),
                 unfinished = self.in_flight.held_now().0,
                 "stopped"
