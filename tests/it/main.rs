@@ -39,6 +39,7 @@ mod letters_kept;
 mod letters_units;
 mod lost_ground;
 mod metrics;
+mod metrics_table;
 mod node_client;
 mod observed;
 mod position_age;

@@ -4,6 +4,7 @@ mod documents;
 mod mistakes;
 mod reference;
 mod shaping;
+mod telemetry;
 
 use std::collections::BTreeMap;
 use std::fs;
