@@ -71,9 +71,9 @@ table! {
     POSITION_WRITES = "position_writes_total", Kind::Counter, Count, ["outcome"],
         "Writes of positions to the store.";
     STORE_TIME = "store_seconds", Kind::Histogram(STORE_SECONDS), Seconds, ["operation"],
-        "Time of a call to the store.";
+        "Time of a call to the store; transact holds the handler's own time within its transaction.";
     STORE_ERRORS = "store_errors_total", Kind::Counter, Count, ["operation", "kind"],
-        "Calls to the store that failed: unavailable, not_migrated, fenced, refused or config.";
+        "Calls to the store that failed: unavailable, not_migrated, fenced (another worker has taken over), refused, config, or abandoned because nobody waited any longer.";
     STORE_CONNECTIONS = "store_connections", Kind::Gauge, Count, ["state"],
         "Connections to the store's database that are open: idle or in_use.";
     STORE_CONNECTIONS_MAX = "store_connections_max", Kind::Gauge, Count, [],
@@ -107,3 +107,96 @@ table! {
     BUILD_INFO = "build_info", Kind::Gauge, Count, ["version", "commit"],
         "1 for the version that runs; the commit is empty where the build was not told.";
 }
+
+/// What the labels may be whose values are words of ours: name of the metric without its prefix, label, words.
+pub const VALUES: &[(&str, &str, &[&str])] = &[
+    (
+        "events_finished_total",
+        "outcome",
+        &["handled", "parked", "filtered", "repeat"],
+    ),
+    (
+        "events_parked_total",
+        "reason",
+        &[
+            "rejected",
+            "exhausted",
+            "parked_behind",
+            "undecodable",
+            "schema_refused",
+            "schema_unavailable",
+        ],
+    ),
+    (
+        "dead_letters_resolved_total",
+        "outcome",
+        &["handled", "discarded"],
+    ),
+    (
+        "lag_leg_seconds",
+        "leg",
+        &["bus", "wait", "handler", "position"],
+    ),
+    (
+        "stream_state",
+        "state",
+        &[
+            "connecting",
+            "live",
+            "paused",
+            "reconnecting",
+            "blocked",
+            "stopped",
+            "elsewhere",
+        ],
+    ),
+    (
+        "handler_events_total",
+        "outcome",
+        &["handled", "retried", "rejected", "exhausted", "filtered"],
+    ),
+    (
+        "decode_failures_total",
+        "reason",
+        &["undecodable", "schema_refused", "schema_unavailable"],
+    ),
+    (
+        "schema_fetches_total",
+        "outcome",
+        &["fetched", "unavailable", "refused"],
+    ),
+    (
+        "schema_lookups_total",
+        "source",
+        &["memory", "store", "folder", "org"],
+    ),
+    (
+        "position_writes_total",
+        "outcome",
+        &["written", "failed", "fenced"],
+    ),
+    (
+        "store_errors_total",
+        "kind",
+        &[
+            "unavailable",
+            "not_migrated",
+            "fenced",
+            "refused",
+            "config",
+            "abandoned",
+        ],
+    ),
+    ("store_connections", "state", &["idle", "in_use"]),
+    (
+        "lease_changes_total",
+        "change",
+        &["taken", "released", "lost"],
+    ),
+    ("holes_total", "kind", &["lost", "gap"]),
+    (
+        "token_refreshes_total",
+        "outcome",
+        &["signed_in", "refused", "unavailable"],
+    ),
+];
