@@ -1,6 +1,8 @@
 //! The only place that names concrete types and wires them together.
 
+mod allocation;
 mod housekeeping;
+mod posting;
 mod schemas;
 mod start;
 
@@ -26,10 +28,12 @@ use crate::salesforce::auth::{
 use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::{PubSub, PubSubError};
 use crate::store::{self, Store, StoreError};
-use crate::subscription::{Shared, State};
+use crate::subscription::{Samples, Shared, State};
 use crate::telemetry::{self, Recorder, metrics};
 use crate::worker;
 
+use allocation::Allocation;
+use posting::Posting;
 use schemas::{BusSource, StoreShelf};
 use start::Waiting;
 
@@ -284,6 +288,7 @@ pub async fn run(
             org: org.clone(),
             session,
             identity: identity.clone(),
+            recorder,
         };
         let pruning = housekeeping::prune(store.clone(), config.retention.clone());
         tokio::select! {
@@ -341,6 +346,7 @@ struct Ready {
     org: Org,
     session: Arc<Session>,
     identity: store::Worker,
+    recorder: Option<Recorder>,
 }
 
 /// Who this process is to the others.
@@ -434,6 +440,18 @@ async fn run_subscriptions(
         .schemas(Some(ready.store.clone()), &config.schemas_dir);
     let limits = Limits::new(&config.salesforce, ready.org.tokens.clone())
         .map_err(|error| RunError::Config(error.to_string()))?;
+    let posting = Posting {
+        store: ready.store.clone(),
+        recorder: ready.recorder,
+        holder: ready.identity.holder.clone(),
+        samples: Samples::default(),
+    };
+    let allocation = Allocation {
+        store: ready.store.clone(),
+        limits: limits.clone(),
+        org_id: ready.session.org_id.clone(),
+        interval: config.salesforce.limits_interval,
+    };
     let entries = config
         .subscriptions
         .into_iter()
@@ -448,6 +466,7 @@ async fn run_subscriptions(
             salesforce: config.salesforce,
             org_id: ready.session.org_id.clone(),
             host: ready.session.host().to_owned(),
+            samples: posting.samples.clone(),
         },
         identity: ready.identity,
         lease: config.store.lease,
@@ -459,7 +478,12 @@ async fn run_subscriptions(
             })
             .collect(),
     };
-    worker::run(setup, stop).await.map_err(|bug| RunError::Bug {
+    let ended = tokio::select! {
+        ended = worker::run(setup, stop) => ended,
+        never = posting.run() => match never {},
+        never = allocation.watch() => match never {},
+    };
+    ended.map_err(|bug| RunError::Bug {
         subscription: bug.subscription.unwrap_or_else(|| "?".to_owned()),
         reason: bug.reason,
     })

@@ -7,6 +7,8 @@ use async_trait::async_trait;
 
 use super::{Lease, StoreError, SubscriptionKey};
 use crate::event::{OrgId, ReplayId};
+use crate::salesforce::forecast;
+use crate::salesforce::limits::Deliveries;
 
 /// How long a post may take: nothing waits for it, and it must not keep a connection from a position.
 pub(super) const POST_LIMIT: Duration = Duration::from_secs(5);
@@ -44,7 +46,7 @@ pub struct Sample {
 pub struct StateChange {
     /// Which subscription.
     pub subscription: String,
-    /// When, by the database's clock.
+    /// When, by the worker's clock.
     pub at: SystemTime,
     /// `connecting`, `live`, `paused`, `reconnecting`, `blocked`, `stopped`.
     pub state: String,
@@ -69,6 +71,18 @@ pub struct AllocationReading {
     pub max: u64,
     /// What is left of them.
     pub remaining: u64,
+}
+
+impl AllocationReading {
+    /// When nothing will be left, by readings of one org, oldest first ([`forecast`]).
+    pub fn exhausted_at(readings: &[Self]) -> Option<SystemTime> {
+        let deliveries = |one: &Self| {
+            let (max, remaining) = (one.max, one.remaining);
+            (one.at, Deliveries { max, remaining })
+        };
+        let readings: Vec<_> = readings.iter().map(deliveries).collect();
+        forecast::exhausted_at(&readings)
+    }
 }
 
 /// Snapshots, samples, state changes, readings. Posts are bounded by five seconds, because nothing waits for

@@ -127,7 +127,9 @@ mod tests {
         metrics::event_parked("accounts", None, "undecodable");
         metrics::stream_state("accounts", "connecting");
         metrics::stream_state("accounts", "live");
-        metrics::handler_answered("accounts", "log", Duration::from_secs(1));
+        metrics::HANDLER_TIME
+            .histogram(&["accounts", "log"])
+            .record(1.0);
     }
 
     async fn get_text(addr: SocketAddr, path: &str) -> (u16, String, String) {

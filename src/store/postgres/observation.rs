@@ -183,21 +183,33 @@ async fn samples(
         .collect()
 }
 
-/// Adds a row where state, detail or epoch are not those of the last one. The caller has locked the
-/// subscription's row, so nobody adds another meanwhile.
+/// Adds a row where state, detail or epoch are not those of the last one; to that one the name of its call, where
+/// it has none. The caller has locked the subscription's row, so nobody adds another meanwhile.
 pub(super) async fn log_state(
     conn: &mut PgConnection,
     lease: &Lease,
     report: &StateReport,
 ) -> Result<(), StoreError> {
+    let last: Option<i64> = sql::query_scalar(
+        "select id from (select id, state, detail, epoch from orgstream.state_change \
+                         where org_id = $1 and subscription = $2 order by id desc limit 1) last \
+         where state = $3 and detail is not distinct from $4 and epoch = $5",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(plain(&report.state))
+    .bind(report.detail.as_deref().map(plain))
+    .bind(lease.epoch)
+    .fetch_optional(&mut *conn)
+    .await?;
+    if let Some(last) = last {
+        return name_call(conn, last, report).await;
+    }
     sql::query(
         "insert into orgstream.state_change \
-             (org_id, subscription, state, detail, rpc_id, replay_id, worker, epoch) \
-         select $1, $2, $3, $4, $5, $6, (select name from orgstream.worker where holder = $7), $8 \
-         where not exists ( \
-             select from (select state, detail, epoch from orgstream.state_change \
-                          where org_id = $1 and subscription = $2 order by id desc limit 1) last \
-             where last.state = $3 and last.detail is not distinct from $4 and last.epoch = $8)",
+             (org_id, subscription, state, detail, rpc_id, replay_id, worker, epoch, at) \
+         values ($1, $2, $3, $4, $5, $6, (select name from orgstream.worker where holder = $7), $8, \
+                 coalesce(to_timestamp($9::bigint / 1000.0), now()))",
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
@@ -207,8 +219,25 @@ pub(super) async fn log_state(
     .bind(report.replay_id.as_ref().map(|id| id.as_bytes()))
     .bind(&lease.holder)
     .bind(lease.epoch)
+    .bind(report.at.map(to_ms))
     .execute(conn)
     .await?;
+    Ok(())
+}
+
+async fn name_call(
+    conn: &mut PgConnection,
+    change: i64,
+    report: &StateReport,
+) -> Result<(), StoreError> {
+    let Some(rpc_id) = report.rpc_id.as_deref() else {
+        return Ok(());
+    };
+    sql::query("update orgstream.state_change set rpc_id = $2 where id = $1 and rpc_id is null")
+        .bind(change)
+        .bind(plain(rpc_id))
+        .execute(conn)
+        .await?;
     Ok(())
 }
 

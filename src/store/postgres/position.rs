@@ -35,8 +35,17 @@ impl Positions for PostgresStore {
         transaction!(self, |conn| save_progress(conn, lease, number, progress))
     }
 
-    async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError> {
-        transaction!(self, |conn| report_state(conn, lease, report))
+    async fn report_states(
+        &self,
+        lease: &Lease,
+        reports: &[StateReport],
+    ) -> Result<(), StoreError> {
+        transaction!(self, |conn| async {
+            for report in reports {
+                report_state(&mut *conn, lease, report).await?;
+            }
+            Ok::<_, StoreError>(())
+        })
     }
 
     async fn recent_events(

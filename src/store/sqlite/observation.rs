@@ -178,20 +178,32 @@ async fn samples(
         .collect()
 }
 
-/// Adds a row where state, detail or epoch are not those of the last one.
+/// Adds a row where state, detail or epoch are not those of the last one; to that one the name of its call, where
+/// it has none.
 pub(super) async fn log_state(
     conn: &mut SqliteConnection,
     lease: &Lease,
     report: &StateReport,
 ) -> Result<(), StoreError> {
+    let last: Option<i64> = sqlx::query_scalar(
+        "select id from (select id, state, detail, epoch from state_change \
+                         where org_id = $1 and subscription = $2 order by id desc limit 1) last \
+         where state = $3 and detail is $4 and epoch = $5",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(plain(&report.state))
+    .bind(report.detail.as_deref().map(plain))
+    .bind(lease.epoch)
+    .fetch_optional(&mut *conn)
+    .await?;
+    if let Some(last) = last {
+        return name_call(conn, last, report).await;
+    }
     sqlx::query(
         "insert into state_change \
              (org_id, subscription, at, state, detail, rpc_id, replay_id, worker, epoch) \
-         select $1, $2, $9, $3, $4, $5, $6, (select name from worker where holder = $7), $8 \
-         where not exists ( \
-             select 1 from (select state, detail, epoch from state_change \
-                            where org_id = $1 and subscription = $2 order by id desc limit 1) last \
-             where last.state = $3 and last.detail is $4 and last.epoch = $8)",
+         values ($1, $2, $9, $3, $4, $5, $6, (select name from worker where holder = $7), $8)",
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
@@ -201,9 +213,25 @@ pub(super) async fn log_state(
     .bind(report.replay_id.as_ref().map(|id| id.as_bytes()))
     .bind(&lease.holder)
     .bind(lease.epoch)
-    .bind(to_ms(SystemTime::now()))
+    .bind(to_ms(report.at.unwrap_or_else(SystemTime::now)))
     .execute(conn)
     .await?;
+    Ok(())
+}
+
+async fn name_call(
+    conn: &mut SqliteConnection,
+    change: i64,
+    report: &StateReport,
+) -> Result<(), StoreError> {
+    let Some(rpc_id) = report.rpc_id.as_deref() else {
+        return Ok(());
+    };
+    sqlx::query("update state_change set rpc_id = $2 where id = $1 and rpc_id is null")
+        .bind(change)
+        .bind(plain(rpc_id))
+        .execute(conn)
+        .await?;
     Ok(())
 }
 

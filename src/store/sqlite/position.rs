@@ -38,8 +38,17 @@ impl Positions for SqliteStore {
         ))
     }
 
-    async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError> {
-        transaction!(self, WRITE, |conn| report_state(conn, lease, report))
+    async fn report_states(
+        &self,
+        lease: &Lease,
+        reports: &[StateReport],
+    ) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| async {
+            for report in reports {
+                report_state(&mut *conn, lease, report).await?;
+            }
+            Ok::<_, StoreError>(())
+        })
     }
 
     async fn recent_events(

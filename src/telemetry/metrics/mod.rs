@@ -3,7 +3,7 @@
 //! Functions do nothing until [`serve()`](super::serve()) or a recorder of one's own is there. Values of
 //! labels come from small sets: names in the configuration, and words that the functions name.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{
     Counter, Gauge, Histogram, Label, Unit, counter, describe_counter, describe_gauge,
@@ -135,20 +135,6 @@ pub fn reconnected(subscription: &str, reason: &str) {
     RECONNECTS.counter(&[subscription, reason]).increment(1);
 }
 
-/// Records how long a handler took to answer.
-pub fn handler_answered(subscription: &str, handler: &str, took: Duration) {
-    HANDLER_TIME
-        .histogram(&[subscription, handler])
-        .record(took);
-}
-
-/// Counts events that a handler wants again.
-pub fn handler_retries(subscription: &str, handler: &str, count: u64) {
-    HANDLER_RETRIES
-        .counter(&[subscription, handler])
-        .increment(count);
-}
-
 /// Counts events that a table had already.
 pub fn append_skipped(subscription: &str, handler: &str, count: u64) {
     APPEND_SKIPPED
@@ -173,9 +159,21 @@ pub fn position_written(outcome: &'static str) {
     POSITION_WRITES.counter(&[outcome]).increment(1);
 }
 
-/// Records how long a call to the store took; `operation` is the name of the call.
-pub fn store_called(operation: &'static str, took: Duration) {
+/// Records how long a call to the store took, and what it failed with, in one word; `operation` is the name of the
+/// call.
+pub fn store_called(operation: &'static str, took: Duration, failure: Option<&'static str>) {
     STORE_TIME.histogram(&[operation]).record(took);
+    if let Some(kind) = failure {
+        STORE_ERRORS.counter(&[operation, kind]).increment(1);
+    }
+}
+
+/// Shows how the connections to the store's database are used.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub fn store_connections(idle: usize, in_use: usize, max: usize) {
+    STORE_CONNECTIONS.gauge(&["idle"]).set(idle as f64);
+    STORE_CONNECTIONS.gauge(&["in_use"]).set(in_use as f64);
+    STORE_CONNECTIONS_MAX.gauge(&[]).set(max as f64);
 }
 
 /// Counts a hole: `lost` or `gap`.
@@ -183,9 +181,41 @@ pub fn hole_recorded(subscription: &str, kind: &'static str) {
     HOLES.counter(&[subscription, kind]).increment(1);
 }
 
-/// Counts a sign-in: `signed_in`, `refused` or `unavailable`.
+/// A subscription's lease is not held by this process.
+pub fn lease_not_held(subscription: &str) {
+    LEASE_HELD.gauge(&[subscription]).set(0.0);
+}
+
+/// Counts a lease that this process took.
+pub fn lease_taken(subscription: &str) {
+    LEASE_HELD.gauge(&[subscription]).set(1.0);
+    LEASE_CHANGES.counter(&[subscription, "taken"]).increment(1);
+}
+
+/// Counts a lease that this process gave back, or that another worker has taken over from it.
+pub fn lease_ended(subscription: &str, taken_over: bool) {
+    lease_not_held(subscription);
+    let change = if taken_over { "lost" } else { "released" };
+    LEASE_CHANGES.counter(&[subscription, change]).increment(1);
+}
+
+/// Counts a sign-in: `signed_in`, `refused` or `unavailable`. The first of these is when the token in use was
+/// obtained.
 pub fn token_refreshed(outcome: &'static str) {
+    if outcome == "signed_in" {
+        TOKEN_OBTAINED
+            .gauge(&[])
+            .set(seconds_since_1970(SystemTime::now()));
+    }
     TOKEN_REFRESHES.counter(&[outcome]).increment(1);
+}
+
+/// A time as metrics give it.
+pub fn seconds_since_1970(time: SystemTime) -> f64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => after.as_secs_f64(),
+        Err(before) => -before.duration().as_secs_f64(),
+    }
 }
 
 /// Counts bits of bitmaps that name no field.
@@ -213,40 +243,4 @@ pub fn build_info() {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    #[test]
-    fn names_are_unique_and_follow_the_rules() {
-        let legal = |text: &str| {
-            text.starts_with(|c: char| c.is_ascii_lowercase())
-                && text
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-        };
-        let mut names = HashSet::new();
-        for metric in ALL.iter().chain(stored::ALL) {
-            let name = metric.name;
-            assert!(names.insert(name), "{name} twice");
-            assert!(name.starts_with("orgstream_") && legal(name), "{name}");
-            assert!(metric.labels.iter().all(|label| legal(label)), "{name}");
-            let unique: HashSet<_> = metric.labels.iter().collect();
-            assert_eq!(unique.len(), metric.labels.len(), "{name}");
-            let counter = metric.kind == Kind::Counter;
-            assert_eq!(name.ends_with("_total"), counter, "{name}");
-            let base = name.strip_suffix("_total").unwrap_or(name);
-            if metric.unit == Unit::Seconds {
-                assert!(base.ends_with("_seconds"), "{name}");
-            }
-            if metric.unit == Unit::Bytes {
-                assert!(base.ends_with("_bytes"), "{name}");
-            }
-            if let Kind::Histogram(bounds) = metric.kind {
-                assert!(bounds.is_sorted_by(|a, b| a < b), "{name}");
-            }
-            assert!(metric.help.ends_with('.'), "{name}");
-        }
-    }
-}
+mod tests;

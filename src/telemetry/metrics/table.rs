@@ -31,7 +31,7 @@ table! {
     DEAD_LETTERS_OPEN = "dead_letters_open", Kind::Gauge, Count, ["subscription"],
         "Dead letters that are neither handled nor discarded.";
     DEAD_LETTERS_OLDEST = "dead_letters_oldest_timestamp_seconds", Kind::Gauge, Seconds, ["subscription"],
-        "When the oldest open dead letter was parked; NaN where none is open, and where another worker runs the subscription.";
+        "When the event of the oldest open dead letter was received; NaN where none is open, and where another worker runs the subscription.";
     DEAD_LETTERS_RESOLVED = "dead_letters_resolved_total", Kind::Counter, Count, ["subscription", "outcome"],
         "Dead letters that are open no more: handled after all, or discarded by a person.";
     LAG = "lag_seconds", Kind::Gauge, Seconds, ["subscription"],
@@ -57,7 +57,7 @@ table! {
     HANDLER_RETRIES = "handler_retries_total", Kind::Counter, Count, ["subscription", "handler"],
         "Events that a handler asked to be handed over again.";
     HANDLER_EVENTS = "handler_events_total", Kind::Counter, Count, ["subscription", "handler", "outcome"],
-        "What became of events at a handler, each answer counted: handled, retried, rejected, or filtered because the handler does not want them.";
+        "What became of events at a handler, each answer counted: handled, retried, rejected, exhausted, or filtered because the handler does not want them.";
     HANDLER_DOWN = "handler_down", Kind::Gauge, Count, ["subscription", "handler"],
         "1 while a handler fails for everything, so that its events wait for it and none is parked.";
     APPEND_SKIPPED = "append_skipped_total", Kind::Counter, Count, ["subscription", "handler"],
@@ -71,9 +71,9 @@ table! {
     POSITION_WRITES = "position_writes_total", Kind::Counter, Count, ["outcome"],
         "Writes of positions to the store.";
     STORE_TIME = "store_seconds", Kind::Histogram(STORE_SECONDS), Seconds, ["operation"],
-        "Time of a call to the store.";
+        "Time of a call to the store; transact holds the handler's own time within its transaction.";
     STORE_ERRORS = "store_errors_total", Kind::Counter, Count, ["operation", "kind"],
-        "Calls to the store that failed: unavailable, not_migrated, fenced, refused or config.";
+        "Calls to the store that failed: unavailable, not_migrated, fenced (another worker has taken over), refused, config, or abandoned because nobody waited any longer.";
     STORE_CONNECTIONS = "store_connections", Kind::Gauge, Count, ["state"],
         "Connections to the store's database that are open: idle or in_use.";
     STORE_CONNECTIONS_MAX = "store_connections_max", Kind::Gauge, Count, [],
@@ -107,3 +107,96 @@ table! {
     BUILD_INFO = "build_info", Kind::Gauge, Count, ["version", "commit"],
         "1 for the version that runs; the commit is empty where the build was not told.";
 }
+
+/// What the labels may be whose values are words of ours: name of the metric without its prefix, label, words.
+pub const VALUES: &[(&str, &str, &[&str])] = &[
+    (
+        "events_finished_total",
+        "outcome",
+        &["handled", "parked", "filtered", "repeat"],
+    ),
+    (
+        "events_parked_total",
+        "reason",
+        &[
+            "rejected",
+            "exhausted",
+            "parked_behind",
+            "undecodable",
+            "schema_refused",
+            "schema_unavailable",
+        ],
+    ),
+    (
+        "dead_letters_resolved_total",
+        "outcome",
+        &["handled", "discarded"],
+    ),
+    (
+        "lag_leg_seconds",
+        "leg",
+        &["bus", "wait", "handler", "position"],
+    ),
+    (
+        "stream_state",
+        "state",
+        &[
+            "connecting",
+            "live",
+            "paused",
+            "reconnecting",
+            "blocked",
+            "stopped",
+            "elsewhere",
+        ],
+    ),
+    (
+        "handler_events_total",
+        "outcome",
+        &["handled", "retried", "rejected", "exhausted", "filtered"],
+    ),
+    (
+        "decode_failures_total",
+        "reason",
+        &["undecodable", "schema_refused", "schema_unavailable"],
+    ),
+    (
+        "schema_fetches_total",
+        "outcome",
+        &["fetched", "unavailable", "refused"],
+    ),
+    (
+        "schema_lookups_total",
+        "source",
+        &["memory", "store", "folder", "org"],
+    ),
+    (
+        "position_writes_total",
+        "outcome",
+        &["written", "failed", "fenced"],
+    ),
+    (
+        "store_errors_total",
+        "kind",
+        &[
+            "unavailable",
+            "not_migrated",
+            "fenced",
+            "refused",
+            "config",
+            "abandoned",
+        ],
+    ),
+    ("store_connections", "state", &["idle", "in_use"]),
+    (
+        "lease_changes_total",
+        "change",
+        &["taken", "released", "lost"],
+    ),
+    ("holes_total", "kind", &["lost", "gap"]),
+    (
+        "token_refreshes_total",
+        "outcome",
+        &["signed_in", "refused", "unavailable"],
+    ),
+];
