@@ -53,6 +53,7 @@ pub mod conformance;
 pub mod emulator;
 pub mod event;
 pub mod handler;
+mod letters;
 mod postgres;
 #[doc(hidden)]
 pub mod salesforce;
@@ -66,6 +67,7 @@ pub mod store;
 pub mod subscription;
 #[doc(hidden)]
 pub mod telemetry;
+mod web;
 #[doc(hidden)]
 pub mod worker;
 

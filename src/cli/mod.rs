@@ -7,6 +7,8 @@ mod connect;
 mod control;
 mod dead_letters;
 mod demo;
+#[cfg(test)]
+mod documents;
 mod emulator;
 mod handler_test;
 mod holes;
@@ -22,6 +24,7 @@ mod support_bundle;
 mod tail;
 mod top;
 mod topics;
+mod web;
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
@@ -68,6 +71,7 @@ enum Command {
     Run,
     Check(check::CheckArgs),
     HandlerTest(Box<handler_test::HandlerTestArgs>),
+    Web(web::WebArgs),
     Status(status::StatusArgs),
     Top(top::TopArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
@@ -91,7 +95,10 @@ enum Command {
 impl Command {
     /// Commands that answer and end, or whose output a person watches: only warnings are worth a log line.
     fn is_quiet(&self) -> bool {
-        !matches!(self, Self::Run | Self::Migrate | Self::Emulator(_))
+        !matches!(
+            self,
+            Self::Run | Self::Web(_) | Self::Migrate | Self::Emulator(_)
+        )
     }
 
     /// Draws over the whole terminal: a log line on the same one would be lost, and spoil the picture.
@@ -219,6 +226,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run => run::run(config).await,
         Command::Check(args) => check::run(config, args).await,
         Command::HandlerTest(args) => handler_test::run(config, *args).await,
+        Command::Web(args) => web::run(config, args).await,
         Command::Status(args) => status::run(config, args).await,
         Command::Top(args) => top::run(config, args).await,
         Command::DeadLetters(args) => dead_letters::run(config, args).await,
