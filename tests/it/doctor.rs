@@ -237,7 +237,7 @@ async fn parked_events_that_the_key_does_not_open_are_told() {
     // What does not decode is parked at once.
     let raw = json!({"topic": ACCOUNTS, "schema_id": "mXn-qVf-uENIp2CjGq7nvw", "payload": "AAAA"});
     org.post("/raw", &raw).await;
-    daemon.logged(&["level=warn", "parked"]).await;
+    store.parks(1).await;
     daemon.kill();
     Found::by(&sealed(ours))
         .await
