@@ -121,7 +121,9 @@ async fn look(store: &dyn Store) -> Result<(Vec<SubscriptionStatus>, Fleet), Fai
         org_id: read(store.bound_org().await)?,
         refused: BTreeMap::new(),
     };
-    Ok((subscriptions, fleet.of(read(store.workers().await)?)))
+    let living = read(store.workers().await)?;
+    let workers = living.into_iter().map(|one| one.worker).collect();
+    Ok((subscriptions, fleet.of(workers)))
 }
 
 /// The workers that live.

@@ -118,6 +118,8 @@ pub struct SalesforceConfig {
     pub retention: Duration,
     /// How long before its end a position that is about to leave that window is warned of; 12 h.
     pub retention_warning: Duration,
+    /// How often one of all workers asks the org what is left of its event deliveries; 5 min.
+    pub limits_interval: Duration,
     /// Back-off between connection attempts.
     pub reconnect: BackoffConfig,
     /// How often an error that an administrator may mend is tried again: between a minute and five.
@@ -155,6 +157,7 @@ impl SalesforceConfig {
             token_max_age: Duration::from_secs(60 * 60),
             retention: Self::RETENTION,
             retention_warning: Self::RETENTION_WARNING,
+            limits_interval: Duration::from_secs(5 * 60),
             reconnect: backoff(500, 30_000),
             blocked_retry: backoff(60_000, 300_000),
             allocation_retry: backoff(15 * 60_000, 60 * 60_000),
@@ -249,6 +252,12 @@ pub struct RetentionConfig {
     pub holes: Duration,
     /// Position marks, by which a replay from a time finds its place; 96 hours, more than the bus keeps.
     pub position_marks: Duration,
+    /// Samples of lag and events, for charts; 48 hours.
+    pub samples: Duration,
+    /// Changes of state; 96 hours. The newest 20 of a subscription stay, and no more than its newest 500.
+    pub state_changes: Duration,
+    /// Readings of the org's daily event deliveries; 48 hours.
+    pub allocation: Duration,
 }
 
 impl Default for RetentionConfig {
@@ -258,6 +267,9 @@ impl Default for RetentionConfig {
             dead_letters: hours(30 * 24),
             holes: hours(90 * 24),
             position_marks: hours(96),
+            samples: hours(48),
+            state_changes: hours(96),
+            allocation: hours(48),
         }
     }
 }

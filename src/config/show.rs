@@ -145,6 +145,7 @@ fn salesforce(out: &mut Writer, config: &SalesforceConfig) {
     out.duration("token_max_age", config.token_max_age);
     out.duration("retention", config.retention);
     out.duration("retention_warning", config.retention_warning);
+    out.duration("limits_interval", config.limits_interval);
     out.backoff("reconnect", config.reconnect);
     out.backoff("blocked_retry", config.blocked_retry);
     out.backoff("allocation_retry", config.allocation_retry);
@@ -167,6 +168,9 @@ fn retention(out: &mut Writer, config: &RetentionConfig) {
     out.duration("dead_letters", config.dead_letters);
     out.duration("holes", config.holes);
     out.duration("position_marks", config.position_marks);
+    out.duration("samples", config.samples);
+    out.duration("state_changes", config.state_changes);
+    out.duration("allocation", config.allocation);
 }
 
 fn subscription(out: &mut Writer, config: &SubscriptionConfig) {

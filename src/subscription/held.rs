@@ -160,8 +160,9 @@ pub(super) struct Held {
     /// What the side replay under way has not met.
     unmet: ToCome,
     pub(super) ahead: Ahead,
-    /// Letters of handlers that are configured no more: they count, and hold nothing.
-    foreign: HashSet<i64>,
+    /// Letters of handlers that are configured no more, with when their events were received: they count, and
+    /// hold nothing.
+    foreign: HashMap<i64, SystemTime>,
     /// Letters of everyone.
     undecoded: usize,
     drawing: Drawing,
@@ -182,7 +183,7 @@ impl Held {
             to_come: ToCome::default(),
             unmet: ToCome::default(),
             ahead: Ahead::default(),
-            foreign: HashSet::new(),
+            foreign: HashMap::new(),
             undecoded: 0,
             drawing,
             next_ticket: 0,
@@ -192,6 +193,15 @@ impl Held {
     /// Open letters that are in the store.
     pub(super) fn stored(&self) -> usize {
         self.by_id.len() + self.foreign.len()
+    }
+
+    /// When the oldest event was received whose letter is open and in the store.
+    pub(super) fn oldest(&self) -> Option<SystemTime> {
+        let stored = self.letters.values();
+        let stored = stored.filter(|letter| letter.phase != Phase::New);
+        let ours = stored.map(|letter| letter.received_at).min();
+        let foreign = self.foreign.values().min().copied();
+        ours.into_iter().chain(foreign).min()
     }
 
     /// True where nothing is held and nothing is to be known again.
@@ -209,7 +219,7 @@ impl Held {
     ) -> Option<Ticket> {
         let id = summary.placed.id;
         let Some(slot) = self.slot(summary.handler.as_deref()) else {
-            self.foreign.insert(id);
+            self.foreign.insert(id, summary.received_at);
             return None;
         };
         if let Some(ticket) = self.by_id.get(&id) {
@@ -456,7 +466,7 @@ impl Held {
         records: impl Fn(&LetterSummary) -> Vec<RecordHash>,
     ) -> Vec<Ticket> {
         let ids: HashSet<i64> = open.iter().map(|summary| summary.placed.id).collect();
-        self.foreign.retain(|id| ids.contains(id));
+        self.foreign.retain(|id, _| ids.contains(id));
         let gone = self.by_id.iter().filter(|(id, _)| !ids.contains(id));
         let mut gone: Vec<Ticket> = gone.map(|(_, ticket)| *ticket).collect();
         gone.sort_unstable();

@@ -37,6 +37,7 @@ mod letters_units;
 mod lost_ground;
 mod metrics;
 mod node_client;
+mod observed;
 mod position_age;
 mod replay;
 mod replay_ids;
