@@ -23,6 +23,7 @@ mod subscription;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod web;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,7 +40,7 @@ pub use error::{ConfigError, Place, Problem};
 pub(crate) use load::needs_encryption;
 pub use load::{
     Loaded, Origin, Subscriptions, load, load_bus_retention, load_handlers, load_salesforce,
-    load_store, load_subscriptions, load_vault,
+    load_store, load_subscriptions, load_vault, load_web,
 };
 pub use shaping::{FieldsConfig, FilterConfig};
 pub(crate) use show::masked_url;
@@ -84,6 +85,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// How long what is done with is kept.
     pub retention: RetentionConfig,
+    /// Where the status page is served.
+    pub web: WebConfig,
     /// At least one.
     pub subscriptions: Vec<SubscriptionConfig>,
     /// Where to serve Prometheus metrics; `ORGSTREAM_METRICS_ADDR`.
@@ -276,6 +279,30 @@ impl Default for RetentionConfig {
             samples: hours(48),
             state_changes: hours(96),
             allocation: hours(48),
+        }
+    }
+}
+
+/// The `[web]` section: `orgstream web`.
+#[derive(Debug, Clone)]
+pub struct WebConfig {
+    /// Where it listens.
+    pub addr: std::net::SocketAddr,
+    /// Opens everything but `/healthz` and `/readyz`; `None` only where another command reads it.
+    pub token: Option<SecretString>,
+}
+
+impl WebConfig {
+    /// Where it listens if nothing is said and no `PORT` is set: for this machine alone.
+    pub const ADDR: std::net::SocketAddr =
+        std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+}
+
+impl Default for WebConfig {
+    fn default() -> Self {
+        Self {
+            addr: Self::ADDR,
+            token: None,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::duration::{format_bytes, format_duration};
 use super::{
     AuthConfig, BackoffConfig, Config, FieldsConfig, Group, HandlerConfig, OnExhausted,
     OnExpiredReplayId, Ordering, RetentionConfig, SalesforceConfig, Start, StoreConfig,
-    SubscriptionConfig,
+    SubscriptionConfig, WebConfig,
 };
 
 /// What stands in place of a secret.
@@ -64,6 +64,7 @@ pub fn show(config: &Config) -> String {
     salesforce(&mut out, &config.salesforce);
     store(&mut out, &config.store);
     retention(&mut out, &config.retention);
+    web(&mut out, &config.web);
     for one in &config.subscriptions {
         subscription(&mut out, one);
     }
@@ -182,6 +183,12 @@ fn retention(out: &mut Writer, config: &RetentionConfig) {
     out.duration("samples", config.samples);
     out.duration("state_changes", config.state_changes);
     out.duration("allocation", config.allocation);
+}
+
+fn web(out: &mut Writer, config: &WebConfig) {
+    out.heading("[web]");
+    out.text("addr", &config.addr);
+    out.optional("token", config.token.as_ref().map(|_| MASK));
 }
 
 fn subscription(out: &mut Writer, config: &SubscriptionConfig) {

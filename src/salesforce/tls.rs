@@ -18,7 +18,7 @@ pub(crate) fn usual_roots() -> RootCertStore {
 }
 
 /// The usual roots and those of one more file. The error names the file and its fault.
-pub(super) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+pub(crate) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = usual_roots();
     if let Some(path) = ca_file {
         for certificate in read_ca_file(path)? {

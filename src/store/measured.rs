@@ -137,6 +137,8 @@ measured! {
     }
     Controls {
         fn pause(org_id: &OrgId, name: &str) -> Result<bool, StoreError>;
+        fn pause_to_rename(org_id: &OrgId, name: &str) -> Result<bool, StoreError>;
+        fn resume_unrenamed(org_id: &OrgId, name: &str) -> Result<bool, StoreError>;
         fn resume(org_id: &OrgId, name: &str) -> Result<bool, StoreError>;
         fn rename(org_id: &OrgId, old: &str, new: &str) -> Result<Renamed, StoreError>;
     }

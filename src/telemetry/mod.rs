@@ -86,6 +86,11 @@ impl Default for LogFilter {
 }
 
 impl LogFilter {
+    /// No record at all, for what draws on the terminal.
+    pub fn nothing() -> Self {
+        Self(Targets::new().with_default(LevelFilter::OFF))
+    }
+
     /// Warnings and errors only, for commands that answer and end.
     pub fn warnings() -> Self {
         Self(Targets::new().with_default(LevelFilter::WARN))
