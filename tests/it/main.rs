@@ -43,6 +43,7 @@ mod metrics_table;
 mod node_client;
 mod observed;
 mod position_age;
+mod pushed;
 mod replay;
 mod replay_ids;
 mod resume;
