@@ -64,6 +64,8 @@ pub mod store;
 pub mod subscription;
 #[doc(hidden)]
 pub mod telemetry;
+mod text;
+mod tls;
 #[doc(hidden)]
 pub mod worker;
 

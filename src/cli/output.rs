@@ -125,9 +125,7 @@ impl<const N: usize> Table<N> {
 
 /// Text with every control character made a space: what comes from outside may not steer a terminal.
 pub(super) fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    crate::text::one_line(text, usize::MAX)
 }
 
 /// How long ago, as `12 s`, `4 min`, `3 h 20 min` or `5 d`; nothing for what never was.

@@ -4,6 +4,6 @@ pub mod auth;
 pub mod limits;
 mod origin;
 pub mod pubsub;
-pub(crate) mod tls;
+mod tls;
 
 pub use origin::{InvalidOrigin, Origin};
