@@ -1,6 +1,8 @@
 //! The only place that names concrete types and wires them together.
 
+mod allocation;
 mod housekeeping;
+mod posting;
 mod schemas;
 mod start;
 
@@ -11,7 +13,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{error, info, warn};
 
 use crate::avro::{SchemaCache, SchemaShelf};
 use crate::config::{
@@ -25,10 +28,12 @@ use crate::salesforce::auth::{
 use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::{PubSub, PubSubError};
 use crate::store::{self, Store, StoreError};
-use crate::subscription::{Shared, State};
-use crate::telemetry::{self, metrics};
+use crate::subscription::{Samples, Shared, State};
+use crate::telemetry::{self, Recorder, metrics};
 use crate::worker;
 
+use allocation::Allocation;
+use posting::Posting;
 use schemas::{BusSource, StoreShelf};
 use start::Waiting;
 
@@ -247,6 +252,9 @@ pub async fn run(
         handlers.push(built?);
     }
     // Before anything that counts.
+    let recorder = recorder();
+    let _upkeep =
+        (recorder.clone()).map(|recorder| AbortOnDropHandle::new(tokio::spawn(recorder.keep_up())));
     let _metrics = match config.metrics_addr {
         Some(addr) => {
             let server = telemetry::serve(addr).await?;
@@ -280,6 +288,7 @@ pub async fn run(
             org: org.clone(),
             session,
             identity: identity.clone(),
+            recorder,
         };
         let pruning = housekeeping::prune(store.clone(), config.retention.clone());
         tokio::select! {
@@ -297,6 +306,14 @@ pub async fn run(
     // Politeness only, and a store that hangs must not hold the exit up.
     let _ = tokio::time::timeout(CLOSE_LIMIT, store.close()).await;
     result
+}
+
+/// The process's recorder; none where a program that embeds the daemon has one of its own, to which the metrics go
+/// then.
+fn recorder() -> Option<Recorder> {
+    Recorder::install()
+        .inspect_err(|error| warn!(error = %error, "metrics are not shown here"))
+        .ok()
 }
 
 /// Lets every handler end in order, all at the same time.
@@ -329,6 +346,7 @@ struct Ready {
     org: Org,
     session: Arc<Session>,
     identity: store::Worker,
+    recorder: Option<Recorder>,
 }
 
 /// Who this process is to the others.
@@ -422,6 +440,18 @@ async fn run_subscriptions(
         .schemas(Some(ready.store.clone()), &config.schemas_dir);
     let limits = Limits::new(&config.salesforce, ready.org.tokens.clone())
         .map_err(|error| RunError::Config(error.to_string()))?;
+    let posting = Posting {
+        store: ready.store.clone(),
+        recorder: ready.recorder,
+        holder: ready.identity.holder.clone(),
+        samples: Samples::default(),
+    };
+    let allocation = Allocation {
+        store: ready.store.clone(),
+        limits: limits.clone(),
+        org_id: ready.session.org_id.clone(),
+        interval: config.salesforce.limits_interval,
+    };
     let entries = config
         .subscriptions
         .into_iter()
@@ -436,6 +466,7 @@ async fn run_subscriptions(
             salesforce: config.salesforce,
             org_id: ready.session.org_id.clone(),
             host: ready.session.host().to_owned(),
+            samples: posting.samples.clone(),
         },
         identity: ready.identity,
         lease: config.store.lease,
@@ -447,7 +478,12 @@ async fn run_subscriptions(
             })
             .collect(),
     };
-    worker::run(setup, stop).await.map_err(|bug| RunError::Bug {
+    let ended = tokio::select! {
+        ended = worker::run(setup, stop) => ended,
+        never = posting.run() => match never {},
+        never = allocation.watch() => match never {},
+    };
+    ended.map_err(|bug| RunError::Bug {
         subscription: bug.subscription.unwrap_or_else(|| "?".to_owned()),
         reason: bug.reason,
     })

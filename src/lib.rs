@@ -53,11 +53,14 @@ pub mod conformance;
 pub mod emulator;
 pub mod event;
 pub mod handler;
+mod letters;
 mod postgres;
 #[doc(hidden)]
 pub mod salesforce;
 #[doc(hidden)]
 pub mod shape;
+#[doc(hidden)]
+pub mod status;
 #[doc(hidden)]
 pub mod store;
 #[doc(hidden)]
@@ -66,6 +69,7 @@ pub mod subscription;
 pub mod telemetry;
 mod text;
 mod tls;
+mod web;
 #[doc(hidden)]
 pub mod worker;
 

@@ -5,6 +5,8 @@
 //! and takes a connection back whose call was given up. Here a failure to connect is told at once, and a
 //! connection whose transaction did not commit is closed, whatever state it was left in.
 
+mod facts;
+
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
@@ -16,6 +18,8 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
+
+pub(crate) use facts::{Encryption, Facts, facts};
 
 /// How long a connection that rested may take to show that it lives.
 const PING_LIMIT: Duration = Duration::from_secs(3);

@@ -20,7 +20,7 @@ use super::run::on_signal;
 use crate::app;
 use crate::config::{
     AuthConfig, Config, HandlerConfig, RetentionConfig, SalesforceConfig, Start, StoreConfig,
-    SubscriptionConfig,
+    SubscriptionConfig, WebConfig,
 };
 use crate::emulator::sample::{self, Traffic};
 use crate::emulator::{
@@ -174,6 +174,7 @@ fn configuration(emulator: &Emulator, folder: &Path) -> Result<Config, anyhow::E
         salesforce,
         store: StoreConfig::new(sqlite_url(&folder.join("orgstream.db"))),
         retention: RetentionConfig::default(),
+        web: WebConfig::default(),
         subscriptions: subscriptions
             .into_iter()
             .map(subscription)

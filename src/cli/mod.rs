@@ -7,6 +7,8 @@ mod connect;
 mod control;
 mod dead_letters;
 mod demo;
+#[cfg(test)]
+mod documents;
 mod emulator;
 mod handler_test;
 mod holes;
@@ -20,6 +22,7 @@ mod schema;
 mod status;
 mod tail;
 mod topics;
+mod web;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,6 +68,7 @@ enum Command {
     Run,
     Check(check::CheckArgs),
     HandlerTest(Box<handler_test::HandlerTestArgs>),
+    Web(web::WebArgs),
     Status(status::StatusArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Replay(replay::ReplayArgs),
@@ -86,7 +90,10 @@ enum Command {
 impl Command {
     /// Commands that answer and end, or whose output a person watches: only warnings are worth a log line.
     fn is_quiet(&self) -> bool {
-        !matches!(self, Self::Run | Self::Migrate | Self::Emulator(_))
+        !matches!(
+            self,
+            Self::Run | Self::Web(_) | Self::Migrate | Self::Emulator(_)
+        )
     }
 }
 
@@ -198,6 +205,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run => run::run(config).await,
         Command::Check(args) => check::run(config, args).await,
         Command::HandlerTest(args) => handler_test::run(config, *args).await,
+        Command::Web(args) => web::run(config, args).await,
         Command::Status(args) => status::run(config, args).await,
         Command::DeadLetters(args) => dead_letters::run(config, args).await,
         Command::Replay(args) => replay::run(config, args).await,

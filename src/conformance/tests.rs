@@ -110,21 +110,14 @@ impl Subject {
         BatchAnswer::Each(batch.events.iter().map(|event| self.take(event)).collect())
     }
 
-    /// None past one of the same record that is refused.
+    /// None past one that is refused.
     fn each_in_order(&self, batch: &EventBatch) -> BatchAnswer {
-        let mut refused: Vec<&str> = Vec::new();
-        let mut answers = Vec::new();
+        let mut answers: Vec<Answer> = Vec::new();
         for event in &batch.events {
-            let ids = event.record_ids().iter().map(String::as_str);
-            let records: Vec<&str> = ids.chain(event.key.as_deref()).collect();
-            answers.push(if records.iter().any(|record| refused.contains(record)) {
-                Answer::Retry(Retry::because("one before it was refused").uncounted())
-            } else {
-                self.take(event)
+            answers.push(match answers.last() {
+                None | Some(Answer::Handled) => self.take(event),
+                Some(_) => Answer::Retry(Retry::because("one before it was refused").uncounted()),
             });
-            if answers.last() != Some(&Answer::Handled) {
-                refused.extend(records);
-            }
         }
         BatchAnswer::Each(answers)
     }

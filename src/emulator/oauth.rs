@@ -368,7 +368,7 @@ fn success(org: &Org, grant: Grant) -> Response {
     let mut body = json!({
         "access_token": grant.access_token,
         "signature": BASE64_STANDARD.encode(random_text()),
-        "scope": "api openid refresh_token",
+        "scope": org.state().settings.token_scope.clone(),
         "instance_url": org.instance_url,
         "id": format!("{}/id/{org_id}/{USER_ID}", org.login_url),
         "token_type": "Bearer",

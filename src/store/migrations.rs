@@ -42,6 +42,11 @@ pub(super) const POSTGRES: &[Migration] = &[
         name: "indexes",
         sql: include_str!("../../migrations/postgres/0003_indexes.sql"),
     },
+    Migration {
+        version: 4,
+        name: "observe",
+        sql: include_str!("../../migrations/postgres/0004_observe.sql"),
+    },
 ];
 
 /// For SQLite, in order; the same numbers.
@@ -61,6 +66,11 @@ pub(super) const SQLITE: &[Migration] = &[
         version: 3,
         name: "indexes",
         sql: include_str!("../../migrations/sqlite/0003_indexes.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "observe",
+        sql: include_str!("../../migrations/sqlite/0004_observe.sql"),
     },
 ];
 

@@ -12,6 +12,7 @@ mod error;
 mod hole;
 mod lease;
 mod migrations;
+mod observation;
 mod position;
 mod postgres;
 mod retention;
@@ -44,10 +45,12 @@ pub use dead_letter::{
 pub use error::StoreError;
 pub use hole::{Hole, HoleFilter, HoleKind, Holes, StoredHole};
 pub use lease::{
-    Footing, Heartbeat, Lease, Leases, Peer, Refused, Survey, Surveyed, TakenOver, Tenure, Worker,
+    Footing, Heartbeat, Lease, Leases, LivingWorker, Peer, Refused, Survey, Surveyed, TakenOver,
+    Tenure, Worker,
 };
+pub use observation::{AllocationReading, Observations, Sample, Snapshot, StateChange};
 pub use position::{FinishedAhead, Positions, Progress, Recent, StateReport, SubscriptionStatus};
-pub use retention::{PRUNE_PORTION, Pruned, Retention};
+pub use retention::{PRUNE_PORTION, Pruned, Retention, STATE_CHANGES_KEPT, STATE_CHANGES_MOST};
 pub use schema::Schemas;
 pub use transaction::{HandOver, Mark, TransactionError, Transactions, Work};
 
@@ -74,6 +77,7 @@ pub trait Store:
     + Schemas
     + Transactions
     + Retention
+    + Observations
     + CredentialVault
     + Send
     + Sync

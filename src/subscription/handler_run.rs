@@ -284,7 +284,7 @@ impl HandlerRun {
                 // Which of them is to blame? Alone they will tell.
                 Answer::Reject { .. } if whole || follows => {
                     waiting.alone = true;
-                    result.again += 1;
+                    result.again += waiting.unit.events().len();
                     unsettled.extend(&waiting.records);
                     self.lanes.put(waiting);
                 }
@@ -370,7 +370,7 @@ impl HandlerRun {
             let pause = pause(&self.retry.backoff, waiting.attempts.saturating_sub(1));
             waiting.not_before = Some(now + pause).max(waiting.asked_for);
         }
-        result.again += 1;
+        result.again += waiting.unit.events().len();
         self.lanes.put(waiting);
         true
     }

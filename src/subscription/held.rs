@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use super::lanes::{Origin, RecordHash};
 use super::tracker::Seq;
-use crate::event::{EventIdentity, ReplayId};
+use crate::event::{Commit, EventIdentity, ReplayId};
 use crate::store::{LetterSummary, Placed};
 
 mod ahead;
@@ -26,7 +26,7 @@ use ahead::Ahead;
 pub(super) use draw::{Drawing, Drawn};
 pub(super) use place::Place;
 use to_come::ToCome;
-pub(super) use to_come::comes_again;
+pub(super) use to_come::{Change, comes_again};
 
 /// Why an event is parked that nobody has refused.
 pub(super) const PARKED_BEHIND: &str = "parked_behind";
@@ -102,6 +102,8 @@ struct Letter {
     /// Where the side replay under way has met its event.
     met: Option<Seq>,
     received_at: SystemTime,
+    /// When its event was committed, where that is known.
+    commit: Option<Commit>,
     /// At the latest its event lies there.
     until: Option<ReplayId>,
     phase: Phase,
@@ -127,6 +129,8 @@ pub(super) struct NewLetter {
     /// Where a side replay has brought its event.
     pub(super) met: Option<Seq>,
     pub(super) received_at: SystemTime,
+    /// When its event was committed, where that is known.
+    pub(super) commit: Option<Commit>,
     /// At the latest its event lies there.
     pub(super) until: Option<ReplayId>,
 }
@@ -156,8 +160,9 @@ pub(super) struct Held {
     /// What the side replay under way has not met.
     unmet: ToCome,
     pub(super) ahead: Ahead,
-    /// Letters of handlers that are configured no more: they count, and hold nothing.
-    foreign: HashSet<i64>,
+    /// Letters of handlers that are configured no more, with when their events were received: they count, and
+    /// hold nothing.
+    foreign: HashMap<i64, SystemTime>,
     /// Letters of everyone.
     undecoded: usize,
     drawing: Drawing,
@@ -178,7 +183,7 @@ impl Held {
             to_come: ToCome::default(),
             unmet: ToCome::default(),
             ahead: Ahead::default(),
-            foreign: HashSet::new(),
+            foreign: HashMap::new(),
             undecoded: 0,
             drawing,
             next_ticket: 0,
@@ -188,6 +193,15 @@ impl Held {
     /// Open letters that are in the store.
     pub(super) fn stored(&self) -> usize {
         self.by_id.len() + self.foreign.len()
+    }
+
+    /// When the oldest event was received whose letter is open and in the store.
+    pub(super) fn oldest(&self) -> Option<SystemTime> {
+        let stored = self.letters.values();
+        let stored = stored.filter(|letter| letter.phase != Phase::New);
+        let ours = stored.map(|letter| letter.received_at).min();
+        let foreign = self.foreign.values().min().copied();
+        ours.into_iter().chain(foreign).min()
     }
 
     /// True where nothing is held and nothing is to be known again.
@@ -205,7 +219,7 @@ impl Held {
     ) -> Option<Ticket> {
         let id = summary.placed.id;
         let Some(slot) = self.slot(summary.handler.as_deref()) else {
-            self.foreign.insert(id);
+            self.foreign.insert(id, summary.received_at);
             return None;
         };
         if let Some(ticket) = self.by_id.get(&id) {
@@ -227,6 +241,7 @@ impl Held {
             came: None,
             met: None,
             received_at: summary.received_at,
+            commit: summary.commit,
             until: summary.until,
         });
         if let Some(letter) = self.letters.get_mut(&ticket) {
@@ -253,14 +268,6 @@ impl Held {
             id: i64::MAX,
             ticket,
         };
-        match new.since {
-            Since::Always => {}
-            Since::After(seq) => self.after.entry(seq).or_default().push(ticket),
-            Since::ToCome => {
-                let until = new.until.as_ref();
-                self.to_come.insert(ticket, new.received_at, until);
-            }
-        }
         let key = (new.slot, new.identity.clone());
         self.by_identity.insert(key, ticket);
         let letter = Letter {
@@ -276,10 +283,16 @@ impl Held {
             came: new.came,
             met: new.met,
             received_at: new.received_at,
+            commit: new.commit,
             until: new.until,
             phase: Phase::New,
             rank,
         };
+        match letter.since {
+            Since::Always => {}
+            Since::After(seq) => self.after.entry(seq).or_default().push(ticket),
+            Since::ToCome => self.to_come.insert(ticket, &letter),
+        }
         self.undecoded += usize::from(letter.slot == Slot::Everyone);
         self.index(&letter);
         self.letters.insert(ticket, letter);
@@ -356,9 +369,8 @@ impl Held {
         if self.by_id.get(&letter.rank.id) == Some(&ticket) {
             self.by_id.remove(&letter.rank.id);
         }
-        let until = letter.until.as_ref();
-        self.to_come.remove(ticket, letter.received_at, until);
-        self.unmet.remove(ticket, letter.received_at, until);
+        self.to_come.remove(ticket, &letter);
+        self.unmet.remove(ticket, &letter);
         let seq = match letter.since {
             Since::After(seq) => Some(seq),
             Since::Always | Since::ToCome => letter.came,
@@ -454,7 +466,7 @@ impl Held {
         records: impl Fn(&LetterSummary) -> Vec<RecordHash>,
     ) -> Vec<Ticket> {
         let ids: HashSet<i64> = open.iter().map(|summary| summary.placed.id).collect();
-        self.foreign.retain(|id| ids.contains(id));
+        self.foreign.retain(|id, _| ids.contains(id));
         let gone = self.by_id.iter().filter(|(id, _)| !ids.contains(id));
         let mut gone: Vec<Ticket> = gone.map(|(_, ticket)| *ticket).collect();
         gone.sort_unstable();

@@ -13,6 +13,7 @@ mod age;
 mod backoff;
 mod breaks;
 mod calling;
+mod changes;
 mod cost;
 mod credits;
 mod decoder;
@@ -24,6 +25,7 @@ mod held;
 mod in_flight;
 mod lanes;
 mod lease_clock;
+mod legs;
 mod letter_loader;
 mod lost;
 #[cfg(test)]
@@ -36,6 +38,7 @@ mod reader;
 mod replay_end;
 mod resume;
 mod rewind;
+mod samples;
 mod sleepless;
 mod state;
 mod streams;
@@ -58,6 +61,7 @@ use crate::store::{Hole, Lease, LetterSummary, SettledAhead, Store, StoreError, 
 use crate::telemetry::metrics;
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
+pub use samples::Samples;
 pub use sleepless::Moment;
 pub use state::State;
 
@@ -102,6 +106,8 @@ pub struct Shared {
     pub org_id: OrgId,
     /// Host of its instance URL.
     pub host: String,
+    /// What the subscriptions see, for charts.
+    pub samples: Samples,
 }
 
 /// What whoever keeps the leases tells a subscription while it runs.
@@ -139,7 +145,8 @@ pub async fn run(
     shown_state: watch::Sender<State>,
     stop: CancellationToken,
 ) -> Result<Ended, tokio::task::JoinError> {
-    let observer = Observer::new(&config.name);
+    let names = config.handlers.iter().map(|handler| handler.name.as_str());
+    let observer = Observer::new(&config.name, names);
     let mut lease = taken.lease.clone();
     let ended = loop {
         match rewind::carry_out(&shared, &lease, &stop).await {
@@ -183,7 +190,7 @@ pub async fn run(
 
 /// What the gauges say of a subscription that another worker runs.
 pub(crate) fn shown_elsewhere(name: &str) {
-    Observer::new(name).ended();
+    observe::not_from_here(name);
 }
 
 /// A subscription under one epoch.
@@ -202,6 +209,7 @@ struct Stint<'a> {
 impl Stint<'_> {
     async fn run(self, taken: TakenOver) -> Result<delivery::Ended, tokio::task::JoinError> {
         let (shared, config, stop) = (self.shared, self.config, self.stop);
+        let _sampled = shared.samples.begin(&taken.lease, self.observer.seen());
         let begins = taken.begin_from.as_ref().unwrap_or(&config.start);
         let mut resume_after = taken.position.clone();
         // After a rewind nobody knows what came just before.
@@ -307,6 +315,7 @@ impl Stint<'_> {
             ),
             in_flight,
             stream_state: stream.state.clone(),
+            stream_changes: stream.changes.clone(),
             shown_state: self.shown_state,
             observer: self.observer,
             stop: stop.clone(),

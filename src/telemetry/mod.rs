@@ -1,7 +1,9 @@
 //! What operators see: logs on standard error, and metrics.
 
+pub mod exposition;
 mod logfmt;
 pub mod metrics;
+mod recorder;
 mod serve;
 
 use std::io::{self, IsTerminal as _};
@@ -18,6 +20,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{Layer, Registry, fmt};
 
+pub use recorder::{Recorder, RecorderError};
 pub use serve::{MetricsServer, ServeError, serve};
 
 /// How a log record is written.

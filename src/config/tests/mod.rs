@@ -2,6 +2,7 @@
 
 mod documents;
 mod mistakes;
+mod reference;
 mod shaping;
 
 use std::collections::BTreeMap;

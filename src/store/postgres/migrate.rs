@@ -123,8 +123,8 @@ impl From<StoreError> for Failed {
 impl From<sqlx::Error> for Failed {
     fn from(error: sqlx::Error) -> Self {
         let code = error.as_database_error().and_then(|error| error.code());
-        // lock_not_available
-        let locked = code.is_some_and(|code| code == "55P03");
+        // lock_not_available; deadlock_detected, where the server took our side of it away
+        let locked = code.is_some_and(|code| matches!(code.as_ref(), "55P03" | "40P01"));
         match locked {
             true => Self::Locked(error.into()),
             false => Self::Other(error.into()),

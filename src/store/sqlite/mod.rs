@@ -26,6 +26,7 @@ mod dead_letter;
 mod hole;
 mod lease;
 mod migrate;
+mod observation;
 mod position;
 mod retention;
 mod schema;

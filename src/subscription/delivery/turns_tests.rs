@@ -15,7 +15,7 @@ use crate::store::{LetterSummary, Placed, SubscriptionKey};
 use crate::subscription::letter_loader::{LetterLoader, LoadedLetter};
 use crate::subscription::parking::Done;
 use crate::subscription::sleepless::Moment;
-use crate::subscription::{LeaseKeeper, Shared, lease_clock};
+use crate::subscription::{LeaseKeeper, Samples, Shared, lease_clock};
 
 /// A delivery without handlers, whose stream brings nothing, and what has to outlive it.
 async fn delivery(
@@ -63,6 +63,7 @@ async fn delivery(
             salesforce: config.salesforce,
             org_id: key.org_id.clone(),
             host: String::new(),
+            samples: Samples::default(),
         },
         config: subscription,
         lease: lease.clone(),
@@ -100,8 +101,9 @@ async fn delivery(
         age: PositionAge::new((Duration::from_secs(1), Duration::ZERO), None),
         in_flight: Arc::new(InFlight::new(10, 1 << 20)),
         stream_state: watch::channel(State::Live).1,
+        stream_changes: Changes::default(),
         shown_state: watch::channel(State::Live).0,
-        observer: Observer::new("accounts"),
+        observer: Observer::new("accounts", []),
         stop: stop.clone(),
         lease,
     });
@@ -160,6 +162,7 @@ async fn a_letter_that_turns_out_to_be_settled_has_the_store_looked_at() {
         replay_id: None,
         bytes: 1,
         received_at: SystemTime::now(),
+        commit: None,
         to_come: false,
         until: None,
     };

@@ -3,7 +3,7 @@
 //! Functions do nothing until [`serve()`](super::serve()) or a recorder of one's own is there. Values of
 //! labels come from small sets: names in the configuration, and words that the functions name.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{
     Counter, Gauge, Histogram, Label, Unit, counter, describe_counter, describe_gauge,
@@ -36,15 +36,6 @@ pub struct Metric {
     pub help: &'static str,
 }
 
-/// Bounds for calls to handlers: webhooks to long transactions.
-const HANDLER_SECONDS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-];
-/// Bounds for calls to the store.
-const STORE_SECONDS: &[f64] = &[
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-];
-
 /// Makes a constant for each metric, and the table of all.
 macro_rules! table {
     ($($(#[$attribute:meta])* $constant:ident = $name:literal, $kind:expr, $unit:ident, [$($label:literal),*], $help:literal;)*) => {
@@ -59,59 +50,16 @@ macro_rules! table {
             };
         )*
 
-        /// Every metric of orgstream.
+        /// Every metric of this table.
         pub const ALL: &[Metric] = &[$($constant),*];
     };
 }
 
-table! {
-    EVENTS_RECEIVED = "events_received_total", Kind::Counter, Count, ["subscription"],
-        "Events received from the bus.";
-    EVENTS_FINISHED = "events_finished_total", Kind::Counter, Count, ["subscription", "outcome"],
-        "Events that are done with: handled by every handler that wants them, parked for at least one, filtered because no handler wants them, or a repeat of one in flight after a reconnect.";
-    EVENTS_PARKED = "events_parked_total", Kind::Counter, Count, ["subscription", "handler", "reason"],
-        "Events parked as dead letters, by the handler that could not handle them (none where they could not be decoded).";
-    DEAD_LETTERS_OPEN = "dead_letters_open", Kind::Gauge, Count, ["subscription"],
-        "Dead letters that are neither handled nor discarded.";
-    DEAD_LETTERS_RESOLVED = "dead_letters_resolved_total", Kind::Counter, Count, ["subscription", "outcome"],
-        "Dead letters that are open no more: handled after all, or discarded by a person.";
-    LAG = "lag_seconds", Kind::Gauge, Seconds, ["subscription"],
-        "Age of the oldest received unfinished event; while the stream is not live, and where nobody runs the subscription, at least the time since it was last caught up; NaN where another worker runs it.";
-    POSITION_KEPT = "position_kept_seconds", Kind::Gauge, Seconds, ["subscription"],
-        "How long the bus still keeps what follows the position; below zero where it is older than that; NaN where another worker runs the subscription.";
-    IN_FLIGHT_EVENTS = "in_flight_events", Kind::Gauge, Count, ["subscription"],
-        "Events received and above the position.";
-    IN_FLIGHT_BYTES = "in_flight_bytes", Kind::Gauge, Bytes, ["subscription"],
-        "Bytes of the events received and above the position.";
-    CREDITS_OUTSTANDING = "credits_outstanding", Kind::Gauge, Count, ["subscription"],
-        "Events asked for and not delivered yet.";
-    STREAM_STATE = "stream_state", Kind::Gauge, Count, ["subscription", "state"],
-        "1 for the state that the subscription's stream is in, 0 for the others; elsewhere where another worker runs it.";
-    RECONNECTS = "reconnects_total", Kind::Counter, Count, ["subscription", "reason"],
-        "Times a stream ended and was opened again, by what ended it.";
-    HANDLER_TIME = "handler_seconds", Kind::Histogram(HANDLER_SECONDS), Seconds, ["subscription", "handler"],
-        "Time from handing a batch to a handler to its answer.";
-    HANDLER_RETRIES = "handler_retries_total", Kind::Counter, Count, ["subscription", "handler"],
-        "Events that a handler asked to be handed over again.";
-    APPEND_SKIPPED = "append_skipped_total", Kind::Counter, Count, ["subscription", "handler"],
-        "Events that a `postgres` handler did not append, because its table has them already.";
-    DECODE_FAILURES = "decode_failures_total", Kind::Counter, Count, ["subscription", "reason"],
-        "Events that could not be decoded.";
-    SCHEMA_FETCHES = "schema_fetches_total", Kind::Counter, Count, ["outcome"],
-        "Calls of GetSchema.";
-    POSITION_WRITES = "position_writes_total", Kind::Counter, Count, ["outcome"],
-        "Writes of positions to the store.";
-    STORE_TIME = "store_seconds", Kind::Histogram(STORE_SECONDS), Seconds, ["operation"],
-        "Time of a call to the store.";
-    HOLES = "holes_total", Kind::Counter, Count, ["subscription", "kind"],
-        "Holes recorded: stretches of the bus that were not seen (lost) or changes that came without content (gap).";
-    TOKEN_REFRESHES = "token_refreshes_total", Kind::Counter, Count, ["outcome"],
-        "Sign-ins to the org, the first included.";
-    IGNORED_BITMAP_BITS = "ignored_bitmap_bits_total", Kind::Counter, Count, [],
-        "Bits in bitmaps of change events that name no field of the schema.";
-    BUILD_INFO = "build_info", Kind::Gauge, Count, ["version"],
-        "1 for the version that runs.";
-}
+pub mod process;
+pub mod stored;
+mod table;
+
+pub use table::*;
 
 impl Metric {
     fn labelled(&self, values: &[&str]) -> Vec<Label> {
@@ -131,7 +79,7 @@ impl Metric {
         gauge!(self.name, self.labelled(values))
     }
 
-    fn histogram(&self, values: &[&str]) -> Histogram {
+    pub(crate) fn histogram(&self, values: &[&str]) -> Histogram {
         histogram!(self.name, self.labelled(values))
     }
 }
@@ -187,20 +135,6 @@ pub fn reconnected(subscription: &str, reason: &str) {
     RECONNECTS.counter(&[subscription, reason]).increment(1);
 }
 
-/// Records how long a handler took to answer.
-pub fn handler_answered(subscription: &str, handler: &str, took: Duration) {
-    HANDLER_TIME
-        .histogram(&[subscription, handler])
-        .record(took);
-}
-
-/// Counts events that a handler wants again.
-pub fn handler_retries(subscription: &str, handler: &str, count: u64) {
-    HANDLER_RETRIES
-        .counter(&[subscription, handler])
-        .increment(count);
-}
-
 /// Counts events that a table had already.
 pub fn append_skipped(subscription: &str, handler: &str, count: u64) {
     APPEND_SKIPPED
@@ -240,6 +174,14 @@ pub fn token_refreshed(outcome: &'static str) {
     TOKEN_REFRESHES.counter(&[outcome]).increment(1);
 }
 
+/// A time as metrics give it.
+pub fn seconds_since_1970(time: SystemTime) -> f64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => after.as_secs_f64(),
+        Err(before) => -before.duration().as_secs_f64(),
+    }
+}
+
 /// Counts bits of bitmaps that name no field.
 pub fn bitmap_bits_ignored(bits: u32) {
     if bits > 0 {
@@ -247,9 +189,21 @@ pub fn bitmap_bits_ignored(bits: u32) {
     }
 }
 
+/// The commit that this was built from, where whoever built it said so: `SOURCE_VERSION` is what Heroku's build
+/// system sets.
+pub const COMMIT: &str = match (
+    option_env!("ORGSTREAM_COMMIT"),
+    option_env!("SOURCE_VERSION"),
+) {
+    (Some(commit), _) | (None, Some(commit)) => commit,
+    (None, None) => "",
+};
+
 /// Says which version runs.
 pub fn build_info() {
-    BUILD_INFO.gauge(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+    BUILD_INFO
+        .gauge(&[env!("CARGO_PKG_VERSION"), COMMIT])
+        .set(1.0);
 }
 
 #[cfg(test)]
@@ -267,7 +221,7 @@ mod tests {
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         };
         let mut names = HashSet::new();
-        for metric in ALL {
+        for metric in ALL.iter().chain(stored::ALL) {
             let name = metric.name;
             assert!(names.insert(name), "{name} twice");
             assert!(name.starts_with("orgstream_") && legal(name), "{name}");
@@ -276,8 +230,12 @@ mod tests {
             assert_eq!(unique.len(), metric.labels.len(), "{name}");
             let counter = metric.kind == Kind::Counter;
             assert_eq!(name.ends_with("_total"), counter, "{name}");
+            let base = name.strip_suffix("_total").unwrap_or(name);
             if metric.unit == Unit::Seconds {
-                assert!(name.ends_with("_seconds"), "{name}");
+                assert!(base.ends_with("_seconds"), "{name}");
+            }
+            if metric.unit == Unit::Bytes {
+                assert!(base.ends_with("_bytes"), "{name}");
             }
             if let Kind::Histogram(bounds) = metric.kind {
                 assert!(bounds.is_sorted_by(|a, b| a < b), "{name}");
