@@ -2,6 +2,7 @@
 
 mod allocation;
 mod housekeeping;
+mod measuring;
 mod posting;
 mod schemas;
 mod start;
@@ -13,8 +14,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info, warn};
+use tracing::error;
 
 use crate::avro::{SchemaCache, SchemaShelf};
 use crate::config::{
@@ -33,6 +33,7 @@ use crate::telemetry::{self, Recorder, metrics};
 use crate::worker;
 
 use allocation::Allocation;
+use measuring::Measuring;
 use posting::Posting;
 use schemas::{BusSource, StoreShelf};
 use start::Waiting;
@@ -251,18 +252,9 @@ pub async fn run(
             subscription.handlers.iter().map(build).collect();
         handlers.push(built?);
     }
+    let identity = identity();
     // Before anything that counts.
-    let recorder = recorder();
-    let _upkeep =
-        (recorder.clone()).map(|recorder| AbortOnDropHandle::new(tokio::spawn(recorder.keep_up())));
-    let _metrics = match config.metrics_addr {
-        Some(addr) => {
-            let server = telemetry::serve(addr).await?;
-            info!(addr = %server.addr(), "metrics served");
-            Some(server)
-        }
-        None => None,
-    };
+    let measuring = Measuring::begin(&config, &identity.name).await?;
     let to_close: Vec<Arc<dyn Handler>> = handlers.iter().flatten().cloned().collect();
     let states = States::new(&config);
     let asked_at = asked_at(&stop);
@@ -277,7 +269,6 @@ pub async fn run(
     };
     let org = Org::prepare(&config.salesforce, Some(vault(store.clone())))
         .map_err(|error| RunError::Config(error.to_string()))?;
-    let identity = identity();
     let watched = config.clone();
     let work = async {
         let Some(session) = sign_in(&org, &store, &waiting).await? else {
@@ -288,7 +279,7 @@ pub async fn run(
             org: org.clone(),
             session,
             identity: identity.clone(),
-            recorder,
+            recorder: measuring.recorder().cloned(),
         };
         let pruning = housekeeping::prune(store.clone(), config.retention.clone());
         tokio::select! {
@@ -302,18 +293,14 @@ pub async fn run(
     };
     let spent = asked_at.get().map_or(Duration::ZERO, Instant::elapsed);
     let left = STOP_LIMIT.saturating_sub(spent);
-    tokio::join!(org.close(left), close_handlers(&to_close, left));
+    tokio::join!(
+        org.close(left),
+        close_handlers(&to_close, left),
+        measuring.end()
+    );
     // Politeness only, and a store that hangs must not hold the exit up.
     let _ = tokio::time::timeout(CLOSE_LIMIT, store.close()).await;
     result
-}
-
-/// The process's recorder; none where a program that embeds the daemon has one of its own, to which the metrics go
-/// then.
-fn recorder() -> Option<Recorder> {
-    Recorder::install()
-        .inspect_err(|error| warn!(error = %error, "metrics are not shown here"))
-        .ok()
 }
 
 /// Lets every handler end in order, all at the same time.

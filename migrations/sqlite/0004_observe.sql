@@ -44,3 +44,8 @@ create table allocation (
 ) strict, without rowid;
 
 alter table org add column limits_asked_at integer;
+
+alter table dead_letter add column committed_at integer;
+alter table dead_letter add column commit_number integer;
+
+alter table subscription add column paused_to_rename_at integer;

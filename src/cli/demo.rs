@@ -180,6 +180,8 @@ fn configuration(emulator: &Emulator, folder: &Path) -> Result<Config, anyhow::E
             .map(subscription)
             .collect::<Result<_, _>>()?,
         metrics_addr: None,
+        otlp: None,
+        log_samples: None,
         schemas_dir: folder.join("schemas"),
     })
 }

@@ -24,9 +24,9 @@ use crate::store::Store;
 /// STATE is connecting, live, paused (its buffer is full), reconnecting, blocked or stopped, as its owner
 /// wrote it; or where nobody runs it `waiting for a worker`, `refused`, where the store does not give it to
 /// those that have it in their configuration, or `paused by a person`. OWNER is the worker that
-/// runs it: its dyno, or host and process. LAG is the time since the stream was last live with nothing unfinished, or,
-/// where it never was, since what is at its position happened; on a
-/// quiet topic it grows until the next keepalive, some minutes at most, so a lag that keeps growing means
+/// runs it: its dyno, or host and process. LAG is how far it is behind, as that worker said some seconds ago, or else the
+/// time since the stream was last live with nothing unfinished, or, where it never was, since what is at its position
+/// happened; without a worker it grows, so a lag that keeps growing means
 /// that the daemon is behind or gone. POSITION is the replay ID up to which every event is finished, AGE
 /// the time since it was written. KEPT is how long the bus still keeps what follows it: a subscription that
 /// stands still for longer loses events.

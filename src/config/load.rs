@@ -260,6 +260,8 @@ pub(super) fn load_in(
             )
         },
     );
+    let otlp = super::telemetry::read_otlp(&reader);
+    let log_samples = super::telemetry::read_log_samples(&root);
     let schemas_dir = root.text("schemas_dir", Var::Named("ORGSTREAM_SCHEMAS_DIR"));
     root.finish();
 
@@ -273,6 +275,8 @@ pub(super) fn load_in(
                 web,
                 subscriptions,
                 metrics_addr,
+                otlp,
+                log_samples,
                 schemas_dir: schemas_dir.map_or_else(
                     || PathBuf::from(Config::SCHEMAS_DIR),
                     |given| PathBuf::from(given.text),

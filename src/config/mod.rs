@@ -20,6 +20,7 @@ mod shaping;
 mod show;
 mod store;
 mod subscription;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod web;
@@ -41,10 +42,12 @@ pub use load::{
     Loaded, Origin, Subscriptions, load, load_bus_retention, load_handlers, load_salesforce,
     load_store, load_subscriptions, load_vault, load_web,
 };
+pub(crate) use shaping::is_within;
 pub use shaping::{FieldsConfig, FilterConfig};
 pub(crate) use show::masked_url;
 pub use show::show;
 pub(crate) use subscription::valid_name;
+pub use telemetry::OtlpConfig;
 
 /// What the loader asks of parts it knows nothing about.
 #[derive(Clone, Copy)]
@@ -89,6 +92,10 @@ pub struct Config {
     pub subscriptions: Vec<SubscriptionConfig>,
     /// Where to serve Prometheus metrics; `ORGSTREAM_METRICS_ADDR`.
     pub metrics_addr: Option<std::net::SocketAddr>,
+    /// Where metrics are pushed to, by the variables of OpenTelemetry.
+    pub otlp: Option<OtlpConfig>,
+    /// How often lines with figures go to standard error, for Heroku's log metrics; `ORGSTREAM_LOG_SAMPLES`.
+    pub log_samples: Option<Duration>,
     /// Folder of schemas to look in before asking the org.
     pub schemas_dir: PathBuf,
 }

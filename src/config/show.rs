@@ -49,7 +49,18 @@ pub fn show(config: &Config) -> String {
     if let Some(address) = config.metrics_addr {
         out.text("metrics_addr", &address);
     }
+    if let Some(every) = config.log_samples {
+        out.text("log_samples", &format_duration(every));
+    }
     out.text("schemas_dir", &config.schemas_dir.display());
+    if let Some(otlp) = &config.otlp {
+        // No key of this file: OpenTelemetry's own variables say it.
+        out.comment(&format!(
+            "metrics are pushed to {} every {}",
+            otlp.place(),
+            format_duration(otlp.interval)
+        ));
+    }
     salesforce(&mut out, &config.salesforce);
     store(&mut out, &config.store);
     retention(&mut out, &config.retention);
@@ -355,6 +366,10 @@ impl Writer {
         self.0.push('\n');
         self.0.push_str(heading);
         self.0.push('\n');
+    }
+
+    fn comment(&mut self, text: &str) {
+        let _ = writeln!(self.0, "# {text}");
     }
 
     fn line(&mut self, key: &str, value: &dyn Display) {

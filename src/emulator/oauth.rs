@@ -346,7 +346,9 @@ pub(super) fn new_token(org: &Org, format: TokenFormat) -> String {
         TokenFormat::Jwt => {
             let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
             let header = part(json!({"alg": "RS256", "typ": "JWT", "tty": "sfdc-core-token"}));
-            format!("{header}.{}.{random}", part(json!({"sub": USER_ID})))
+            // Three parts, whatever the signature is made of.
+            let signature = random.replace('.', "_");
+            format!("{header}.{}.{signature}", part(json!({"sub": USER_ID})))
         }
     }
 }

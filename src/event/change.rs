@@ -113,7 +113,37 @@ pub struct ChangeEventHeader {
     pub changed_fields: Vec<String>,
 }
 
+/// When a change was committed. Changes of one record are on the bus in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Commit {
+    /// The commit time; a whole second in every sample (facts 7.2).
+    pub at: SystemTime,
+    /// `commitNumber`, which grows with commits: what tells those of one second apart. Never by itself, for another
+    /// database of the org may count otherwise.
+    pub number: Option<i64>,
+}
+
+impl Commit {
+    /// True where it is certain that this one was before the other.
+    pub fn is_before(&self, other: &Self) -> bool {
+        let numbers = self.number.zip(other.number);
+        self.at < other.at
+            || (self.at == other.at && numbers.is_some_and(|(own, other)| own < other))
+    }
+}
+
 impl ChangeEventHeader {
+    /// When a change received then was committed; `None` where that cannot be: clocks do not differ by a day.
+    pub fn commit(&self, received_at: SystemTime) -> Option<Commit> {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let at = self.committed_at()?;
+        let latest = received_at.checked_add(DAY)?;
+        (at <= latest).then_some(Commit {
+            at,
+            number: Some(self.commit_number).filter(|number| *number > 0),
+        })
+    }
+
     /// The commit time, where it is one a clock can hold.
     pub fn committed_at(&self) -> Option<SystemTime> {
         u64::try_from(self.commit_timestamp)

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use aws_lc_rs::digest;
 use bytes::Bytes;
 
-pub use change::{ChangeEventHeader, ChangeType, is_entity_wide_id};
+pub use change::{ChangeEventHeader, ChangeType, Commit, is_entity_wide_id};
 pub use cloud_event::{Attribute, CloudEvent, rfc3339};
 pub use ids::{EventIdentity, InvalidId, OrgId, ReplayId, SchemaId};
 pub use shown::Shown;

@@ -119,6 +119,7 @@ pub(crate) mod tests {
                 unit: None,
                 place: None,
                 received_at: SystemTime::UNIX_EPOCH,
+                commit: None,
                 ahead: false,
                 replayed: false,
                 sealed: false,

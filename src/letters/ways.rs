@@ -148,6 +148,7 @@ pub(crate) mod tests {
             replay_id: None,
             bytes: 1,
             received_at: std::time::SystemTime::UNIX_EPOCH,
+            commit: None,
             to_come: false,
             until: None,
         }

@@ -7,6 +7,7 @@
 
 mod advice;
 mod allocation;
+mod posted;
 mod subscription;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -70,19 +71,20 @@ impl Overview {
         let bus = Bus { retention, warning };
         let now = SystemTime::now();
         let mut overview = Self::of(&subscriptions, workers, org_id.as_ref(), bus, now);
+        posted::add(
+            &mut overview.subscriptions,
+            &lately(store.snapshots().await)?,
+            now,
+        );
         if let Some(org_id) = &org_id {
             let since = now.checked_sub(allocation::READ_BACK).unwrap_or(now);
-            overview.allocation = match store.allocation(org_id, since).await {
-                Ok(readings) => Allocation::of(&readings),
-                // Tables of an older release have all the rest.
-                Err(StoreError::NotMigrated(_)) => None,
-                Err(error) => return Err(error),
-            };
+            let readings = lately(store.allocation(org_id, since).await)?;
+            overview.allocation = Allocation::of(&readings);
         }
         Ok(overview)
     }
 
-    /// The same of what was read already, but for the allocation.
+    /// The same of what was read already, but for the allocation and what workers post.
     pub fn of(
         stored: &[SubscriptionStatus],
         living: Vec<LivingWorker>,
@@ -123,6 +125,14 @@ impl Overview {
     /// The subscription of this name.
     pub fn subscription(&self, name: &str) -> Option<&Subscription> {
         self.subscriptions.iter().find(|one| one.name == name)
+    }
+}
+
+/// What tables of an older release do not have yet is nothing: they have all the rest.
+pub(crate) fn lately<T>(read: Result<Vec<T>, StoreError>) -> Result<Vec<T>, StoreError> {
+    match read {
+        Err(StoreError::NotMigrated(_)) => Ok(Vec::new()),
+        other => other,
     }
 }
 

@@ -60,8 +60,9 @@ pub struct Subscription {
     pub paused_at: Option<SystemTime>,
     /// Epoch of the last change of hands.
     pub epoch: i64,
-    /// How far it is behind at most: the time since it was last live with nothing unfinished, or, where it never
-    /// was, since what is at its position happened; `None` where neither is known.
+    /// How far it is behind at most: as its worker posted some seconds ago, else the time since it was last live with
+    /// nothing unfinished, or, where it never was, since what is at its position happened; `None` where none of it is
+    /// known.
     #[serde(rename = "lag_seconds", serialize_with = "seconds")]
     pub lag: Option<Duration>,
     /// The replay ID up to which every event is finished, in hex.
@@ -86,6 +87,8 @@ pub struct Subscription {
     pub received: u64,
     /// Events finished, in all.
     pub finished: u64,
+    /// Events in flight, as its worker posted some seconds ago.
+    pub in_flight: Option<u64>,
     /// Open dead letters.
     pub parked: u64,
     /// Holes that nobody has acknowledged.
@@ -158,6 +161,7 @@ impl Subscription {
             caught_up_at: one.caught_up_at,
             received: one.received,
             finished: one.finished,
+            in_flight: None,
             parked: one.parked,
             holes: one.holes,
             refused: refused.to_vec(),

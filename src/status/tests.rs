@@ -259,6 +259,7 @@ fn json_has_the_keys_that_are_promised() {
             "held",
             "holder",
             "holes",
+            "in_flight",
             "kept_is_short",
             "kept_seconds",
             "kept_until",

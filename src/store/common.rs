@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Footing, HoleKind, Recent, Refused, StoreError, SubscriptionKey, Tenure};
 use crate::config::Start;
-use crate::event::{OrgId, ReplayId, Topic};
+use crate::event::{Commit, OrgId, ReplayId, Topic};
 
 /// Record IDs kept of one hole; a gap may name any number, and its count is kept beside them.
 pub(super) const MAX_HOLE_RECORDS: usize = 1_000;
@@ -59,6 +59,12 @@ pub(super) fn minute_ms(at: SystemTime) -> i64 {
 /// A stored lag in seconds; one that no span of time can be is none.
 pub(super) fn lag_from(seconds: Option<f64>) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds?).ok()
+}
+
+/// When a change was committed, as it is in the columns `committed_at` (in milliseconds) and `commit_number`.
+pub(super) fn commit(at_ms: Option<i64>, number: Option<i64>) -> Option<Commit> {
+    let at = from_ms(at_ms?);
+    Some(Commit { at, number })
 }
 
 /// Counters are 64 bits with a sign in SQL.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{Lease, StoreError};
-use crate::event::{EventIdentity, ReplayId, SchemaId};
+use crate::event::{Commit, EventIdentity, ReplayId, SchemaId};
 
 /// How the name of a unit begins whose events may not be a whole transaction, and are handed over with
 /// `partial` set.
@@ -45,6 +45,9 @@ pub struct DeadLetter {
     pub place: Option<i64>,
     /// When it was received.
     pub received_at: SystemTime,
+    /// When its change was committed: what tells it from younger ones of its records where the bus has forgotten it.
+    /// `None` for a platform event, and where its header could not be read.
+    pub commit: Option<Commit>,
     /// True where it is parked off the live stream: until the position passes its event, a stream that begins
     /// at the position brings that once more.
     pub ahead: bool,
@@ -115,6 +118,8 @@ pub struct LetterSummary {
     pub bytes: u64,
     /// When its event was received.
     pub received_at: SystemTime,
+    /// When its change was committed, where that is known.
+    pub commit: Option<Commit>,
     /// True where its event is above the stored position, so that the stream brings it once more, if the bus
     /// still keeps it.
     pub to_come: bool,

@@ -79,6 +79,7 @@ impl Undecodable {
             unit: None,
             place: None,
             received_at: self.received_at,
+            commit: header.and_then(|header| header.commit(self.received_at)),
             ahead: false,
             replayed: self.replayed,
             sealed: false,

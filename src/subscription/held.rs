@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use super::lanes::{Origin, RecordHash};
 use super::tracker::Seq;
-use crate::event::{EventIdentity, ReplayId};
+use crate::event::{Commit, EventIdentity, ReplayId};
 use crate::store::{LetterSummary, Placed};
 
 mod ahead;
@@ -26,7 +26,7 @@ use ahead::Ahead;
 pub(super) use draw::{Drawing, Drawn};
 pub(super) use place::Place;
 use to_come::ToCome;
-pub(super) use to_come::comes_again;
+pub(super) use to_come::{Change, comes_again};
 
 /// Why an event is parked that nobody has refused.
 pub(super) const PARKED_BEHIND: &str = "parked_behind";
@@ -102,6 +102,8 @@ struct Letter {
     /// Where the side replay under way has met its event.
     met: Option<Seq>,
     received_at: SystemTime,
+    /// When its event was committed, where that is known.
+    commit: Option<Commit>,
     /// At the latest its event lies there.
     until: Option<ReplayId>,
     phase: Phase,
@@ -127,6 +129,8 @@ pub(super) struct NewLetter {
     /// Where a side replay has brought its event.
     pub(super) met: Option<Seq>,
     pub(super) received_at: SystemTime,
+    /// When its event was committed, where that is known.
+    pub(super) commit: Option<Commit>,
     /// At the latest its event lies there.
     pub(super) until: Option<ReplayId>,
 }
@@ -237,6 +241,7 @@ impl Held {
             came: None,
             met: None,
             received_at: summary.received_at,
+            commit: summary.commit,
             until: summary.until,
         });
         if let Some(letter) = self.letters.get_mut(&ticket) {
@@ -263,14 +268,6 @@ impl Held {
             id: i64::MAX,
             ticket,
         };
-        match new.since {
-            Since::Always => {}
-            Since::After(seq) => self.after.entry(seq).or_default().push(ticket),
-            Since::ToCome => {
-                let until = new.until.as_ref();
-                self.to_come.insert(ticket, new.received_at, until);
-            }
-        }
         let key = (new.slot, new.identity.clone());
         self.by_identity.insert(key, ticket);
         let letter = Letter {
@@ -286,10 +283,16 @@ impl Held {
             came: new.came,
             met: new.met,
             received_at: new.received_at,
+            commit: new.commit,
             until: new.until,
             phase: Phase::New,
             rank,
         };
+        match letter.since {
+            Since::Always => {}
+            Since::After(seq) => self.after.entry(seq).or_default().push(ticket),
+            Since::ToCome => self.to_come.insert(ticket, &letter),
+        }
         self.undecoded += usize::from(letter.slot == Slot::Everyone);
         self.index(&letter);
         self.letters.insert(ticket, letter);
@@ -366,9 +369,8 @@ impl Held {
         if self.by_id.get(&letter.rank.id) == Some(&ticket) {
             self.by_id.remove(&letter.rank.id);
         }
-        let until = letter.until.as_ref();
-        self.to_come.remove(ticket, letter.received_at, until);
-        self.unmet.remove(ticket, letter.received_at, until);
+        self.to_come.remove(ticket, &letter);
+        self.unmet.remove(ticket, &letter);
         let seq = match letter.since {
             Since::After(seq) => Some(seq),
             Since::Always | Since::ToCome => letter.came,

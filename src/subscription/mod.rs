@@ -45,7 +45,7 @@ mod streams;
 mod tracker;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -58,7 +58,6 @@ use crate::handler::Handler;
 use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::PubSub;
 use crate::store::{Hole, Lease, LetterSummary, SettledAhead, Store, StoreError, TakenOver};
-use crate::telemetry::metrics;
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
 pub use samples::Samples;
@@ -339,9 +338,7 @@ type Letters = (Vec<LetterSummary>, Vec<SettledAhead>);
 /// Gives the lease back, so that another worker need not wait for its end. Politeness: one that cannot be
 /// given back now runs out.
 pub(crate) async fn release(store: &Arc<dyn Store>, lease: &Lease) {
-    let began = Instant::now();
     let released = tokio::time::timeout(RELEASE_LIMIT, store.release(lease)).await;
-    metrics::store_called("release", began.elapsed());
     let why = match released {
         Ok(Ok(())) => return,
         Ok(Err(error)) => error.to_string(),

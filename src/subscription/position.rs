@@ -281,9 +281,7 @@ impl Position {
                 reported.map_err(Failed::Report)?;
             }
             if let Some(progress) = progress {
-                let began = Instant::now();
                 let saved = store.save_progress(&lease, &progress).await;
-                metrics::store_called("save_progress", began.elapsed());
                 saved.map_err(Failed::Progress)?;
             }
             Ok(())

@@ -175,6 +175,10 @@ pub(crate) struct Case {
     pub(crate) writes: Vec<Write>,
     /// Up to where the bus has forgotten events.
     pub(crate) gone_up_to: u64,
+    /// The same, for each time that it forgot.
+    pub(crate) forgotten: Vec<u64>,
+    /// Its events have no commit time.
+    pub(crate) untimed: bool,
     /// Transactions are handed over, and parked, whole.
     pub(crate) grouped: bool,
     /// How often a process was killed, frozen or stopped, or left without an answer: each may repeat what is
@@ -196,6 +200,13 @@ impl Case {
         let from = self.pieces.partition_point(|piece| piece.place < place);
         let there = self.pieces[from..].iter();
         there.take_while(|piece| piece.place == place).count()
+    }
+
+    /// True where nothing tells a worker that has just started that an event is younger than that of an open letter: they
+    /// are platform events, and the bus has forgotten the letter's and begins with what is behind it.
+    fn nobody_knows(&self, letter: u64, event: u64) -> bool {
+        let mut forgotten = self.forgotten.iter();
+        self.untimed && forgotten.any(|gone| (letter..event).contains(gone))
     }
 
     /// Events that may be with a handler at once.

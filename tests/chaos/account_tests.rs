@@ -333,9 +333,35 @@ fn more_repeats_than_were_in_flight_and_finished_since_the_last_write_are_found(
     }
     passes(&case);
     handled_again(&mut case, 4, 167, 2);
-    finds(&case, "6 repeats in epoch 2, where 5 are allowed");
+    finds(
+        &case,
+        "6 repeats of what was handled in epoch 1, where 5 are allowed",
+    );
     case.replays = true;
     passes(&case);
+}
+
+#[test]
+fn what_an_epoch_left_may_be_repeated_by_any_later_one_but_each_event_only_once() {
+    let mut case = sound();
+    // Epoch 2 is followed before it has repeated anything, and epoch 3 goes on.
+    case.writes.insert(5, take_over(3, 108));
+    case.writes[6] = progress(3, 206, 1, 20);
+    for answer in answers(&mut case).iter_mut().skip(10) {
+        answer.epoch = 3;
+    }
+    for (place, at) in (5..=9).zip((117..).step_by(10)) {
+        handled_again(&mut case, place, at, 3);
+    }
+    passes(&case);
+    // Where epoch 2 had come to repeat one, epoch 3 repeats that of epoch 2.
+    handled_again(&mut case, 9, 107, 2);
+    assert_eq!(passes(&case).lines[0].repeats, 6);
+    handled_again(&mut case, 4, 167, 3);
+    finds(
+        &case,
+        "6 repeats of what was handled in epoch 1, where 5 are allowed",
+    );
 }
 
 #[test]

@@ -30,7 +30,8 @@ pub(crate) struct Ledger(Arc<Mutex<Inner>>);
 #[derive(Default)]
 struct Inner {
     entries: Vec<Entry>,
-    gone_up_to: u64,
+    /// The last place that the bus forgot, of each time that it did.
+    forgotten: Vec<u64>,
 }
 
 impl Ledger {
@@ -42,15 +43,14 @@ impl Ledger {
         self.inner().entries.push(entry);
     }
 
-    /// The bus has forgotten everything published until now.
-    pub(crate) fn forget_all(&self) {
-        let mut inner = self.inner();
-        inner.gone_up_to = inner.entries.last().map_or(0, |entry| entry.place);
+    /// The bus has forgotten everything published until now, and this place, which a keepalive may have named.
+    pub(crate) fn forget_all(&self, up_to: u64) {
+        self.inner().forgotten.push(up_to);
     }
 
-    /// Up to where the bus has forgotten; 0 where it has not.
-    pub(crate) fn gone_up_to(&self) -> u64 {
-        self.inner().gone_up_to
+    /// Up to where the bus has forgotten, for each time that it did.
+    pub(crate) fn forgotten(&self) -> Vec<u64> {
+        self.inner().forgotten.clone()
     }
 
     pub(crate) fn len(&self) -> usize {

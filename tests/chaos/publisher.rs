@@ -1,6 +1,6 @@
 //! Traffic: change events, platform events, and poison among them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use serde_json::{Map, Value, json};
@@ -25,6 +25,9 @@ const NOTICE_SCHEMA: &str = r#"{"type": "record", "name": "Notice__e", "namespac
     {"name": "CreatedDate", "type": "long", "doc": "CreatedDate:DateTime"},
     {"name": "CreatedById", "type": "string", "doc": "CreatedBy:EntityId"},
     {"name": "Text__c", "type": ["null", "string"], "doc": "Data:Text:00NOS000000000F", "default": null}]}"#;
+
+/// Puts a commit into a millisecond of its own.
+const A_COMMIT_APART: Duration = Duration::from_millis(2);
 
 /// Bytes that no schema reads: the first number never ends.
 const NO_DATUM: [u8; 20] = [0xff; 20];
@@ -103,7 +106,7 @@ impl<'a> Publisher<'a> {
             let pause = self
                 .random
                 .u64(0..self.traffic.pause.as_millis() as u64 + 1);
-            tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
         }
     }
 
@@ -300,11 +303,15 @@ impl<'a> Publisher<'a> {
     async fn truncated(&mut self) {
         use base64::Engine as _;
         let record = self.account();
+        // As the org says of its own, whose numbers grow with the milliseconds: workers may have to tell by it what is
+        // younger.
+        tokio::time::sleep(A_COMMIT_APART).await;
+        let now_ms = super::recorder::now_us() / 1_000;
         let event = json!({
             "ChangeEventHeader": {
                 "entityName": "Account", "recordIds": [record], "changeType": "CREATE",
                 "changeOrigin": "", "transactionKey": "t", "sequenceNumber": 1,
-                "commitTimestamp": 1_790_000_000_000_i64, "commitNumber": 1, "commitUser": "005",
+                "commitTimestamp": now_ms - now_ms % 1_000, "commitNumber": now_ms * 1_000_000, "commitUser": "005",
                 "nulledFields": [], "diffFields": [], "changedFields": [],
             },
             "Name": "breaks off",
@@ -315,6 +322,7 @@ impl<'a> Publisher<'a> {
         let payload = base64::prelude::BASE64_STANDARD.encode(payload);
         let body = json!({"topic": ACCOUNTS, "schema_id": ACCOUNT_SCHEMA_ID, "payload": payload});
         let answer = self.org.post("/raw", &body).await;
+        tokio::time::sleep(A_COMMIT_APART).await;
         self.note(
             &answer,
             vec![platform(ACCOUNTS, vec![record], Poison::Bytes)],

@@ -326,6 +326,7 @@ async fn case(
             },
         });
     }
+    let forgotten = site.ledger.forgotten();
     Ok(Case {
         name: subscription.name().to_owned(),
         channel: subscription.feed.is_channel(),
@@ -338,7 +339,9 @@ async fn case(
         parkings: stored.parkings,
         holes: stored.holes,
         writes: stored.writes,
-        gone_up_to: site.ledger.gone_up_to(),
+        gone_up_to: forgotten.last().copied().unwrap_or(0),
+        forgotten,
+        untimed: !subscription.feed.topic().starts_with("/data/"),
         grouped: subscription.grouped,
         interruptions: site.interruptions(),
         pauses: site.pauses(),

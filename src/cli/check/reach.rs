@@ -270,7 +270,8 @@ fn distrust(error: &CertificateError) -> Distrust {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             Distrust::NotYetValid
         }
-        CertificateError::UnknownIssuer => Distrust::UnknownCa,
+        // A CA of the same name as one that is trusted, but with another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => Distrust::UnknownCa,
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             Distrust::OtherName
         }

@@ -219,6 +219,17 @@ mod tests {
     }
 
     #[test]
+    fn a_pooler_in_statement_mode_is_told_what_to_set() {
+        let refused = StoreError::Unavailable(
+            "transaction blocks not allowed in statement pooling mode (SQLSTATE 08P01)".to_owned(),
+        );
+        assert!(cure(&refused).unwrap().contains("pool_mode = transaction"));
+        let gone = StoreError::Unavailable("connection refused".to_owned());
+        assert!(cure(&gone).unwrap().contains("DATABASE_URL"));
+        assert!(cure(&StoreError::Config(String::new())).is_none());
+    }
+
+    #[test]
     fn a_new_name_that_says_where_to_begin_is_no_rename() {
         let mut wanted = SubscriptionConfig::new("sales", "Order__e".parse().unwrap());
         wanted.start_is_explicit = true;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::config::StoreConfig;
-use crate::event::{EventIdentity, OrgId, ReplayId, SchemaId};
+use crate::event::{Commit, EventIdentity, OrgId, ReplayId, SchemaId};
 use crate::store::{DeadLetter, Hole, HoleKind, Lease, Store, SubscriptionKey, open};
 
 /// The key that tests encrypt under.
@@ -230,6 +230,10 @@ pub(super) fn letter(record: &str, handler: Option<&str>) -> DeadLetter {
         unit: None,
         place: None,
         received_at: now(),
+        commit: Some(Commit {
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000),
+            number: Some(1_790_000_000_123_456_789),
+        }),
         ahead: true,
         replayed: false,
         sealed: false,

@@ -93,6 +93,7 @@ pub(super) async fn an_open_letter_is_summed_up_without_its_payload(bed: &Bed) {
         replay_id: given.replay_id,
         bytes: 5,
         received_at: given.received_at,
+        commit: given.commit,
         to_come: true,
         until: None,
     };

@@ -21,6 +21,7 @@ pub(super) async fn a_parked_event_is_kept_as_received(bed: &Bed) {
         payload: bytes::Bytes::new(),
         record_ids: Vec::new(),
         record_name: None,
+        commit: None,
         replayed: true,
         ..letter("001B", None)
     };

@@ -8,7 +8,7 @@ use super::grouping::{Member, What, transaction};
 use crate::event::{ChangeEventHeader, Event, EventIdentity};
 use crate::subscription::decoder::{Item, Undecodable};
 use crate::subscription::gaps::gap_of;
-use crate::subscription::held::Slot;
+use crate::subscription::held::{Change, Slot};
 use crate::subscription::observe::Outcome;
 use crate::subscription::tracker::{HandlerSet, Tracked};
 
@@ -109,15 +109,12 @@ impl Delivery {
             What::Undecodable(event) => event.header.as_ref(),
         };
         let committed_at = header.and_then(ChangeEventHeader::committed_at);
-        let received_at = match &what {
-            What::Event(event) => event.received_at,
-            What::Undecodable(event) => event.received_at,
-        };
-        self.observer.came(received_at, committed_at);
+        self.observer.came(what.received_at(), committed_at);
         let at = self.tracker.next_seq();
+        let change = Change::of(header, what.received_at(), self.letters.holding);
         let held = &mut self.letters.held;
         held.brought(at, &tracked.identity);
-        held.live_at(at, replay_id.as_ref(), committed_at);
+        held.live_at(at, replay_id.as_ref(), change.as_ref());
         let gap = header.and_then(|header| gap_of(header, replay_id.as_ref()));
         let seq = self.tracker.push_event(tracked, replay_id, finished);
         self.tell_left_out(unwanted & !finished);

@@ -4,7 +4,7 @@
 //! keepalive, or when nothing has come for a while. What may be less than the whole is marked `partial`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Group as GroupBy, SubscriptionConfig};
 use crate::event::{ChangeEventHeader, Event, EventIdentity};
@@ -32,6 +32,13 @@ impl What {
         match self {
             Self::Event(event) => event.identity(),
             Self::Undecodable(event) => event.identity(),
+        }
+    }
+
+    pub(super) fn received_at(&self) -> SystemTime {
+        match self {
+            Self::Event(event) => event.received_at,
+            Self::Undecodable(event) => event.received_at,
         }
     }
 }

@@ -134,6 +134,8 @@ pub(super) struct Delivery {
     replays: Replays,
     stream_state: watch::Receiver<State>,
     shown_state: watch::Sender<State>,
+    /// People see another state than the stream's.
+    overruled: bool,
     caught_up_at: Option<SystemTime>,
     /// Where lag counts from before the stream was ever caught up.
     behind_since: SystemTime,
@@ -220,6 +222,7 @@ impl Delivery {
             lease: setup.lease,
             stream_state: setup.stream_state,
             shown_state: setup.shown_state,
+            overruled: false,
             caught_up_at: None,
             behind_since: setup.behind_since,
             observer: setup.observer,
@@ -398,6 +401,8 @@ impl Delivery {
         match last {
             Ok(Written::Done) => info!(
                 subscription = self.lease.key.name,
+                topic = %self.lease.key.topic,
+                state = state.name(),
                 position = self.tracker.position().map(tracing::field::display),
                 unfinished = self.in_flight.held_now().0,
                 "stopped"

@@ -176,6 +176,7 @@ impl Delivery {
                 came,
                 met,
                 received_at: letter.received_at,
+                commit: letter.commit,
                 until: None,
             }));
         }
@@ -473,6 +474,7 @@ fn asked_summary(letter: DeadLetter, placed: Placed, subscription: &str) -> Lett
         replay_id: letter.replay_id,
         bytes: letter.payload.len() as u64,
         received_at: letter.received_at,
+        commit: letter.commit,
         to_come: false,
         until: None,
     }

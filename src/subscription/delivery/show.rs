@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use tracing::info;
+
 use super::Delivery;
 use crate::subscription::handler_run::HandlerRun;
 use crate::subscription::state::State;
@@ -67,10 +69,20 @@ impl Delivery {
             },
             (None, _, state) => state,
         };
-        self.shown_state.send_if_modified(|shown| {
-            let changed = *shown != state;
-            *shown = state;
-            changed
-        });
+        if *self.shown_state.borrow() == state {
+            return;
+        }
+        let overruled = *self.stream_state.borrow() != state;
+        // The reader logs what the stream's own state is.
+        if std::mem::replace(&mut self.overruled, overruled) || overruled {
+            info!(
+                subscription = self.lease.key.name,
+                topic = %self.lease.key.topic,
+                state = state.name(),
+                detail = state.detail(),
+                "subscription {state}"
+            );
+        }
+        self.shown_state.send_replace(state);
     }
 }

@@ -11,12 +11,13 @@ use super::Delivery;
 use super::bounds::{from_ms, read, to_ms};
 use super::grouping::{Group, Grouping, Limits, Member, What, transaction};
 use super::groups::{Silence, silence};
+use super::letters::Letters;
 use super::replay::Ending;
 use crate::config::Start;
 use crate::event::{ChangeEventHeader, EventIdentity, ReplayId};
 use crate::store::{CommandState, ReplayArguments, ReplayProgress, StoredCommand};
 use crate::subscription::decoder::Item;
-use crate::subscription::held::Held;
+use crate::subscription::held::{Change, Held};
 use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::Origin;
 use crate::subscription::replay_end::{ReplayEnd, Sight};
@@ -248,7 +249,7 @@ impl Side {
     }
 
     /// Takes an event in, unless it came before or is not part of the replay. Some handlers do not want it.
-    fn take(&mut self, what: What, unwanted: HandlerSet, held: &mut Held) {
+    fn take(&mut self, what: What, unwanted: HandlerSet, letters: &mut Letters) {
         self.in_flight.arrived();
         let (raw, header, size, occurred_at) = match &what {
             What::Event(event) => (
@@ -286,7 +287,10 @@ impl Side {
             transaction: None,
         };
         let at = self.base + self.tracker.next_seq();
-        held.replay_at(at, replay_id.as_ref(), committed_at);
+        let change = Change::of(header, what.received_at(), letters.holding);
+        letters
+            .held
+            .replay_at(at, replay_id.as_ref(), change.as_ref());
         let seq = self.tracker.push_event(tracked, replay_id, self.left_out);
         if self.tracker.leave_out(seq, unwanted) {
             self.unwanted.push_back(seq);
@@ -406,11 +410,11 @@ impl Delivery {
         match item {
             Item::Event(event) => {
                 let event = What::Event(event);
-                side.take(event, unwanted, &mut self.letters.held);
+                side.take(event, unwanted, &mut self.letters);
             }
             Item::Undecodable(event) => {
                 let event = What::Undecodable(Arc::from(event));
-                side.take(event, 0, &mut self.letters.held);
+                side.take(event, 0, &mut self.letters);
             }
             Item::Keepalive(id, received_at) => {
                 side.repeats.clear();

@@ -162,6 +162,7 @@ async fn a_letter_that_turns_out_to_be_settled_has_the_store_looked_at() {
         replay_id: None,
         bytes: 1,
         received_at: SystemTime::now(),
+        commit: None,
         to_come: false,
         until: None,
     };

@@ -11,7 +11,10 @@ use super::*;
 use crate::store::SettledAhead;
 use crate::subscription::lanes::Origin;
 
+mod forgotten;
 mod letters;
+
+use forgotten::far;
 
 const MINE: Slot = Slot::Handler(0);
 
@@ -19,8 +22,10 @@ const MINE: Slot = Slot::Handler(0);
 struct Published {
     records: Vec<RecordHash>,
     undecodable: bool,
-    /// Handled or discarded at least once.
+    /// Handled or discarded at least once, or forgotten by the bus before it was kept anywhere.
     settled: bool,
+    commit: Option<Commit>,
+    forgotten: bool,
 }
 
 /// A row of `dead_letter`.
@@ -59,6 +64,8 @@ struct Model {
     next: i64,
     /// So many events of the bus are at or below the stored position.
     position: usize,
+    /// The position is lost: whoever begins does so at the earliest event.
+    lost: bool,
     // A process.
     held: Held,
     begins: usize,
@@ -80,6 +87,7 @@ impl Model {
             rows: vec![],
             next: 0,
             position: 0,
+            lost: false,
             held: Held::new(vec!["h0".to_owned()], Drawing::default()),
             begins: 0,
             live: vec![],
@@ -136,8 +144,8 @@ impl Model {
         for row in rows {
             let summary = self.summary(&row);
             if row.open {
-                let resume_after = Self::place_on_bus(self.position);
-                let to_come = comes_again(&summary, Some(&resume_after));
+                let resume_after = (!self.lost).then(|| Self::place_on_bus(self.position));
+                let to_come = comes_again(&summary, resume_after.as_ref());
                 if summary.to_come && !to_come {
                     self.held.ahead.never(row.id);
                 }
@@ -177,7 +185,9 @@ impl Model {
             asked: row.asked,
             replay_id: None,
             bytes: 1,
-            received_at: SystemTime::UNIX_EPOCH,
+            // As late as can be: what was received tells nothing.
+            received_at: far(),
+            commit: self.bus[row.event].commit,
             to_come: row.ahead,
             until: row.until.map(Self::place_on_bus),
         }
@@ -192,7 +202,8 @@ impl Model {
         self.events.push(Some(event));
         self.held.brought(seq, &Self::identity(event));
         let at = Self::place_on_bus(event + 1);
-        self.held.live_at(seq, Some(&at), None);
+        let change = self.change(event);
+        self.held.live_at(seq, Some(&at), change.as_ref());
         let awaited = !self.held.awaited(&Self::identity(event)).is_empty();
         let finished = self.finished.remove(&event) && !awaited;
         self.live.push(if finished {
@@ -254,7 +265,8 @@ impl Model {
             ahead: true,
             came: Some(seq),
             met: None,
-            received_at: SystemTime::UNIX_EPOCH,
+            received_at: far(),
+            commit: self.bus[event].commit,
             until: None,
         });
         self.writes.push_back(Write {
@@ -308,7 +320,10 @@ impl Model {
         if in_order && !self.bus[event].settled {
             for older in 0..event {
                 let before = !self.share(older, event) || self.bus[older].settled;
-                assert!(before, "{event} is handled before {older}");
+                assert!(
+                    before || self.nobody_knows(older, event),
+                    "{event} is handled before {older}"
+                );
             }
         }
         self.bus[event].settled = true;
@@ -400,7 +415,7 @@ impl Model {
             for other in &letters[number..] {
                 let (one, other) = (event(one), event(other));
                 assert!(
-                    one <= other || !self.share(one, other),
+                    one <= other || !self.share(one, other) || self.nobody_knew(other, one),
                     "{one} before {other}"
                 );
             }
@@ -411,7 +426,7 @@ impl Model {
     fn save(&mut self) {
         match self.saving.take() {
             Some((position, letters)) => {
-                self.position = position;
+                (self.position, self.lost) = (position, false);
                 let passed = self.rows.iter().filter(|row| letters.contains(&row.id));
                 let passed: HashSet<usize> = passed.map(|row| row.event).collect();
                 for row in self
@@ -433,22 +448,6 @@ impl Model {
         }
     }
 
-    fn rewind(&mut self, which: usize) {
-        if self.saving.is_some() {
-            self.save();
-        }
-        let old = self.position;
-        self.position = which % (old + 1);
-        for row in &mut self.rows {
-            if row.open && !row.ahead && self.position != old {
-                (row.ahead, row.until) = (true, Some(old));
-            } else if !row.open {
-                (row.ahead, row.until) = (false, None);
-            }
-        }
-        self.start();
-    }
-
     /// One move of the game.
     fn step(&mut self, what: u8, which: usize, records: BTreeSet<RecordHash>) {
         match what {
@@ -456,6 +455,8 @@ impl Model {
                 records: records.into_iter().collect(),
                 undecodable: which.is_multiple_of(5),
                 settled: false,
+                commit: self.next_commit(which),
+                forgotten: false,
             }),
             4..9 => self.bring(),
             9..11 => self.hand_over(which, true),
@@ -468,6 +469,7 @@ impl Model {
             20 => self.person(which, false),
             21 => self.person(which, true),
             22 => self.draw(),
+            23 if which.is_multiple_of(8) => self.forget(which / 8),
             _ => self.answer(which / 2, which.is_multiple_of(2)),
         }
     }
@@ -479,7 +481,7 @@ proptest! {
     #[test]
     fn through_crashes_and_rewinds_every_letter_holds_what_is_younger_and_nothing_older(
         script in proptest::collection::vec(
-            (0u8..24, 0usize..64, proptest::collection::btree_set(0u64..4, 1..3)), 1..160),
+            (0u8..26, 0usize..64, proptest::collection::btree_set(0u64..4, 1..3)), 1..160),
     ) {
         let mut model = Model::new();
         for (what, which, records) in script {

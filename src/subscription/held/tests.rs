@@ -1,10 +1,10 @@
 //! What holds what, and what may go when.
 
-use std::time::Duration;
-
 use proptest::prelude::*;
 
 use super::*;
+
+mod to_come;
 
 const BOTH: usize = 2;
 
@@ -30,6 +30,7 @@ fn new(slot: Slot, name: &str, records: &[RecordHash]) -> NewLetter {
         came: None,
         met: None,
         received_at: SystemTime::UNIX_EPOCH,
+        commit: None,
         until: None,
     }
 }
@@ -170,167 +171,6 @@ fn what_goes_behind_others_waits_for_what_is_behind_them_and_not_written_yet() {
     // What is decided later is written later.
     held.insert(behind("m", &[3]));
     assert_eq!(place(&held, false), Place::Before(vec![10, 15, 21]));
-}
-
-#[test]
-fn what_is_still_to_come_again_holds_nothing_until_it_has_come_by() {
-    let mut held = held();
-    let ticket = held.insert(NewLetter {
-        since: Since::ToCome,
-        ..behind("a", &[1])
-    });
-    held.written(ticket, Placed { place: 3, id: 3 });
-    assert_eq!(held.holder(MINE, &[1], live(0)), None);
-    assert_eq!(draw(&mut held), [0u64; 0], "what is older comes first");
-    assert_eq!(held.open(MINE, &identity("a")), Some(ticket));
-    held.came_by(ticket, Since::Always, 4);
-    assert_eq!(held.holder(MINE, &[1], live(5)), Some(ticket));
-    assert_eq!(draw(&mut held), [ticket]);
-    assert_eq!(held.ahead.pass(4), [0i64; 0]);
-    assert_eq!(held.ahead.pass(5), [3]);
-}
-
-#[test]
-fn what_lies_before_the_beginning_of_a_stream_is_older_than_all_that_it_brings() {
-    let mut held = held();
-    let to_come = |name, records| NewLetter {
-        since: Since::ToCome,
-        ..new(MINE, name, records)
-    };
-    store(&mut held, to_come("before", &[1]), 10);
-    let younger = store(&mut held, to_come("younger", &[1]), 20);
-    held.brought(0, &identity("between"));
-    held.brought(1, &identity("younger"));
-    held.all_came_by(2);
-    assert_eq!(
-        held.holder(MINE, &[1], live(1)),
-        None,
-        "nothing is known of them"
-    );
-    let between = held.insert(NewLetter {
-        came: Some(0),
-        ..new(MINE, "between", &[1])
-    });
-    // The younger one still waits for its turn.
-    assert_eq!(held.place_of(&[between], live(0), true), Place::Last);
-    held.written(between, Placed { place: 30, id: 30 });
-    held.came_by(younger, Since::Always, 1);
-    assert!(held.is_misplaced(younger, live(1)));
-    assert_eq!(held.moves(younger), Some(20));
-    held.moved(Placed { place: 40, id: 20 });
-    assert_eq!(load(&mut held), [0u64; 0], "its own move is not written");
-    held.has_moved(younger);
-    assert!(!held.is_misplaced(younger, live(1)));
-}
-
-fn at(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
-}
-
-fn id(text: &str) -> ReplayId {
-    text.parse().unwrap()
-}
-
-#[test]
-fn what_was_received_so_long_ago_that_the_bus_has_forgotten_it_holds_and_can_be_tried() {
-    let mut held = held();
-    let to_come = |name, received: u64| NewLetter {
-        since: Since::ToCome,
-        received_at: at(received),
-        ..behind(name, &[1])
-    };
-    let old = store(&mut held, to_come("a", 1000), 1);
-    store(&mut held, to_come("b", 1001), 2);
-    let days = 4 * 24 * 3600;
-    held.it_is(at(1000 + days), 5);
-    assert_eq!((draw(&mut held), held.to_come_count()), (vec![], 2));
-    held.it_is(at(1001 + days), 5);
-    assert_eq!(held.holder(MINE, &[1], live(4)), None);
-    assert_eq!(held.holder(MINE, &[1], live(5)), Some(old));
-    held.passed(6);
-    assert_eq!((draw(&mut held), held.to_come_count()), (vec![old], 1));
-}
-
-#[test]
-fn what_does_not_come_again_holds_from_where_that_is_sure() {
-    let mut held = held();
-    let to_come = |name, received: u64, until: Option<&str>| NewLetter {
-        since: Since::ToCome,
-        received_at: at(received),
-        until: until.map(id),
-        ..behind(name, &[1])
-    };
-    let by_time = store(&mut held, to_come("a", 1000, None), 1);
-    let by_place = store(&mut held, to_come("b", 5000, Some("0b")), 2);
-    let by_keepalive = store(&mut held, to_come("c", 5000, None), 3);
-    let holder = |held: &Held, seq| held.holder(MINE, &[1], live(seq));
-    held.live_at(1, Some(&id("0a")), Some(at(1030)));
-    assert_eq!(holder(&held, 1), None, "clocks may differ so far");
-    held.live_at(2, Some(&id("0b")), Some(at(1100)));
-    assert_eq!(holder(&held, 1), None, "what came before may be older");
-    assert_eq!(holder(&held, 2), Some(by_time));
-    held.passed(9);
-    held.remove(by_time);
-    // A sibling under the same place.
-    held.live_at(3, Some(&id("0b")), Some(at(1100)));
-    assert_eq!(holder(&held, 3), None);
-    held.live_at(4, Some(&id("0c")), Some(at(1100)));
-    assert_eq!((holder(&held, 3), holder(&held, 4)), (None, Some(by_place)));
-    held.remove(by_place);
-    held.all_came_by(7);
-    assert_eq!(
-        (holder(&held, 6), holder(&held, 7)),
-        (None, Some(by_keepalive))
-    );
-    assert!(held.awaits_some(), "its event may wait for its turn");
-    held.passed(8);
-    assert!(!held.awaits_some());
-    assert_eq!(held.ahead.pass(8), [1, 2, 3]);
-}
-
-#[test]
-fn in_a_side_replay_a_letter_holds_what_comes_after_its_event() {
-    let mut held = held();
-    let ticket = store(&mut held, new(MINE, "a", &[1]), 1);
-    let holder = |held: &Held, seq| held.holder(MINE, &[1], Origin::Replay(seq));
-    held.replay_begins(&[], 0);
-    assert_eq!(holder(&held, 100), None, "it is older");
-    assert_eq!(held.holder(MINE, &[1], live(0)), Some(ticket));
-    held.met(ticket, 101);
-    assert_eq!(
-        (holder(&held, 101), holder(&held, 102)),
-        (None, Some(ticket))
-    );
-    held.replay_begins(&[], 0);
-    assert_eq!(holder(&held, 200), None);
-    held.replay_at(201, None, Some(at(61)));
-    assert_eq!(
-        holder(&held, 201),
-        Some(ticket),
-        "it began behind the letter"
-    );
-}
-
-#[test]
-fn a_side_replay_that_goes_on_knows_which_letters_it_had_met() {
-    let mut held = held();
-    let met = store(&mut held, new(MINE, "a", &[1]), 1);
-    let later = store(&mut held, new(MINE, "b", &[2]), 2);
-    store(&mut held, new(MINE, "c", &[3]), 3);
-    held.replay_begins(&[], 99);
-    held.met(met, 100);
-    held.met(later, 105);
-    assert_eq!(held.met_before(105), [1], "it goes on before the second");
-    // After a restart, where nobody remembers.
-    held.replay_begins(&[1, 77], 199);
-    assert_eq!(
-        held.met_before(200),
-        [1],
-        "told on, though nothing came yet"
-    );
-    let holder = |record, seq| held.holder(MINE, &[record], Origin::Replay(seq));
-    assert_eq!(holder(1, 200), Some(met));
-    assert_eq!((holder(2, 200), holder(3, 200)), (None, None));
 }
 
 #[test]
@@ -476,6 +316,7 @@ fn a_look_at_the_store_brings_what_people_changed() {
         replay_id: None,
         bytes: 1,
         received_at: SystemTime::UNIX_EPOCH,
+        commit: None,
         to_come: false,
         until: None,
     };

@@ -1,12 +1,13 @@
 //! Letters whose events the stream is still to bring once more, after a restart or a rewind, or that a side
 //! replay has not met: what comes before such an event on the bus is older than its letter, and is not held.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use super::{Held, Letter, Since, Slot, Ticket};
-use crate::event::{EventIdentity, ReplayId};
+use crate::event::{ChangeEventHeader, Commit, EventIdentity, ReplayId};
 use crate::store::LetterSummary;
+use crate::subscription::lanes::{Holding, RecordHash};
 use crate::subscription::tracker::Seq;
 
 /// How far the clock of this machine may be behind that of the org.
@@ -22,32 +23,53 @@ const FORGOTTEN: Duration = Duration::from_secs(4 * 24 * 3600);
 pub(super) struct ToCome {
     by_time: BTreeSet<(SystemTime, Ticket)>,
     by_place: HashMap<ReplayId, Vec<Ticket>>,
+    /// Of change events, by each of their records and the commit time; with the commit's number.
+    by_record: HashMap<RecordHash, BTreeMap<(SystemTime, Ticket), Option<i64>>>,
     /// The stream is at a place of [`ToCome::by_place`]; several events may share it.
     at_place: Option<ReplayId>,
 }
 
-impl ToCome {
-    pub(super) fn insert(
-        &mut self,
-        ticket: Ticket,
+/// A change that a stream brings.
+#[derive(Debug, Clone)]
+pub(in crate::subscription) struct Change {
+    pub(in crate::subscription) commit: Commit,
+    /// Those of its records whose order is kept.
+    pub(in crate::subscription) records: Vec<RecordHash>,
+}
+
+impl Change {
+    /// The change that a header describes, received then; none of a platform event.
+    pub(in crate::subscription) fn of(
+        header: Option<&ChangeEventHeader>,
         received_at: SystemTime,
-        until: Option<&ReplayId>,
-    ) {
-        self.by_time.insert((received_at, ticket));
-        if let Some(place) = until {
+        holding: Holding,
+    ) -> Option<Self> {
+        let header = header?;
+        Some(Self {
+            commit: header.commit(received_at)?,
+            records: holding.records(&header.record_ids),
+        })
+    }
+}
+
+impl ToCome {
+    pub(super) fn insert(&mut self, ticket: Ticket, letter: &Letter) {
+        self.by_time.insert((letter.received_at, ticket));
+        if let Some(place) = &letter.until {
             let tickets = self.by_place.entry(place.clone()).or_default();
             tickets.push(ticket);
+        }
+        if let Some(commit) = letter.commit {
+            for record in &letter.records {
+                let of_record = self.by_record.entry(*record).or_default();
+                of_record.insert((commit.at, ticket), commit.number);
+            }
         }
     }
 
     /// False where it was not there.
-    pub(super) fn remove(
-        &mut self,
-        ticket: Ticket,
-        received_at: SystemTime,
-        until: Option<&ReplayId>,
-    ) -> bool {
-        if let Some(place) = until
+    pub(super) fn remove(&mut self, ticket: Ticket, letter: &Letter) -> bool {
+        if let Some(place) = &letter.until
             && let Some(tickets) = self.by_place.get_mut(place)
         {
             tickets.retain(|other| *other != ticket);
@@ -55,7 +77,17 @@ impl ToCome {
                 self.by_place.remove(place);
             }
         }
-        self.by_time.remove(&(received_at, ticket))
+        if let Some(commit) = letter.commit {
+            for record in &letter.records {
+                if let Some(of_record) = self.by_record.get_mut(record) {
+                    of_record.remove(&(commit.at, ticket));
+                    if of_record.is_empty() {
+                        self.by_record.remove(record);
+                    }
+                }
+            }
+        }
+        self.by_time.remove(&(letter.received_at, ticket))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -75,12 +107,8 @@ impl ToCome {
         self.by_time.iter().map(|(_, ticket)| *ticket).collect()
     }
 
-    /// The stream brings an event of this place, committed then: gives the letters whose events lie before it.
-    fn passed(
-        &mut self,
-        place: Option<&ReplayId>,
-        committed_at: Option<SystemTime>,
-    ) -> Vec<Ticket> {
+    /// The stream brings an event of this place: gives the letters whose events lie before it.
+    fn passed(&mut self, place: Option<&ReplayId>, change: Option<&Change>) -> Vec<Ticket> {
         if self.is_empty() {
             return Vec::new();
         }
@@ -93,12 +121,34 @@ impl ToCome {
                 self.at_place = Some(place.clone());
             }
         }
-        // What was received before another event was committed lies before that.
-        if let Some(sure) = committed_at.and_then(|at| at.checked_sub(SKEW)) {
-            let older = self.by_time.range(..(sure, Ticket::MIN));
-            passed.extend(older.map(|(_, ticket)| *ticket));
+        if let Some(change) = change {
+            passed.extend(self.committed_before(change));
+            // What was received before another event was committed lies before that.
+            let sure = change.commit.at.checked_sub(SKEW);
+            passed.extend(sure.into_iter().flat_map(|sure| self.received_before(sure)));
         }
         passed
+    }
+
+    /// Those that share a record with this change and were committed before it: the bus has the changes of a record
+    /// in that order. Where it had not, a letter would hold an event that is older: that one is parked behind it,
+    /// seen and handed over in its time, and when the letter's own event comes, the letter moves behind it. To wait
+    /// instead would let a younger one pass, which nothing mends.
+    fn committed_before(&self, change: &Change) -> Vec<Ticket> {
+        let mut before = Vec::new();
+        for record in &change.records {
+            let of_record = self.by_record.get(record).into_iter();
+            let until = of_record.flat_map(|all| all.range(..=(change.commit.at, Ticket::MAX)));
+            let earlier = until.filter(|((at, _), number)| {
+                let commit = Commit {
+                    at: *at,
+                    number: **number,
+                };
+                commit.is_before(&change.commit)
+            });
+            before.extend(earlier.map(|((_, ticket), _)| *ticket));
+        }
+        before
     }
 }
 
@@ -151,14 +201,14 @@ impl Held {
         handlers.chain([Slot::Everyone])
     }
 
-    /// The live stream brings an event at this place of the bus, committed then.
+    /// The live stream brings an event at this place of the bus.
     pub(in crate::subscription) fn live_at(
         &mut self,
         seq: Seq,
         place: Option<&ReplayId>,
-        committed_at: Option<SystemTime>,
+        change: Option<&Change>,
     ) {
-        for ticket in self.to_come.passed(place, committed_at) {
+        for ticket in self.to_come.passed(place, change) {
             self.will_not_come(ticket, seq);
         }
     }
@@ -204,8 +254,7 @@ impl Held {
         let Some(letter) = self.letters.get_mut(&ticket) else {
             return;
         };
-        let until = letter.until.as_ref();
-        if !self.to_come.remove(ticket, letter.received_at, until) {
+        if !self.to_come.remove(ticket, letter) {
             return;
         }
         letter.since = since;
@@ -254,8 +303,7 @@ impl Held {
         self.unmet = ToCome::default();
         for (ticket, letter) in &mut self.letters {
             letter.met = None;
-            let until = letter.until.as_ref();
-            self.unmet.insert(*ticket, letter.received_at, until);
+            self.unmet.insert(*ticket, letter);
         }
         for id in met {
             if let Some(ticket) = self.by_id.get(id).copied() {
@@ -274,14 +322,14 @@ impl Held {
         met.map(|(id, _)| *id).collect()
     }
 
-    /// A side replay brings an event at this place of the bus, committed then.
+    /// A side replay brings an event at this place of the bus.
     pub(in crate::subscription) fn replay_at(
         &mut self,
         seq: Seq,
         place: Option<&ReplayId>,
-        committed_at: Option<SystemTime>,
+        change: Option<&Change>,
     ) {
-        for ticket in self.unmet.passed(place, committed_at) {
+        for ticket in self.unmet.passed(place, change) {
             self.met(ticket, seq.saturating_sub(1));
         }
     }
@@ -294,8 +342,7 @@ impl Held {
     /// A side replay brings the event of a letter: it holds what the replay brings after this place.
     pub(in crate::subscription) fn met(&mut self, ticket: Ticket, seq: Seq) {
         if let Some(letter) = self.letters.get_mut(&ticket) {
-            let until = letter.until.as_ref();
-            self.unmet.remove(ticket, letter.received_at, until);
+            self.unmet.remove(ticket, letter);
             letter.met.get_or_insert(seq);
         }
     }

@@ -159,9 +159,21 @@ pub fn position_written(outcome: &'static str) {
     POSITION_WRITES.counter(&[outcome]).increment(1);
 }
 
-/// Records how long a call to the store took; `operation` is the name of the call.
-pub fn store_called(operation: &'static str, took: Duration) {
+/// Records how long a call to the store took, and what it failed with, in one word; `operation` is the name of the
+/// call.
+pub fn store_called(operation: &'static str, took: Duration, failure: Option<&'static str>) {
     STORE_TIME.histogram(&[operation]).record(took);
+    if let Some(kind) = failure {
+        STORE_ERRORS.counter(&[operation, kind]).increment(1);
+    }
+}
+
+/// Shows how the connections to the store's database are used.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub fn store_connections(idle: usize, in_use: usize, max: usize) {
+    STORE_CONNECTIONS.gauge(&["idle"]).set(idle as f64);
+    STORE_CONNECTIONS.gauge(&["in_use"]).set(in_use as f64);
+    STORE_CONNECTIONS_MAX.gauge(&[]).set(max as f64);
 }
 
 /// Counts a hole: `lost` or `gap`.
@@ -169,8 +181,32 @@ pub fn hole_recorded(subscription: &str, kind: &'static str) {
     HOLES.counter(&[subscription, kind]).increment(1);
 }
 
-/// Counts a sign-in: `signed_in`, `refused` or `unavailable`.
+/// A subscription's lease is not held by this process.
+pub fn lease_not_held(subscription: &str) {
+    LEASE_HELD.gauge(&[subscription]).set(0.0);
+}
+
+/// Counts a lease that this process took.
+pub fn lease_taken(subscription: &str) {
+    LEASE_HELD.gauge(&[subscription]).set(1.0);
+    LEASE_CHANGES.counter(&[subscription, "taken"]).increment(1);
+}
+
+/// Counts a lease that this process gave back, or that another worker has taken over from it.
+pub fn lease_ended(subscription: &str, taken_over: bool) {
+    lease_not_held(subscription);
+    let change = if taken_over { "lost" } else { "released" };
+    LEASE_CHANGES.counter(&[subscription, change]).increment(1);
+}
+
+/// Counts a sign-in: `signed_in`, `refused` or `unavailable`. The first of these is when the token in use was
+/// obtained.
 pub fn token_refreshed(outcome: &'static str) {
+    if outcome == "signed_in" {
+        TOKEN_OBTAINED
+            .gauge(&[])
+            .set(seconds_since_1970(SystemTime::now()));
+    }
     TOKEN_REFRESHES.counter(&[outcome]).increment(1);
 }
 
@@ -207,40 +243,4 @@ pub fn build_info() {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    #[test]
-    fn names_are_unique_and_follow_the_rules() {
-        let legal = |text: &str| {
-            text.starts_with(|c: char| c.is_ascii_lowercase())
-                && text
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-        };
-        let mut names = HashSet::new();
-        for metric in ALL.iter().chain(stored::ALL) {
-            let name = metric.name;
-            assert!(names.insert(name), "{name} twice");
-            assert!(name.starts_with("orgstream_") && legal(name), "{name}");
-            assert!(metric.labels.iter().all(|label| legal(label)), "{name}");
-            let unique: HashSet<_> = metric.labels.iter().collect();
-            assert_eq!(unique.len(), metric.labels.len(), "{name}");
-            let counter = metric.kind == Kind::Counter;
-            assert_eq!(name.ends_with("_total"), counter, "{name}");
-            let base = name.strip_suffix("_total").unwrap_or(name);
-            if metric.unit == Unit::Seconds {
-                assert!(base.ends_with("_seconds"), "{name}");
-            }
-            if metric.unit == Unit::Bytes {
-                assert!(base.ends_with("_bytes"), "{name}");
-            }
-            if let Kind::Histogram(bounds) = metric.kind {
-                assert!(bounds.is_sorted_by(|a, b| a < b), "{name}");
-            }
-            assert!(metric.help.ends_with('.'), "{name}");
-        }
-    }
-}
+mod tests;

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    Answered, Case, HandlerCase, Key, Lanes, Letter, Parking, Piece, Poison, covers,
-    first_handlings,
+    Answered, Case, HandlerCase, Key, Lanes, Letter, Parking, Piece, Poison, first_handlings,
 };
 
 /// Nothing is parked without need.
@@ -89,9 +88,7 @@ fn shares(lanes: &Lanes, records: &[String]) -> bool {
     }
 }
 
-/// While a letter is open, nothing younger of its records is handed to its handler for the first time. A letter whose
-/// event the bus has forgotten is left out: of what a stream from EARLIEST brings then, a worker that has just started
-/// cannot tell for a minute what is younger (docs/CORRECTNESS.md).
+/// While a letter is open, nothing younger of its records is handed to its handler for the first time.
 pub(super) fn held(
     case: &Case,
     handler: &HandlerCase,
@@ -109,11 +106,7 @@ pub(super) fn held(
         }
     }
     let stretches = stretches(case, handler);
-    let forgotten = |place| case.holes.iter().any(|hole| covers(case, hole, place));
-    let stretches = stretches
-        .iter()
-        .filter(|stretch| !stretch.letter.replayed && !forgotten(stretch.letter.place));
-    for stretch in stretches {
+    for stretch in stretches.iter().filter(|s| !s.letter.replayed) {
         let letter = stretch.letter;
         let own = letter.records.first().map_or("", String::as_str);
         let own = handlings
@@ -128,7 +121,8 @@ pub(super) fn held(
             .flat_map(|record| by_lane.get(record.as_str()).into_iter().flatten());
         for (place, came_us) in passed {
             let meanwhile = (letter.at_us..until).contains(came_us) && Some(*came_us) != together;
-            if *place > letter.place && meanwhile {
+            let younger = *place > letter.place && !case.nobody_knows(letter.place, *place);
+            if younger && meanwhile {
                 broken.push(format!(
                     "{}/{}: {place} was handed over past {letter:?}",
                     case.name, handler.name

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Answered, Case, HandlerCase, Key, Lanes, NO_RECORD, Piece, Poison, covers};
+use super::{Answered, Case, HandlerCase, Key, Lanes, NO_RECORD, Piece, Poison};
 
 /// First handlings follow bus order, lane by lane. An event that was given up holds its own records, and
 /// nothing else: where it has none, and in strict order, later ones pass it, and barriers pass it anywhere.
@@ -37,7 +37,7 @@ pub(super) fn in_order(
         };
         // Siblings share a place and have records of their own, but for `strict`.
         if before > piece.place
-            && !is_forgotten_letter(case, piece.place)
+            && !(is_letter(case, piece.place) && case.nobody_knows(piece.place, before))
             && !(before == all
                 && barrier.is_some_and(|barrier| is_unwritten(handler, *key, barrier)))
         {
@@ -66,11 +66,8 @@ pub(super) fn in_order(
     }
 }
 
-/// True for a parked event that the bus has forgotten: for as long as a worker that has just started cannot tell that what
-/// a stream from EARLIEST brings is younger, that goes before it (docs/CORRECTNESS.md).
-fn is_forgotten_letter(case: &Case, place: u64) -> bool {
+fn is_letter(case: &Case, place: u64) -> bool {
     case.letters.iter().any(|letter| letter.place == place)
-        && case.holes.iter().any(|hole| covers(case, hole, place))
 }
 
 /// True where a worker let a barrier pass an event because it had given up one that was before it or it itself,

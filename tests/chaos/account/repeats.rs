@@ -1,6 +1,6 @@
 //! Repeats: how many, of what, and by whom.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{Answered, Case, HandlerCase, Key, Line, successes};
 
@@ -32,47 +32,47 @@ fn beginnings(case: &Case) -> BTreeMap<i64, i64> {
     takeovers.map(|w| (w.after.epoch, w.at_us)).collect()
 }
 
-/// Repeats of a new epoch are bounded by what was in flight, and what finished since the last position write.
+/// What comes again of an epoch, under whichever later one, is bounded by what was in flight when that was followed, and
+/// what it had finished since the last position write before.
 pub(super) fn repeats(
     case: &Case,
     handler: &HandlerCase,
     line: &mut Line,
     broken: &mut Vec<String>,
 ) {
-    let mut first: HashMap<Key<'_>, i64> = HashMap::new();
+    let mut handled: HashMap<Key<'_>, BTreeSet<i64>> = HashMap::new();
+    // By the epoch whose work was done again: the last before that had handled the event.
     let mut repeated: BTreeMap<i64, usize> = BTreeMap::new();
     for answer in successes(handler).filter(|answer| !answer.replayed) {
-        match first.get(&(answer.place, answer.record.as_str())) {
-            None => {
-                first.insert((answer.place, &answer.record), answer.epoch);
-            }
-            Some(epoch) if *epoch == answer.epoch => line.again += 1,
-            Some(epoch) if *epoch < answer.epoch => {
-                *repeated.entry(answer.epoch).or_default() += 1;
-            }
-            // What a worker says that was followed is counted as late.
-            Some(_) => {}
+        let epochs = handled.entry((answer.place, &answer.record)).or_default();
+        let before = epochs.range(..answer.epoch).next_back().copied();
+        match before {
+            _ if epochs.contains(&answer.epoch) => line.again += 1,
+            Some(before) => *repeated.entry(before).or_default() += 1,
+            // The first time; or by a worker that was followed, which is counted as late.
+            None => {}
         }
+        epochs.insert(answer.epoch);
     }
-    // What an epoch did not come to repeat of the one before it, the next one does.
-    let mut spare = 0;
-    for (epoch, began) in beginnings(case) {
-        let finished = finished_since_write(case, handler, began);
-        let count = repeated.remove(&epoch).unwrap_or(0);
-        let allowed = case.max_in_flight + finished + spare;
-        spare = (finished + spare).saturating_sub(count);
+    let beginnings = beginnings(case);
+    for epoch in beginnings.keys() {
+        let Some((_, followed)) = beginnings.range(epoch + 1..).next() else {
+            continue;
+        };
+        let allowed = case.max_in_flight + finished_since_write(case, handler, *epoch, *followed);
+        let count = repeated.remove(epoch).unwrap_or(0);
         line.repeats += count;
-        line.repeats_allowed += case.max_in_flight + finished;
+        line.repeats_allowed += allowed;
         if count > allowed && !case.replays {
             broken.push(format!(
-                "{}/{}: {count} repeats in epoch {epoch}, where {allowed} are allowed",
+                "{}/{}: {count} repeats of what was handled in epoch {epoch}, where {allowed} are allowed",
                 case.name, handler.name
             ));
         }
     }
     for (epoch, count) in repeated {
         broken.push(format!(
-            "{}/{}: {count} repeats in epoch {epoch}, whose beginning nobody saw",
+            "{}/{}: {count} repeats of what was handled in epoch {epoch}, whose beginning or end nobody saw",
             case.name, handler.name
         ));
     }
@@ -122,11 +122,11 @@ pub(super) fn known(case: &Case, handler: &HandlerCase, broken: &mut Vec<String>
     }
 }
 
-/// What a handler handled before a takeover, and no write of the position can have known of: the last one
-/// began when the last but one was done, at the earliest.
-fn finished_since_write(case: &Case, handler: &HandlerCase, takeover: i64) -> usize {
+/// What a handler handled under an epoch before that was followed, and no write of the position can have known of: the
+/// last one began when the last but one was done, at the earliest.
+fn finished_since_write(case: &Case, handler: &HandlerCase, epoch: i64, followed: i64) -> usize {
     let earlier = case.writes.iter().filter(|w| {
-        w.at_us < takeover
+        w.at_us < followed
             && w.after.write_number != w.before.write_number
             && w.after.write_number > 0
     });
@@ -134,7 +134,7 @@ fn finished_since_write(case: &Case, handler: &HandlerCase, takeover: i64) -> us
     times.pop();
     let since = times.pop().unwrap_or(0);
     successes(handler)
-        .filter(|answer| (since..=takeover).contains(&answer.at_us))
+        .filter(|answer| answer.epoch == epoch && (since..=followed).contains(&answer.at_us))
         .count()
 }
 

@@ -104,6 +104,32 @@ fn an_event_handed_over_past_a_letter_of_its_record_is_found() {
 }
 
 #[test]
+fn a_platform_event_may_pass_a_letter_that_the_bus_has_forgotten() {
+    let mut case = sound();
+    answers(&mut case)[5].status = 422;
+    case.letters.push(letter(6, Some("a"), "rejected"));
+    parking(&mut case, 6, Some("a"), 66, true);
+    case.untimed = true;
+    finds(&case, "8 was handed over past");
+    // Number 8, too; or not yet number 6.
+    for gone in [5, 20] {
+        (case.forgotten, case.gone_up_to) = (vec![gone], gone);
+        finds(&case, "8 was handed over past");
+    }
+    case.forgotten = vec![7, 20];
+    passes(&case);
+    case.untimed = false;
+    finds(&case, "8 was handed over past");
+    // Handled in the end, which is not in order either.
+    let mut late = answers(&mut case)[5].clone();
+    (late.came_us, late.at_us, late.status, late.epoch) = (300, 305, 200, 2);
+    answers(&mut case).push(late);
+    finds(&case, "(6, \"record 0\")");
+    case.untimed = true;
+    passes(&case);
+}
+
+#[test]
 fn what_was_parked_behind_a_letter_goes_once_that_is_answered() {
     let mut case = sound();
     // Tried again with success; marked as handled afterwards.

@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use super::lease::hold;
 use super::{PostgresStore, sql};
 use crate::event::{EventIdentity, SchemaId};
-use crate::store::common::{from_ms, plain, plain_list, replay_id, to_ms};
+use crate::store::common::{commit, from_ms, plain, plain_list, replay_id, to_ms};
 use crate::store::vault::{LetterOf, Sealer};
 use crate::store::{
     DeadLetter, DeadLetterFilter, DeadLetters, Lease, LetterSelection, LetterSummary, Placed,
@@ -175,16 +175,18 @@ async fn park(
         "insert into orgstream.dead_letter as d \
              (org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
               replay_id, schema_id, payload, record_ids, record_name, unit, received_at, place, \
-              retry_asked_at, ahead, replayed, sealed) \
+              retry_asked_at, ahead, replayed, sealed, committed_at, commit_number) \
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
-                 to_timestamp($16::bigint / 1000.0), $17, case when $18 then now() end, $19, $20, $21) \
+                 to_timestamp($16::bigint / 1000.0), $17, case when $18 then now() end, $19, $20, $21, \
+                 to_timestamp($22::bigint / 1000.0), $23) \
          on conflict (org_id, subscription, coalesce(handler, ''), identity) do update set \
              state = 'open', resolved_at = null, parked_at = now(), reason = excluded.reason, \
              error = excluded.error, attempts = excluded.attempts, unit = excluded.unit, \
              place = coalesce(excluded.place, excluded.id), retry_asked_at = excluded.retry_asked_at, \
              ahead = d.ahead or excluded.ahead, \
              ahead_until = case when not excluded.ahead then d.ahead_until end, \
-             replayed = excluded.replayed, payload = excluded.payload, sealed = excluded.sealed \
+             replayed = excluded.replayed, payload = excluded.payload, sealed = excluded.sealed, \
+             committed_at = excluded.committed_at, commit_number = excluded.commit_number \
          where d.state <> 'open' \
          returning coalesce(place, id), id",
     )
@@ -209,6 +211,8 @@ async fn park(
     .bind(letter.ahead)
     .bind(letter.replayed)
     .bind(letter.sealed)
+    .bind(letter.commit.map(|commit| to_ms(commit.at)))
+    .bind(letter.commit.and_then(|commit| commit.number))
     .fetch_optional(&mut *conn)
     .await?;
     let (place, id) = match parked {
@@ -245,6 +249,7 @@ macro_rules! select {
             $payload,
             " as payload, record_ids, record_name, unit, place, ahead, replayed, \
                     sealed, state, (extract(epoch from received_at) * 1000)::bigint as received_at, \
+                    (extract(epoch from committed_at) * 1000)::bigint as committed_at, commit_number, \
                     (extract(epoch from parked_at) * 1000)::bigint as parked_at, \
                     (extract(epoch from retry_asked_at) * 1000)::bigint as retry_asked_at, \
                     (extract(epoch from resolved_at) * 1000)::bigint as resolved_at \
@@ -333,6 +338,7 @@ fn from_row(row: &PgRow, sealer: &Sealer) -> Result<StoredDeadLetter, StoreError
         unit: row.try_get("unit")?,
         place: row.try_get("place")?,
         received_at: from_ms(row.try_get("received_at")?),
+        commit: commit(row.try_get("committed_at")?, row.try_get("commit_number")?),
         ahead: row.try_get("ahead")?,
         replayed: row.try_get("replayed")?,
         sealed: row.try_get("sealed")?,

@@ -7,7 +7,7 @@ use super::super::lease::hold;
 use super::super::sql;
 use super::park;
 use crate::event::EventIdentity;
-use crate::store::common::{from_ms, from_sql_count, plain, replay_id};
+use crate::store::common::{commit, from_ms, from_sql_count, plain, replay_id};
 use crate::store::vault::Sealer;
 use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, SettledAhead, StoreError};
 
@@ -17,6 +17,7 @@ macro_rules! summary_columns {
         "d.id, coalesce(d.place, d.id) as place, d.subscription, d.handler, d.identity, d.state, \
          d.reason, d.error, d.record_ids, d.unit, d.retry_asked_at is not null as asked, d.replay_id, \
          (extract(epoch from d.received_at) * 1000)::bigint as received_at, d.ahead_until, \
+         (extract(epoch from d.committed_at) * 1000)::bigint as committed_at, d.commit_number, \
          octet_length(d.payload)::bigint as bytes"
     };
 }
@@ -196,6 +197,7 @@ pub(super) fn summary_from(row: &PgRow) -> Result<LetterSummary, StoreError> {
         replay_id: replay_id(row.try_get("replay_id")?),
         bytes: from_sql_count(row.try_get("bytes")?),
         received_at: from_ms(row.try_get("received_at")?),
+        commit: commit(row.try_get("committed_at")?, row.try_get("commit_number")?),
         to_come: row.try_get("to_come")?,
         until: replay_id(row.try_get("ahead_until")?),
     })

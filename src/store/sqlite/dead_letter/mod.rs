@@ -13,7 +13,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::lease::hold;
 use super::{READ, SqliteStore, WRITE, from_json, ids_json, to_json};
 use crate::event::{EventIdentity, SchemaId};
-use crate::store::common::{from_ms, plain, replay_id, to_ms};
+use crate::store::common::{commit, from_ms, plain, replay_id, to_ms};
 use crate::store::vault::{LetterOf, Sealer};
 use crate::store::{
     DeadLetter, DeadLetterFilter, DeadLetters, Lease, LetterSelection, LetterSummary, Placed,
@@ -181,9 +181,9 @@ async fn park(
         "insert into dead_letter as d \
              (org_id, subscription, topic, handler, identity, reason, error, attempts, event_uuid, \
               replay_id, schema_id, payload, record_ids, record_name, unit, received_at, place, \
-              retry_asked_at, parked_at, ahead, replayed, sealed) \
+              retry_asked_at, parked_at, ahead, replayed, sealed, committed_at, commit_number) \
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-                 iif($18, $19, null), $19, $20, $21, $22) \
+                 iif($18, $19, null), $19, $20, $21, $22, $23, $24) \
          on conflict (org_id, subscription, coalesce(handler, ''), identity) do nothing \
          returning coalesce(place, id), id",
     )
@@ -209,6 +209,8 @@ async fn park(
     .bind(letter.ahead)
     .bind(letter.replayed)
     .bind(letter.sealed)
+    .bind(letter.commit.map(|commit| to_ms(commit.at)))
+    .bind(letter.commit.and_then(|commit| commit.number))
     .fetch_optional(&mut *conn)
     .await?;
     match parked {
@@ -255,7 +257,7 @@ async fn open_again(
     sqlx::query(
         "update dead_letter set state = 'open', resolved_at = null, parked_at = $2, reason = $3, \
              error = $4, attempts = $5, unit = $6, place = $7, retry_asked_at = iif($8, $2, null), \
-             replayed = $9, payload = $10, sealed = $11 \
+             replayed = $9, payload = $10, sealed = $11, committed_at = $12, commit_number = $13 \
          where id = $1",
     )
     .bind(id)
@@ -269,6 +271,8 @@ async fn open_again(
     .bind(letter.replayed)
     .bind(payload)
     .bind(letter.sealed)
+    .bind(letter.commit.map(|commit| to_ms(commit.at)))
+    .bind(letter.commit.and_then(|commit| commit.number))
     .execute(conn)
     .await?;
     Ok(Placed { place, id })
@@ -285,7 +289,8 @@ macro_rules! select {
                     replay_id, schema_id, ",
             $payload,
             " as payload, record_ids, record_name, unit, place, ahead, replayed, \
-                    sealed, state, received_at, parked_at, retry_asked_at, resolved_at \
+                    sealed, state, received_at, parked_at, retry_asked_at, resolved_at, committed_at, \
+                    commit_number \
              from dead_letter ",
             $rest
         )
@@ -371,6 +376,7 @@ fn from_row(row: &SqliteRow, sealer: &Sealer) -> Result<StoredDeadLetter, StoreE
         unit: row.try_get("unit")?,
         place: row.try_get("place")?,
         received_at: from_ms(row.try_get("received_at")?),
+        commit: commit(row.try_get("committed_at")?, row.try_get("commit_number")?),
         ahead: row.try_get("ahead")?,
         replayed: row.try_get("replayed")?,
         sealed: row.try_get("sealed")?,

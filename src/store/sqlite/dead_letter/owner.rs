@@ -9,7 +9,7 @@ use super::super::lease::hold;
 use super::super::{from_json, ids_json};
 use super::park;
 use crate::event::EventIdentity;
-use crate::store::common::{from_ms, from_sql_count, plain, replay_id, to_ms};
+use crate::store::common::{commit, from_ms, from_sql_count, plain, replay_id, to_ms};
 use crate::store::vault::Sealer;
 use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, SettledAhead, StoreError};
 
@@ -18,7 +18,7 @@ macro_rules! summary_columns {
     () => {
         "d.id, coalesce(d.place, d.id) as place, d.subscription, d.handler, d.identity, d.state, \
          d.reason, d.error, d.record_ids, d.unit, d.retry_asked_at is not null as asked, d.replay_id, \
-         d.received_at, d.ahead_until, \
+         d.received_at, d.ahead_until, d.committed_at, d.commit_number, \
          length(d.payload) as bytes"
     };
 }
@@ -194,6 +194,7 @@ pub(super) fn summary_from(row: &SqliteRow) -> Result<LetterSummary, StoreError>
         replay_id: replay_id(row.try_get("replay_id")?),
         bytes: from_sql_count(row.try_get("bytes")?),
         received_at: from_ms(row.try_get("received_at")?),
+        commit: commit(row.try_get("committed_at")?, row.try_get("commit_number")?),
         to_come: row.try_get("to_come")?,
         until: replay_id(row.try_get("ahead_until")?),
     })
