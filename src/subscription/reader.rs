@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -45,6 +45,8 @@ pub(super) enum Arrival {
         /// When it came.
         received_at: SystemTime,
     },
+    /// The position stays before what comes next until this tells that a hole is stored which lies before it.
+    Pinned(oneshot::Receiver<()>),
     /// The bus does not know the places that came before, and knows those that follow ([`GivenUp`]).
     NewPlaces,
     /// A new stream begins, where it can after the last complete replay ID: events under an incomplete one
@@ -280,15 +282,15 @@ impl Reader {
     async fn hand_on(&mut self, batch: FetchBatch) {
         let received_at = SystemTime::now();
         self.observer.received(batch.events.len());
+        let mut arrivals = Vec::with_capacity(batch.events.len().max(1));
         if self.resume.first_answer() && self.replay.is_none() {
-            self.first_came(&batch, received_at);
+            arrivals.extend(self.first_came(&batch, received_at));
         }
         self.comes_by(&batch);
         let last_at = batch
             .events
             .last()
             .map_or(received_at, |raw| self.happened_at(raw, received_at));
-        let mut arrivals = Vec::with_capacity(batch.events.len().max(1));
         if batch.events.is_empty()
             && let Some(id) = batch.latest_replay_id
         {

@@ -35,6 +35,7 @@ mod letters;
 mod letters_kept;
 mod letters_units;
 mod lost_ground;
+mod lost_unwritten;
 mod metrics;
 mod node_client;
 mod position_age;

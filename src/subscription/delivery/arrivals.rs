@@ -10,7 +10,7 @@ use crate::subscription::decoder::{Item, Undecodable};
 use crate::subscription::gaps::gap_of;
 use crate::subscription::held::{Change, Slot};
 use crate::subscription::observe::Outcome;
-use crate::subscription::tracker::{HandlerSet, Tracked};
+use crate::subscription::tracker::{HandlerSet, Seq, Tracked};
 
 impl Delivery {
     pub(super) fn take(&mut self, item: Item) {
@@ -25,8 +25,11 @@ impl Delivery {
                 let over = self.grouping.close(false);
                 self.hand_on(over);
                 self.letters.held.all_came_by(self.tracker.next_seq());
+                let seq = self.tracker.next_seq();
                 self.tracker.push_keepalive(id, received_at);
+                self.pin_next(seq);
             }
+            Item::Pinned(stored) => self.pinned = Some(stored),
             Item::NewPlaces => {
                 self.repeats.clear();
                 self.tracker.knows_places();
@@ -119,6 +122,7 @@ impl Delivery {
             self.observer.finished(Outcome::Filtered);
             self.position.finished(1);
         }
+        self.pin_next(seq);
         if let Some(hole) = gap {
             // Stored before the position passes the event.
             self.tracker.pin(seq);
@@ -133,6 +137,14 @@ impl Delivery {
         };
         let over = self.grouping.take(seq, member, Instant::now());
         self.hand_on(over);
+    }
+
+    /// Keeps the position before this place, where a hole before it is still to be stored.
+    fn pin_next(&mut self, seq: Seq) {
+        if let Some(stored) = self.pinned.take() {
+            self.tracker.pin(seq);
+            self.gaps.wait(seq, stored);
+        }
     }
 
     /// The handlers for which this event was parked before a restart or a rewind.

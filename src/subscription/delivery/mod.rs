@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -122,6 +122,8 @@ pub(super) struct Delivery {
     with_handlers: HashMap<(usize, CallId), Vec<Waiting>>,
     calls: JoinSet<Called>,
     gaps: Gaps,
+    /// What comes next is pinned until a hole before it is stored.
+    pinned: Option<oneshot::Receiver<()>>,
     /// The reader says that the position is given up.
     given_up: mpsc::UnboundedReceiver<GivenUp>,
     age: PositionAge,
@@ -204,6 +206,7 @@ impl Delivery {
             with_handlers: HashMap::new(),
             calls: JoinSet::new(),
             gaps: Gaps::new(setup.lease.clone(), setup.store),
+            pinned: None,
             given_up: setup.given_up,
             age: setup.age,
             letters,
