@@ -424,6 +424,7 @@ impl Delivery {
             // Only where a position is given up or was lost, which a side replay has none of.
             Item::NewPlaces | Item::Pinned(_) => {}
             Item::Resumed { continues } => {
+                side.in_flight.arrived();
                 side.repeats = side.tracker.incomplete_events();
                 side.group(|grouping| grouping.resumed(continues, Instant::now()));
             }
