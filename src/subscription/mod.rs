@@ -39,6 +39,9 @@ mod rewind;
 mod sleepless;
 mod state;
 mod streams;
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod testing;
 mod tracker;
 
 use std::sync::Arc;
@@ -145,7 +148,10 @@ pub async fn run(
         match rewind::carry_out(&shared, &lease, &stop).await {
             Rewound::Ready(Some(rewound)) => taken = *rewound,
             Rewound::Ready(None) => {}
-            Rewound::Stopped => break Ended::Stopped,
+            Rewound::Stopped(newest) => {
+                lease = newest;
+                break Ended::Stopped;
+            }
             Rewound::Fenced => break Ended::TakenOver,
         }
         lease = taken.lease.clone();
@@ -167,7 +173,7 @@ pub async fn run(
             delivery::Ended::RewindAsked => {
                 taken = match rewind::found_again(&shared, &lease, &stop).await {
                     Rewound::Ready(Some(found)) => *found,
-                    Rewound::Ready(None) | Rewound::Stopped => break Ended::Stopped,
+                    Rewound::Ready(None) | Rewound::Stopped(_) => break Ended::Stopped,
                     Rewound::Fenced => break Ended::TakenOver,
                 };
             }
