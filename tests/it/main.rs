@@ -33,6 +33,7 @@ mod lanes;
 mod letter_order;
 mod letters;
 mod letters_kept;
+mod letters_settled;
 mod letters_units;
 mod lost_ground;
 mod lost_unwritten;

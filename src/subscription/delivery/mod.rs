@@ -9,9 +9,17 @@ mod groups;
 mod letters;
 mod parked;
 mod replay;
+mod settled;
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod settled_tests;
 mod show;
 mod side;
 #[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod testing;
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
 mod turns_tests;
 
 use std::collections::HashMap;

@@ -63,13 +63,13 @@ impl Delivery {
                     // What kept them may be gone by now.
                     tickets.iter().for_each(|ticket| held.consider(*ticket));
                 }
-                Origin::Live(_) | Origin::Replay(_) => self.park_behind(handler, &waiting),
+                Origin::Live(_) | Origin::Replay(_) => self.set_live_aside(handler, waiting),
             }
         }
     }
 
     /// Parks what has to wait behind a dead letter; what is parked already is finished by that.
-    fn park_behind(&mut self, handler: usize, waiting: &Waiting) {
+    pub(super) fn park_behind(&mut self, handler: usize, waiting: &Waiting) {
         let (name, bit) = (self.runs[handler].name.clone(), self.runs[handler].bit);
         let slot = Slot::Handler(handler);
         let holder = self
@@ -187,7 +187,7 @@ impl Delivery {
     }
 
     /// Events of a unit are parked for these handlers.
-    fn parked(&mut self, origin: Origin, handlers: Option<HandlerSet>) {
+    pub(super) fn parked(&mut self, origin: Origin, handlers: Option<HandlerSet>) {
         self.finished(origin, handlers, Outcome::Parked);
     }
 
@@ -435,21 +435,10 @@ impl Delivery {
                     "dead letters passed on"
                 );
             }
-            Done::Looked(open) => {
-                let gone = held.sync(open, |summary| holding.records(&summary.record_ids));
-                for ticket in &gone {
-                    if let Some((slot, identity, id)) = held.is_to_come(*ticket) {
-                        // It is given up, and so not to be handed over when it comes.
-                        let of_slot = self.runs.iter().enumerate().filter(|(index, _)| {
-                            slot == Slot::Everyone || slot == Slot::Handler(*index)
-                        });
-                        let bits = of_slot.fold(0, |all, (_, run)| all | run.bit);
-                        *self.finished_before.entry(identity.clone()).or_insert(0) |= bits;
-                        held.ahead.settled(identity, id);
-                    }
-                    held.remove(*ticket);
-                }
-                self.observer.letters_resolved("discarded", gone.len());
+            Done::Looked(open) => self.looked(open),
+            Done::Counted { handled, discarded } => {
+                self.observer.letters_resolved("handled", handled);
+                self.observer.letters_resolved("discarded", discarded);
             }
         }
     }

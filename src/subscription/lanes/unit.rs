@@ -217,6 +217,37 @@ impl Waiting {
         }
     }
 
+    /// What is left without the events of these places, each stretch by itself: parts of what it was.
+    pub(in crate::subscription) fn without(
+        &self,
+        places: &[Origin],
+        ordering: Ordering,
+    ) -> Vec<Self> {
+        let each: Vec<(Origin, &Arc<Event>)> = self.places().zip(self.unit.events()).collect();
+        let is_left = |(place, _): &(Origin, &Arc<Event>)| !places.contains(place);
+        let stretches = each.chunk_by(|one, next| is_left(one) == is_left(next));
+        let left = stretches.filter(|stretch| stretch.first().is_some_and(is_left));
+        let part = |stretch: &[(Origin, &Arc<Event>)]| {
+            let (places, mut events): (Vec<Origin>, Vec<Arc<Event>>) = stretch
+                .iter()
+                .map(|(place, event)| (*place, Arc::clone(event)))
+                .unzip();
+            for event in &mut events {
+                Arc::make_mut(event).partial = true;
+            }
+            let unit = match events.len() {
+                1 => Unit::One(events.pop()?),
+                _ => Unit::Several(events.into()),
+            };
+            Some(Self {
+                places: places.clone().into(),
+                attempts: self.attempts,
+                ..Self::new(*places.first()?, unit, ordering)
+            })
+        };
+        left.filter_map(part).collect()
+    }
+
     /// Where each of its events came from.
     pub(in crate::subscription) fn places(&self) -> impl Iterator<Item = Origin> {
         let place = |number: usize| self.places.get(number).copied();
