@@ -71,3 +71,6 @@ comment on column orgstream.org.limits_asked_at is 'When a worker last set out t
 alter table orgstream.dead_letter add column committed_at timestamptz, add column commit_number bigint;
 comment on column orgstream.dead_letter.committed_at is 'Commit time of its change; null for a platform event, where the header could not be read, and where an older release parked it.';
 comment on column orgstream.dead_letter.commit_number is 'commitNumber of its change: tells changes of one second apart.';
+
+alter table orgstream.subscription add column paused_to_rename_at timestamptz;
+comment on column orgstream.subscription.paused_to_rename_at is 'Equals paused_at where no person paused it, but `orgstream rename`, which has not come to its end.';

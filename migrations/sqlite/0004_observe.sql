@@ -47,3 +47,5 @@ alter table org add column limits_asked_at integer;
 
 alter table dead_letter add column committed_at integer;
 alter table dead_letter add column commit_number integer;
+
+alter table subscription add column paused_to_rename_at integer;

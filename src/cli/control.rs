@@ -22,6 +22,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// How long a rename waits for the owner: longer than finishing what is in flight takes.
 const RENAME_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long a command goes on asking a store that does not answer: longer than a database takes to restart.
+const STORE_LIMIT: Duration = Duration::from_secs(30);
+
 /// Let a subscription rest until it is resumed.
 ///
 /// Whoever runs it finishes what is in flight, stores the position and lets it go, and no worker takes it
@@ -60,8 +63,11 @@ pub(super) struct ResumeArgs {
 /// along: the position, parked events, holes, marks.
 ///
 /// Where a worker still runs it under the old name, that one is asked to let go, and waited for, 30 seconds
-/// at most. Ctrl-C before that leaves everything as it was. Killed in between, it leaves the old name paused:
-/// run it again, or `orgstream resume OLD`.
+/// at most. Ctrl-C before that leaves everything as it was. A database that is away meanwhile is asked again for
+/// half a minute.
+///
+/// Killed in between, or without its database for longer, it may leave the old name paused: run it again, which
+/// goes on where that stood, or `orgstream resume OLD`. What a person had paused stays paused.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  orgstream rename accounts customers\n\nExits with 1 if there is no OLD, NEW has a position of its own, or the owner did not let go."
@@ -93,10 +99,41 @@ impl Place {
         }
     }
 
-    async fn status(&self, name: &str) -> Result<Option<SubscriptionStatus>, Failure> {
-        let all = read(self.store.subscriptions().await)?;
+    async fn status(&self, name: &str) -> Result<Option<SubscriptionStatus>, StoreError> {
+        let all = self.store.subscriptions().await?;
         let ours = |one: &SubscriptionStatus| one.key.name == name && one.key.org_id == self.org_id;
         Ok(all.into_iter().find(ours))
+    }
+
+    /// Makes a call until the store has answered it, for a while, or until Ctrl-C: the database may be away just now.
+    async fn insist<T>(
+        &self,
+        interrupt: Option<&Interrupt>,
+        call: impl AsyncFn() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut away_since = None;
+        loop {
+            let error = match call().await {
+                Err(error @ StoreError::Unavailable(_)) => error,
+                answer => return answer,
+            };
+            let since = *away_since.get_or_insert_with(|| {
+                let limit = STORE_LIMIT.as_secs();
+                note(&format!("{error}: asking again for {limit} s at most"));
+                Instant::now()
+            });
+            let pause = tokio::time::sleep(LOOK_EVERY);
+            let goes_on = match interrupt {
+                Some(interrupt) => interrupt.or(pause).await.is_some(),
+                None => {
+                    pause.await;
+                    true
+                }
+            };
+            if !goes_on || since.elapsed() >= STORE_LIMIT {
+                return Err(error);
+            }
+        }
     }
 
     /// Says that there is no such subscription, and which there are.
@@ -123,10 +160,11 @@ impl Place {
         let unknown = || "its owner".to_owned();
         loop {
             // The store may hang.
-            let Some(status) = interrupt.or(self.status(name)).await else {
+            let status = self.insist(Some(interrupt), async || self.status(name).await);
+            let Some(status) = interrupt.or(status).await else {
                 return Ok(Some(told.unwrap_or_else(unknown)));
             };
-            let owner = status?.as_ref().and_then(owner);
+            let owner = read(status)?.as_ref().and_then(owner);
             let Some(owner) = owner else { return Ok(None) };
             if told.as_ref() != Some(&owner) {
                 note(&format!("{owner} runs {name}: waiting until it has let go"));
@@ -195,7 +233,10 @@ pub(super) async fn rename(path: Option<&Path>, args: RenameArgs) -> Result<Exit
         return Err(failed(format!("{old} is called that already")));
     }
     let place = Place::open(path).await?;
-    let renamed = match place.store.rename(&place.org_id, &old, &new).await {
+    let renamed = place.insist(None, async || {
+        place.store.rename(&place.org_id, &old, &new).await
+    });
+    let renamed = match renamed.await {
         Err(StoreError::Held { .. }) => rename_held(&place, &old, &new).await?,
         renamed => read(renamed)?,
     };
@@ -216,31 +257,48 @@ pub(super) async fn rename(path: Option<&Path>, args: RenameArgs) -> Result<Exit
 /// Renames what a worker runs: pauses it, and lets it run on under the new name, or the old one where
 /// nothing comes of it.
 async fn rename_held(place: &Place, old: &str, new: &str) -> Result<Renamed, Failure> {
-    if place.status(new).await?.is_some() {
+    if read(place.status(new).await)?.is_some() {
         return Ok(Renamed::NameTaken);
     }
-    let status = place.status(old).await?;
-    let was_paused = status.is_some_and(|one| one.paused_at.is_some());
     let interrupt = Interrupt::listen()?;
-    read(place.store.pause(&place.org_id, old).await)?;
-    let let_go = place.let_go(old, Some(RENAME_LIMIT), &interrupt);
-    let renamed = match let_go.await {
-        Ok(None) => read(place.store.rename(&place.org_id, old, new).await),
-        Ok(Some(owner)) => Err(failed(format!(
-            "{owner} had not let {old} go yet: nothing was renamed"
-        ))),
-        Err(failure) => Err(failure),
-    };
-    if !was_paused {
-        let name = match &renamed {
-            Ok(Renamed::Done) => new,
-            _ => old,
-        };
-        if let Err(error) = place.store.resume(&place.org_id, name).await {
+    let renamed = rename_let_go(place, old, new, &interrupt).await;
+    if !matches!(renamed, Ok(Renamed::Done)) {
+        let resumed = place.insist(None, async || {
+            place.store.resume_unrenamed(&place.org_id, old).await
+        });
+        if let Err(error) = resumed.await {
             note(&format!(
-                "{name} is still paused ({error}): run `orgstream resume {name}`"
+                "{old} may still be paused ({error}): run `orgstream rename {old} {new}` again, which goes on from \
+                 here; or `orgstream resume {old}`, if it is to keep its name"
             ));
         }
     }
     renamed
+}
+
+/// Renames it once its owner has let it go. The pause ends in the same transaction, so that nothing is left to be
+/// undone.
+async fn rename_let_go(
+    place: &Place,
+    old: &str,
+    new: &str,
+    interrupt: &Interrupt,
+) -> Result<Renamed, Failure> {
+    let (store, org_id) = (&place.store, &place.org_id);
+    let paused = place.insist(Some(interrupt), async || {
+        store.pause_to_rename(org_id, old).await
+    });
+    if !read(paused.await)? {
+        return Ok(Renamed::Unknown);
+    }
+    let still = place.let_go(old, Some(RENAME_LIMIT), interrupt).await?;
+    if let Some(owner) = still {
+        return Err(failed(format!(
+            "{owner} had not let {old} go yet: nothing was renamed"
+        )));
+    }
+    let renamed = place.insist(Some(interrupt), async || {
+        store.rename(org_id, old, new).await
+    });
+    read(renamed.await)
 }

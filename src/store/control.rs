@@ -24,11 +24,18 @@ pub trait Controls: Send + Sync {
     /// subscription.
     async fn pause(&self, org_id: &OrgId, name: &str) -> Result<bool, StoreError>;
 
+    /// As [`Controls::pause`], for a rename under way: [`Controls::rename`] ends this pause. One by a person goes on.
+    async fn pause_to_rename(&self, org_id: &OrgId, name: &str) -> Result<bool, StoreError>;
+
+    /// Ends a pause by [`Controls::pause_to_rename`], of which nothing came. False where there is none.
+    async fn resume_unrenamed(&self, org_id: &OrgId, name: &str) -> Result<bool, StoreError>;
+
     /// Lets a paused subscription run again. False where there is no such subscription.
     async fn resume(&self, org_id: &OrgId, name: &str) -> Result<bool, StoreError>;
 
     /// Gives a subscription another name, with its position, what is finished above it, its dead letters,
-    /// holes, marks and commands, under a new epoch: nobody writes under the old name any more.
+    /// holes, marks and commands, under a new epoch: nobody writes under the old name any more. Done once more, it
+    /// changes nothing: the answer of the first may have been lost.
     ///
     /// # Errors
     ///

@@ -30,7 +30,7 @@ pub(crate) struct Ledger(Arc<Mutex<Inner>>);
 #[derive(Default)]
 struct Inner {
     entries: Vec<Entry>,
-    /// The last place of each time that the bus forgot everything.
+    /// The last place that the bus forgot, of each time that it did.
     forgotten: Vec<u64>,
 }
 
@@ -43,11 +43,9 @@ impl Ledger {
         self.inner().entries.push(entry);
     }
 
-    /// The bus has forgotten everything published until now.
-    pub(crate) fn forget_all(&self) {
-        let mut inner = self.inner();
-        let last = inner.entries.last().map(|entry| entry.place);
-        inner.forgotten.extend(last);
+    /// The bus has forgotten everything published until now, and this place, which a keepalive may have named.
+    pub(crate) fn forget_all(&self, up_to: u64) {
+        self.inner().forgotten.push(up_to);
     }
 
     /// Up to where the bus has forgotten, for each time that it did.

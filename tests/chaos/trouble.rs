@@ -282,12 +282,6 @@ impl Site {
                 Err(error) => break self.broke(format!("rename {old} {new}: {error:#}")),
             }
         }
-        // As one that failed asks for: what it had paused, the next one takes for paused by a person.
-        while let Ok((false, _)) = self.command(&["resume", &new]).await
-            && began.elapsed() < Duration::from_secs(30)
-        {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
         lock(&self.renamed).insert(old);
         for mut worker in workers {
             self.tell(worker.start(&self.setting));
@@ -377,7 +371,8 @@ impl Site {
             Step::ResetBus => {
                 let _nothing_is_published = self.trim.lock().await;
                 self.org.post("/bus/reset", &json!({})).await;
-                self.ledger.forget_all();
+                // The new line begins there, and what it begins with is known.
+                self.ledger.forget_all(self.horizon().await - 1);
             }
             Step::Exhaust { length } => {
                 let delivered = self.org.state().await["deliveries"].as_u64().unwrap_or(0);
@@ -389,6 +384,12 @@ impl Site {
             }
             other => self.broke(format!("the harness cannot make {other:?}")),
         }
+    }
+
+    /// The place just before the oldest event that the bus keeps.
+    async fn horizon(&self) -> u64 {
+        let state = self.org.state().await;
+        super::place_of(state["earliest_replay_id"].as_str().unwrap())
     }
 
     /// Retention ends while no stream is open: what an open stream has not been sent yet would vanish before
@@ -413,7 +414,7 @@ impl Site {
             tokio::time::sleep(length).await;
             let _nothing_is_published = self.trim.lock().await;
             self.org.post("/bus/expire", &json!({})).await;
-            self.ledger.forget_all();
+            self.ledger.forget_all(self.horizon().await);
         } else {
             self.note("streams stay open, so nothing expires");
         }

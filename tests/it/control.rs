@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::database::Database;
 use crate::support::{
-    Daemon, Emulator, Hook, LOG, Store, account_update, configured, eventually, names, record,
-    webhook,
+    Daemon, Emulator, Hook, LOG, Line, Store, account_update, configured, eventually, names,
+    record, webhook,
 };
 
 const ACCOUNTS: &str = "/data/AccountChangeEvent";
@@ -145,6 +146,67 @@ async fn a_rename_of_what_runs_keeps_the_position_on_postgres() {
     if let Some(store) = Store::postgres().await {
         a_rename_keeps_the_position(store).await;
     }
+}
+
+/// A daemon that runs `accounts` and has an event with a handler that does not answer before its hook is opened.
+async fn one_in_flight(org: &Emulator, store: &Store) -> (Daemon, Hook, String) {
+    let hook = Hook::closed().await;
+    let handler = webhook(&hook.url(), "");
+    let daemon = Daemon::run(&config(org, store, "accounts", &handler));
+    publish(org, "one").await;
+    eventually("a call that hangs", async || {
+        (hook.came().len() == 1).then_some(())
+    })
+    .await;
+    (daemon, hook, handler)
+}
+
+#[tokio::test]
+async fn a_rename_goes_on_after_the_database_was_away_and_leaves_nothing_paused() {
+    let Some(database) = Database::make().await else {
+        return;
+    };
+    let org = Emulator::start().await;
+    let (daemon, hook, handler) = one_in_flight(&org, &database.direct).await;
+    let config = database.config(&org, &handler);
+    let rename = ["rename", "accounts", "customers"];
+    let mut rename = Daemon::command(&rename, &config, &BTreeMap::new());
+    rename.logged(&["waiting until it has let go"]).await;
+    database.proxy.set(Line::Cut);
+    rename.logged(&["store unavailable", "asking again"]).await;
+    hook.open();
+    let rests = database
+        .direct
+        .until("accounts", "it rests", |one| !one.held);
+    assert!(rests.await.paused_at.is_some());
+    database.proxy.set(Line::Carry);
+    assert_eq!(rename.ended().await.code(), Some(0));
+    let renamed = database.direct.subscription("customers").await.unwrap();
+    assert_eq!((renamed.paused_at, renamed.finished), (None, 1));
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn a_rename_that_was_killed_half_way_is_finished_by_the_next_one() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let (daemon, hook, handler) = one_in_flight(&org, &store).await;
+    let config = config(&org, &store, "accounts", &handler);
+    let rename = ["rename", "accounts", "customers"];
+    let killed = Daemon::command(&rename, &config, &BTreeMap::new());
+    killed.logged(&["waiting until it has let go"]).await;
+    killed.kill();
+    hook.open();
+    let rests = store.until("accounts", "it rests", |one| !one.held);
+    assert!(rests.await.paused_at.is_some());
+    for _ in 0..2 {
+        let (code, text) = said(&rename, &config).await;
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains("accounts is called customers now"), "{text}");
+        let renamed = store.subscription("customers").await.unwrap();
+        assert_eq!(renamed.paused_at, None);
+    }
+    assert_eq!(daemon.stop().await.1, 0);
 }
 
 #[tokio::test]

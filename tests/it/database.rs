@@ -13,16 +13,16 @@ use crate::support::{
 const ACCOUNTS: &str = "/data/AccountChangeEvent";
 
 /// A Postgres database with a proxy before it.
-struct Database {
+pub(crate) struct Database {
     /// Past the proxy, to look with.
-    direct: Store,
-    proxy: Proxy,
+    pub(crate) direct: Store,
+    pub(crate) proxy: Proxy,
     /// Through the proxy.
     url: String,
 }
 
 impl Database {
-    async fn make() -> Option<Self> {
+    pub(crate) async fn make() -> Option<Self> {
         let direct = Store::postgres().await?;
         let (before, rest) = direct.url.split_once('@').unwrap();
         let (target, name) = rest.split_once('/').unwrap();
@@ -32,7 +32,7 @@ impl Database {
     }
 
     /// A configuration whose store calls may take half a second.
-    fn config(&self, org: &Emulator, handlers: &str) -> String {
+    pub(crate) fn config(&self, org: &Emulator, handlers: &str) -> String {
         let subscription = ("accounts", ACCOUNTS, "start = \"earliest\"");
         configured(org, &self.direct, "", subscription, handlers).replace(
             &format!("url = \"{}\"", self.direct.url),

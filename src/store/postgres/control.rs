@@ -15,6 +15,14 @@ impl Controls for PostgresStore {
         transaction!(self, |conn| set_paused(conn, org_id, name, true))
     }
 
+    async fn pause_to_rename(&self, org_id: &OrgId, name: &str) -> Result<bool, StoreError> {
+        transaction!(self, |conn| pause_to_rename(conn, org_id, name))
+    }
+
+    async fn resume_unrenamed(&self, org_id: &OrgId, name: &str) -> Result<bool, StoreError> {
+        transaction!(self, |conn| resume_unrenamed(conn, org_id, name))
+    }
+
     async fn resume(&self, org_id: &OrgId, name: &str) -> Result<bool, StoreError> {
         transaction!(self, |conn| set_paused(conn, org_id, name, false))
     }
@@ -32,12 +40,49 @@ async fn set_paused(
 ) -> Result<bool, StoreError> {
     let updated = sql::query(
         "update orgstream.subscription \
-         set paused_at = case when $3 then coalesce(paused_at, now()) end, asked = asked + 1 \
+         set paused_at = case when $3 then coalesce(paused_at, now()) end, paused_to_rename_at = null, \
+             asked = asked + 1 \
          where org_id = $1 and name = $2",
     )
     .bind(org_id.as_str())
     .bind(name)
     .bind(paused)
+    .execute(conn)
+    .await?;
+    Ok(updated.rows_affected() > 0)
+}
+
+/// The pause is a rename's as long as both times are the same.
+async fn pause_to_rename(
+    conn: &mut PgConnection,
+    org_id: &OrgId,
+    name: &str,
+) -> Result<bool, StoreError> {
+    let updated = sql::query(
+        "update orgstream.subscription \
+         set paused_to_rename_at = case when paused_at is null then now() else paused_to_rename_at end, \
+             paused_at = coalesce(paused_at, now()), asked = asked + 1 \
+         where org_id = $1 and name = $2",
+    )
+    .bind(org_id.as_str())
+    .bind(name)
+    .execute(conn)
+    .await?;
+    Ok(updated.rows_affected() > 0)
+}
+
+async fn resume_unrenamed(
+    conn: &mut PgConnection,
+    org_id: &OrgId,
+    name: &str,
+) -> Result<bool, StoreError> {
+    let updated = sql::query(
+        "update orgstream.subscription \
+         set paused_at = null, paused_to_rename_at = null, asked = asked + 1 \
+         where org_id = $1 and name = $2 and paused_at = paused_to_rename_at",
+    )
+    .bind(org_id.as_str())
+    .bind(name)
     .execute(conn)
     .await?;
     Ok(updated.rows_affected() > 0)
@@ -58,7 +103,15 @@ async fn rename(
     .fetch_optional(&mut *conn)
     .await?;
     let Some(row) = row else {
-        return Ok(Renamed::Unknown);
+        let renamed: Option<i32> = sql::query_scalar(
+            "select 1 from orgstream.former_name where org_id = $1 and name = $2 and subscription = $3",
+        )
+        .bind(org_id.as_str())
+        .bind(old)
+        .bind(new)
+        .fetch_optional(&mut *conn)
+        .await?;
+        return Ok(renamed.map_or(Renamed::Unknown, |_| Renamed::Done));
     };
     if row.try_get("held")? {
         let holder: Option<String> = row.try_get("holder")?;
@@ -82,7 +135,9 @@ async fn rename(
     // kept from being begun anew by a worker whose configuration still has it.
     for statement in [
         "update orgstream.subscription set name = $3, epoch = epoch + 1, asked = asked + 1, \
-             lease_until = null where org_id = $1 and name = $2",
+             lease_until = null, paused_to_rename_at = null, \
+             paused_at = case when paused_at = paused_to_rename_at then null else paused_at end \
+         where org_id = $1 and name = $2",
         "update orgstream.dead_letter set subscription = $3 where org_id = $1 and subscription = $2",
         "update orgstream.hole set subscription = $3 where org_id = $1 and subscription = $2",
         "insert into orgstream.former_name (org_id, name, subscription) values ($1, $2, $3) \

@@ -17,6 +17,14 @@ impl Controls for SqliteStore {
         transaction!(self, WRITE, |conn| set_paused(conn, org_id, name, true))
     }
 
+    async fn pause_to_rename(&self, org_id: &OrgId, name: &str) -> Result<bool, StoreError> {
+        transaction!(self, WRITE, |conn| pause_to_rename(conn, org_id, name))
+    }
+
+    async fn resume_unrenamed(&self, org_id: &OrgId, name: &str) -> Result<bool, StoreError> {
+        transaction!(self, WRITE, |conn| resume_unrenamed(conn, org_id, name))
+    }
+
     async fn resume(&self, org_id: &OrgId, name: &str) -> Result<bool, StoreError> {
         transaction!(self, WRITE, |conn| set_paused(conn, org_id, name, false))
     }
@@ -34,13 +42,50 @@ async fn set_paused(
 ) -> Result<bool, StoreError> {
     let updated = sqlx::query(
         "update subscription \
-         set paused_at = case when $3 then coalesce(paused_at, $4) end, asked = asked + 1 \
+         set paused_at = case when $3 then coalesce(paused_at, $4) end, paused_to_rename_at = null, \
+             asked = asked + 1 \
          where org_id = $1 and name = $2",
     )
     .bind(org_id.as_str())
     .bind(name)
     .bind(paused)
     .bind(to_ms(SystemTime::now()))
+    .execute(conn)
+    .await?;
+    Ok(updated.rows_affected() > 0)
+}
+
+/// The pause is a rename's as long as both times are the same.
+async fn pause_to_rename(
+    conn: &mut SqliteConnection,
+    org_id: &OrgId,
+    name: &str,
+) -> Result<bool, StoreError> {
+    let updated = sqlx::query(
+        "update subscription \
+         set paused_to_rename_at = iif(paused_at is null, $3, paused_to_rename_at), \
+             paused_at = coalesce(paused_at, $3), asked = asked + 1 \
+         where org_id = $1 and name = $2",
+    )
+    .bind(org_id.as_str())
+    .bind(name)
+    .bind(to_ms(SystemTime::now()))
+    .execute(conn)
+    .await?;
+    Ok(updated.rows_affected() > 0)
+}
+
+async fn resume_unrenamed(
+    conn: &mut SqliteConnection,
+    org_id: &OrgId,
+    name: &str,
+) -> Result<bool, StoreError> {
+    let updated = sqlx::query(
+        "update subscription set paused_at = null, paused_to_rename_at = null, asked = asked + 1 \
+         where org_id = $1 and name = $2 and paused_at = paused_to_rename_at",
+    )
+    .bind(org_id.as_str())
+    .bind(name)
     .execute(conn)
     .await?;
     Ok(updated.rows_affected() > 0)
@@ -63,7 +108,15 @@ async fn rename(
     .fetch_optional(&mut *conn)
     .await?;
     let Some(row) = row else {
-        return Ok(Renamed::Unknown);
+        let renamed: Option<i32> = sqlx::query_scalar(
+            "select 1 from former_name where org_id = $1 and name = $2 and subscription = $3",
+        )
+        .bind(org_id.as_str())
+        .bind(old)
+        .bind(new)
+        .fetch_optional(&mut *conn)
+        .await?;
+        return Ok(renamed.map_or(Renamed::Unknown, |_| Renamed::Done));
     };
     if row.try_get("held")? {
         return Err(StoreError::Held {
@@ -89,7 +142,9 @@ async fn rename(
     // kept from being begun anew by a worker whose configuration still has it.
     for statement in [
         "update subscription set name = $3, epoch = epoch + 1, asked = asked + 1, \
-             lease_until = null where org_id = $1 and name = $2",
+             lease_until = null, paused_to_rename_at = null, \
+             paused_at = iif(paused_at = paused_to_rename_at, null, paused_at) \
+         where org_id = $1 and name = $2",
         "update dead_letter set subscription = $3 where org_id = $1 and subscription = $2",
         "update hole set subscription = $3 where org_id = $1 and subscription = $2",
         "insert into former_name (org_id, name, subscription, renamed_at) \

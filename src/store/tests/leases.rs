@@ -246,6 +246,47 @@ pub(super) async fn a_rename_takes_everything_along_and_fences_the_old_owner(bed
     assert!(matches!(back, Err(StoreError::Renamed { .. })), "{back:?}");
 }
 
+pub(super) async fn a_rename_ends_its_own_pause_and_no_persons(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    store.release(&lease).await.unwrap();
+    let org = org();
+    let paused = async || store.subscriptions().await.unwrap()[0].paused_at.is_some();
+    let rename = async |old: &str, new: &str| store.rename(&org, old, new).await.unwrap();
+    // One that is left half way, and asked for once more.
+    for _ in 0..2 {
+        assert!(store.pause_to_rename(&org, "accounts").await.unwrap());
+        assert!(paused().await);
+    }
+    assert_eq!(rename("accounts", "one").await, Renamed::Done);
+    assert!(!paused().await);
+    // Its answer may have been lost.
+    assert_eq!(rename("accounts", "one").await, Renamed::Done);
+    assert_eq!(rename("accounts", "two").await, Renamed::Unknown);
+    // Nothing came of it.
+    assert!(store.pause_to_rename(&org, "one").await.unwrap());
+    assert!(store.resume_unrenamed(&org, "one").await.unwrap());
+    assert!(!paused().await);
+    assert!(!store.resume_unrenamed(&org, "one").await.unwrap());
+    // A person had paused it before, or does so meanwhile.
+    for before in [true, false] {
+        store.resume(&org, "one").await.unwrap();
+        if before {
+            store.pause(&org, "one").await.unwrap();
+        }
+        store.pause_to_rename(&org, "one").await.unwrap();
+        if !before {
+            store.pause(&org, "one").await.unwrap();
+        }
+        assert!(!store.resume_unrenamed(&org, "one").await.unwrap());
+        assert_eq!(rename("one", "other").await, Renamed::Done);
+        assert!(paused().await, "{before}");
+        assert_eq!(rename("other", "one").await, Renamed::Done);
+        assert!(paused().await, "{before}");
+    }
+    assert!(!store.pause_to_rename(&org, "nobody").await.unwrap());
+}
+
 pub(super) async fn a_name_that_was_given_up_is_not_begun_anew_until_it_is_given_back(bed: &Bed) {
     let store = bed.ready().await;
     take(&*store).await;

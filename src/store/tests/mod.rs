@@ -76,6 +76,7 @@ suite! {
     leases::a_worker_that_is_dead_for_a_day_is_forgotten,
     leases::what_a_person_paused_is_taken_by_nobody_until_it_is_resumed,
     leases::a_rename_takes_everything_along_and_fences_the_old_owner,
+    leases::a_rename_ends_its_own_pause_and_no_persons,
     leases::a_rename_is_refused_while_a_worker_runs_it_or_the_name_is_taken,
     leases::a_name_that_was_given_up_is_not_begun_anew_until_it_is_given_back,
     leases::a_worker_tells_the_others_what_it_can_run_and_people_what_it_was_refused,
