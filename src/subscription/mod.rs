@@ -66,6 +66,7 @@ pub use state::State;
 
 pub(crate) use age::{Kept, PositionAge};
 pub(crate) use backoff::pause;
+pub(crate) use lanes::Holding;
 
 use backoff::Backoff;
 use delivery::{Delivery, LettersSetup, Setup};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bed::{Bed, hole, letter, now, take};
+use super::bed::{Bed, Park, hole, letter, now, take};
 use crate::config::RetentionConfig;
 use crate::store::{Hole, HoleKind, PRUNE_PORTION, Progress, Pruned};
 

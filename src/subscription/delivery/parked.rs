@@ -3,7 +3,7 @@
 use tracing::{debug, info, warn};
 
 use super::Delivery;
-use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal};
+use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, SubscriptionKey};
 use crate::subscription::handler_run::Verdict;
 use crate::subscription::held::{Known, NewLetter, PARKED_BEHIND, Since, Slot, Ticket};
 use crate::subscription::lanes::{Origin, Waiting};
@@ -419,7 +419,7 @@ impl Delivery {
                 for (of, (letter, placed)) in
                     each.flat_map(|(of, own)| own.into_iter().map(move |one| (of, one)))
                 {
-                    let summary = asked_summary(letter, placed, &self.lease.key.name);
+                    let summary = asked_summary(letter, placed, &self.lease.key);
                     let records = holding.records(&summary.record_ids);
                     let ticket = held.load(summary, records, false);
                     let met = held.met_at(of.0);
@@ -448,10 +448,11 @@ impl Delivery {
 const PASSED_ON: &str =
     "could not be decoded when it came; it can be now, and is about to be handed over";
 
-fn asked_summary(letter: DeadLetter, placed: Placed, subscription: &str) -> LetterSummary {
+fn asked_summary(letter: DeadLetter, placed: Placed, of: &SubscriptionKey) -> LetterSummary {
     LetterSummary {
         placed,
-        subscription: subscription.to_owned(),
+        subscription: of.name.clone(),
+        topic: of.topic.to_string(),
         handler: letter.handler,
         identity: letter.identity,
         state: "open".to_owned(),

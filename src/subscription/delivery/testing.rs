@@ -30,6 +30,7 @@ pub(super) fn summary(identity: EventIdentity, id: i64) -> LetterSummary {
     LetterSummary {
         placed: Placed { place: id, id },
         subscription: "accounts".to_owned(),
+        topic: "/data/AccountChangeEvent".to_owned(),
         handler: None,
         identity,
         state: "open".to_owned(),

@@ -67,5 +67,8 @@ async fn a_letter_that_turns_out_to_be_settled_has_the_store_looked_at() {
         assert!(matches!(looked, Done::Looked(_)), "{lost}");
         delivery.letters_written(looked);
         assert!(delivery.letters.held.is_empty(), "{lost}");
+        delivery.follow_letters();
+        let counted = delivery.letters.parking.done().await.unwrap();
+        assert!(matches!(counted, Done::Counted { .. }), "{lost}");
     }
 }

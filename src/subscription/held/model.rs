@@ -172,6 +172,7 @@ impl Model {
                 id: row.id,
             },
             subscription: "s".to_owned(),
+            topic: "/data/AccountChangeEvent".to_owned(),
             handler: (!row.everyone).then(|| "h0".to_owned()),
             identity: Self::identity(row.event),
             state: "open".to_owned(),

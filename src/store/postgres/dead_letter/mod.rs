@@ -263,7 +263,7 @@ async fn list(
     let rows = sql::query(select!(
         "where ($1::text is null or subscription = $1) and ($2::text is null or handler = $2) \
          and ($3::text is null or reason = $3) and ($4::text is null or state = $4) \
-         order by id limit $5"
+         order by coalesce(place, id), id limit $5"
     ))
     .bind(&filter.subscription)
     .bind(&filter.handler)

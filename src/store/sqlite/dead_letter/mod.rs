@@ -301,7 +301,7 @@ async fn list(
     let rows = sqlx::query(select!(
         "where ($1 is null or subscription = $1) and ($2 is null or handler = $2) \
          and ($3 is null or reason = $3) and ($4 is null or state = $4) \
-         order by id limit $5"
+         order by coalesce(place, id), id limit $5"
     ))
     .bind(&filter.subscription)
     .bind(&filter.handler)

@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use super::super::bed::letter;
+use super::super::bed::{Park, letter};
 use super::*;
 use crate::store::LetterSelection;
 
