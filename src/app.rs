@@ -1,6 +1,9 @@
 //! The only place that names concrete types and wires them together.
 
+mod allocation;
 mod housekeeping;
+mod measuring;
+mod posting;
 mod schemas;
 mod start;
 
@@ -11,7 +14,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::error;
 
 use crate::avro::{SchemaCache, SchemaShelf};
 use crate::config::{
@@ -25,10 +28,13 @@ use crate::salesforce::auth::{
 use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::{PubSub, PubSubError};
 use crate::store::{self, Store, StoreError};
-use crate::subscription::{Shared, State};
-use crate::telemetry::{self, metrics};
+use crate::subscription::{Samples, Shared, State};
+use crate::telemetry::{self, Recorder, metrics};
 use crate::worker;
 
+use allocation::Allocation;
+use measuring::Measuring;
+use posting::Posting;
 use schemas::{BusSource, StoreShelf};
 use start::Waiting;
 
@@ -246,15 +252,9 @@ pub async fn run(
             subscription.handlers.iter().map(build).collect();
         handlers.push(built?);
     }
+    let identity = identity();
     // Before anything that counts.
-    let _metrics = match config.metrics_addr {
-        Some(addr) => {
-            let server = telemetry::serve(addr).await?;
-            info!(addr = %server.addr(), "metrics served");
-            Some(server)
-        }
-        None => None,
-    };
+    let measuring = Measuring::begin(&config, &identity.name).await?;
     let to_close: Vec<Arc<dyn Handler>> = handlers.iter().flatten().cloned().collect();
     let states = States::new(&config);
     let asked_at = asked_at(&stop);
@@ -269,7 +269,6 @@ pub async fn run(
     };
     let org = Org::prepare(&config.salesforce, Some(vault(store.clone())))
         .map_err(|error| RunError::Config(error.to_string()))?;
-    let identity = identity();
     let watched = config.clone();
     let work = async {
         let Some(session) = sign_in(&org, &store, &waiting).await? else {
@@ -280,6 +279,7 @@ pub async fn run(
             org: org.clone(),
             session,
             identity: identity.clone(),
+            recorder: measuring.recorder().cloned(),
         };
         let pruning = housekeeping::prune(store.clone(), config.retention.clone());
         tokio::select! {
@@ -293,7 +293,11 @@ pub async fn run(
     };
     let spent = asked_at.get().map_or(Duration::ZERO, Instant::elapsed);
     let left = STOP_LIMIT.saturating_sub(spent);
-    tokio::join!(org.close(left), close_handlers(&to_close, left));
+    tokio::join!(
+        org.close(left),
+        close_handlers(&to_close, left),
+        measuring.end()
+    );
     // Politeness only, and a store that hangs must not hold the exit up.
     let _ = tokio::time::timeout(CLOSE_LIMIT, store.close()).await;
     result
@@ -329,6 +333,7 @@ struct Ready {
     org: Org,
     session: Arc<Session>,
     identity: store::Worker,
+    recorder: Option<Recorder>,
 }
 
 /// Who this process is to the others.
@@ -422,6 +427,18 @@ async fn run_subscriptions(
         .schemas(Some(ready.store.clone()), &config.schemas_dir);
     let limits = Limits::new(&config.salesforce, ready.org.tokens.clone())
         .map_err(|error| RunError::Config(error.to_string()))?;
+    let posting = Posting {
+        store: ready.store.clone(),
+        recorder: ready.recorder,
+        holder: ready.identity.holder.clone(),
+        samples: Samples::default(),
+    };
+    let allocation = Allocation {
+        store: ready.store.clone(),
+        limits: limits.clone(),
+        org_id: ready.session.org_id.clone(),
+        interval: config.salesforce.limits_interval,
+    };
     let entries = config
         .subscriptions
         .into_iter()
@@ -436,6 +453,7 @@ async fn run_subscriptions(
             salesforce: config.salesforce,
             org_id: ready.session.org_id.clone(),
             host: ready.session.host().to_owned(),
+            samples: posting.samples.clone(),
         },
         identity: ready.identity,
         lease: config.store.lease,
@@ -447,7 +465,12 @@ async fn run_subscriptions(
             })
             .collect(),
     };
-    worker::run(setup, stop).await.map_err(|bug| RunError::Bug {
+    let ended = tokio::select! {
+        ended = worker::run(setup, stop) => ended,
+        never = posting.run() => match never {},
+        never = allocation.watch() => match never {},
+    };
+    ended.map_err(|bug| RunError::Bug {
         subscription: bug.subscription.unwrap_or_else(|| "?".to_owned()),
         reason: bug.reason,
     })

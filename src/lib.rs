@@ -53,17 +53,21 @@ pub mod conformance;
 pub mod emulator;
 pub mod event;
 pub mod handler;
+mod letters;
 mod postgres;
 #[doc(hidden)]
 pub mod salesforce;
 #[doc(hidden)]
 pub mod shape;
 #[doc(hidden)]
+pub mod status;
+#[doc(hidden)]
 pub mod store;
 #[doc(hidden)]
 pub mod subscription;
 #[doc(hidden)]
 pub mod telemetry;
+mod web;
 #[doc(hidden)]
 pub mod worker;
 

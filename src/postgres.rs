@@ -5,6 +5,8 @@
 //! and takes a connection back whose call was given up. Here a failure to connect is told at once, and a
 //! connection whose transaction did not commit is closed, whatever state it was left in.
 
+mod facts;
+
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
@@ -16,6 +18,8 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
+
+pub(crate) use facts::{Encryption, Facts, facts};
 
 /// How long a connection that rested may take to show that it lives.
 const PING_LIMIT: Duration = Duration::from_secs(3);
@@ -66,6 +70,7 @@ pub(crate) struct Connections {
     /// What the URL names for TLS: the parameter, and the file.
     files: Vec<(&'static str, PathBuf)>,
     permits: Semaphore,
+    max: usize,
     idle: Mutex<Vec<Idle>>,
     /// No statement is given longer.
     longest_statement: Duration,
@@ -81,10 +86,12 @@ impl Connections {
         longest_statement: Duration,
     ) -> Result<Self, sqlx::Error> {
         let max = usize::try_from(max_connections).unwrap_or(usize::MAX);
+        let max = max.clamp(1, 1_000);
         Ok(Self {
             options: connect_options(url)?,
             files: files(url),
-            permits: Semaphore::new(max.clamp(1, 1_000)),
+            permits: Semaphore::new(max),
+            max,
             idle: Mutex::new(Vec::new()),
             longest_statement,
             looks_for_client: OnceLock::new(),
@@ -143,6 +150,12 @@ impl Connections {
                 return Some(candidate);
             }
         }
+    }
+
+    /// How many rest, how many are with somebody or being opened, and how many there may be.
+    pub(crate) fn in_use(&self) -> (usize, usize, usize) {
+        let free = self.permits.available_permits();
+        (self.idle().len(), self.max.saturating_sub(free), self.max)
     }
 
     /// Host and port, or the socket: what may be told of the URL.

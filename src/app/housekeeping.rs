@@ -49,6 +49,9 @@ async fn prune_portions(store: &dyn Store, retention: &RetentionConfig) {
         total.dead_letters += pruned.dead_letters;
         total.holes += pruned.holes;
         total.position_marks += pruned.position_marks;
+        total.samples += pruned.samples;
+        total.state_changes += pruned.state_changes;
+        total.allocation += pruned.allocation;
         if !pruned.is_full_portion() {
             break;
         }
@@ -59,6 +62,9 @@ async fn prune_portions(store: &dyn Store, retention: &RetentionConfig) {
             dead_letters = total.dead_letters,
             holes = total.holes,
             position_marks = total.position_marks,
+            samples = total.samples,
+            state_changes = total.state_changes,
+            allocation = total.allocation,
             "deleted what is done with"
         );
     }

@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
+use metrics::Counter;
 use tokio::sync::OnceCell;
 use tracing::{debug, warn};
 
 use super::Schema;
 use super::folder;
 use crate::event::SchemaId;
+use crate::telemetry::metrics::SCHEMA_LOOKUPS;
 
 /// How long a refusal is remembered, so that a poison ID does not cost a call for each event.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
@@ -83,6 +85,27 @@ struct Library {
     folder: OnceCell<HashMap<SchemaId, Arc<Schema>>>,
     entries: Mutex<HashMap<SchemaId, Entry>>,
     refused_for: Duration,
+    lookups: Lookups,
+}
+
+/// Schemas that were found, by where. Handles are made once, for memory is looked into for each event.
+struct Lookups {
+    memory: Counter,
+    store: Counter,
+    folder: Counter,
+    org: Counter,
+}
+
+impl Lookups {
+    fn new() -> Self {
+        let found_in = |source| SCHEMA_LOOKUPS.counter(&[source]);
+        Self {
+            memory: found_in("memory"),
+            store: found_in("store"),
+            folder: found_in("folder"),
+            org: found_in("org"),
+        }
+    }
 }
 
 impl SchemaCache {
@@ -109,6 +132,7 @@ impl SchemaCache {
                 folder: OnceCell::new(),
                 entries: Mutex::default(),
                 refused_for,
+                lookups: Lookups::new(),
             }),
         }
     }
@@ -141,7 +165,10 @@ impl SchemaCache {
         }
         let mut entries = self.shared.entries();
         match entries.get(id) {
-            Some(Entry::Known(schema)) => return Ok(Ok(Arc::clone(schema))),
+            Some(Entry::Known(schema)) => {
+                self.shared.lookups.memory.increment(1);
+                return Ok(Ok(Arc::clone(schema)));
+            }
             Some(Entry::Refused { why, until }) if Instant::now() < *until => {
                 return Ok(Err(why.clone()));
             }
@@ -192,9 +219,11 @@ impl Library {
 
     async fn find(&self, id: &SchemaId) -> Found {
         if let Some(schema) = self.ask_shelf(id).await {
+            self.lookups.store.increment(1);
             return Ok(schema);
         }
         if let Some(schema) = self.ask_folder(id).await {
+            self.lookups.folder.increment(1);
             return Ok(schema);
         }
         let json = self.source.fetch(id).await?;
@@ -205,6 +234,7 @@ impl Library {
         if fingerprint != *id {
             warn!(schema_id = %id, %fingerprint, "the fingerprint of a schema is not its ID; it is used all the same");
         }
+        self.lookups.org.increment(1);
         self.put_on_shelf(id, &json).await;
         Ok(Arc::new(schema))
     }

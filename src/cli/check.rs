@@ -1,7 +1,9 @@
 //! `orgstream check`: what is wrong, and how to mend it.
 
+mod database;
 mod finding;
 mod org;
+mod reach;
 mod store;
 
 use std::path::Path;
@@ -12,7 +14,7 @@ use async_trait::async_trait;
 use clap::Args;
 use sqlx::PgConnection;
 
-use self::finding::Report;
+pub(super) use self::finding::Report;
 use super::Failure;
 use super::connect::JsonFlag;
 use crate::app;
@@ -29,10 +31,11 @@ const HANDLER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Look for what is wrong, from configuration to permissions, and say how to mend it.
 ///
-/// Checks the configuration, the store, this machine's clock, the login, the Pub/Sub API, each topic and
-/// its schema, and each handler. One line each: `ok`, `warning` or `failed`, what it is about, why, and
-/// what to change. A failure does not keep the checks that can do without it from being made. No event is
-/// fetched, and no position moves.
+/// Checks the configuration; the store, its tables, encryption, pooler, connections and key; the way to the login host
+/// and to the Pub/Sub API (name, port, TLS); this machine's clock; the login, its token and scopes; the positions; what is
+/// left of the event deliveries; each topic and its schema; and each handler. One line each: `ok`, `warning` or `failed`, what it
+/// is about, why, and what to change. A failure does not keep the checks that can do without it from being made. No
+/// event is fetched, and no position moves.
 ///
 /// Exits with 78 if the configuration is wrong, with 1 if anything else failed.
 #[derive(Debug, Args)]
@@ -51,33 +54,43 @@ struct Parts {
 }
 
 pub(super) async fn run(path: Option<&Path>, args: CheckArgs) -> Result<ExitCode, Failure> {
-    let registry = super::registry();
     let mut report = Report::new(args.output.json);
-    let parts = configuration(path, registry, &mut report)?;
-    let configured = !report.has_failed();
-    let store = match &parts.store {
-        Some(config) => store::open(config, &mut report).await?,
-        None => None,
-    };
-    if let Some(config) = &parts.salesforce {
-        org::check(config, &parts.subscriptions, store.as_ref(), &mut report).await?;
-    }
-    let store = store.map(|opened| opened.store);
-    handlers(
-        &parts.subscriptions,
-        registry,
-        store.as_deref(),
-        &mut report,
-    )
-    .await?;
-    if let Some(store) = store {
-        store.close().await;
-    }
+    let configured = examine(path, &mut report).await?;
     report.finish()?;
     Ok(match (configured, report.has_failed()) {
         (false, _) => ExitCode::from(ConfigError::EXIT_CODE),
         (true, failed) => ExitCode::from(u8::from(failed)),
     })
+}
+
+/// Looks at everything. False where the configuration is wrong.
+pub(super) async fn examine(path: Option<&Path>, report: &mut Report) -> Result<bool, Failure> {
+    let registry = super::registry();
+    let parts = configuration(path, registry, report)?;
+    let configured = !report.has_failed();
+    let store = match &parts.store {
+        Some(config) => {
+            let opened = store::open(config, report).await?;
+            if let Some(opened) = &opened {
+                let transactional = database::has_transactional(&parts.subscriptions, registry);
+                database::check(config, opened, transactional, report).await?;
+                if opened.ready {
+                    database::encryption_key(config, opened, report).await?;
+                }
+            }
+            opened
+        }
+        None => None,
+    };
+    if let Some(config) = &parts.salesforce {
+        org::check(config, &parts.subscriptions, store.as_ref(), report).await?;
+    }
+    let store = store.map(|opened| opened.store);
+    handlers(&parts.subscriptions, registry, store.as_deref(), report).await?;
+    if let Some(store) = store {
+        store.close().await;
+    }
+    Ok(configured)
 }
 
 /// Reads the configuration; where it is wrong, the sections that are not.

@@ -14,6 +14,7 @@ use super::interrupt::Interrupt;
 use super::output::{note, print_line};
 use crate::config::{self, ProcessEnv};
 use crate::event::OrgId;
+use crate::status::owner;
 use crate::store::{Renamed, Store, StoreError, SubscriptionStatus};
 
 /// How often the store is asked whether the owner has let go.
@@ -178,13 +179,6 @@ impl Place {
             }
         }
     }
-}
-
-/// Who runs a subscription, if anybody does.
-pub(super) fn owner(one: &SubscriptionStatus) -> Option<String> {
-    let holder = one.holder.as_deref().filter(|_| one.held)?;
-    let short = || holder.chars().take(8).collect();
-    Some(one.worker.clone().unwrap_or_else(short))
 }
 
 fn failed(text: String) -> Failure {

@@ -4,10 +4,7 @@ mod choice;
 mod discard;
 mod export;
 mod retry;
-mod shown;
-mod ways;
 
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -15,16 +12,17 @@ use std::time::SystemTime;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clap::{Args, Subcommand};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Failure;
 use super::connect::{self, JsonFlag, read};
 use super::output::{NONE, Table, age, indented, note, one_line, print, print_json, print_line};
-use crate::avro::Schema;
-use crate::config::{self, Checks, Ordering, ProcessEnv, SubscriptionConfig, Subscriptions};
+use crate::config::{self, ProcessEnv};
 use crate::event::rfc3339;
-use crate::store::{DeadLetterFilter, LetterSummary, Store, StoredDeadLetter};
+use crate::letters;
+use crate::letters::shown::{self, Configured};
+use crate::letters::{decoded, event_name, hex_lines, state};
+use crate::store::{DeadLetterFilter, Store, StoredDeadLetter};
 
 /// Most of an error that the list shows.
 const LISTED_ERROR: usize = 60;
@@ -97,9 +95,7 @@ pub(super) async fn run(path: Option<&Path>, args: DeadLettersArgs) -> Result<Ex
     let store = connect::store(&config).await?;
     let done = match args.command {
         DeadLettersCommand::List(args) => list(store.as_ref(), args).await,
-        DeadLettersCommand::Show(args) => {
-            show(store.as_ref(), &shown::Configured::load(path), args).await
-        }
+        DeadLettersCommand::Show(args) => show(store.as_ref(), &Configured::load(path), args).await,
         DeadLettersCommand::Retry(args) => {
             retry::run(store.as_ref(), &Configured::load(path), args).await
         }
@@ -108,43 +104,11 @@ pub(super) async fn run(path: Option<&Path>, args: DeadLettersArgs) -> Result<Ex
             discard::run(store.as_ref(), &unordered, args).await
         }
         DeadLettersCommand::Export(args) => {
-            export::run(store.as_ref(), shown::Configured::load(path), args).await
+            export::run(store.as_ref(), Configured::load(path), args).await
         }
     };
     store.close().await;
     done
-}
-
-/// What the configuration says of subscriptions, as far as it can be read here: where commands run, the
-/// org's credentials may be missing.
-#[derive(Debug, Default)]
-struct Configured(HashMap<String, SubscriptionConfig>);
-
-impl Configured {
-    fn load(path: Option<&Path>) -> Self {
-        let loaded = config::load(path, Subscriptions::Optional, &ProcessEnv, &Checks::NONE);
-        let subscriptions = loaded.map(|loaded| loaded.config.subscriptions);
-        let named = subscriptions.unwrap_or_default().into_iter();
-        Self(named.map(|one| (one.name.clone(), one)).collect())
-    }
-
-    /// Subscriptions in which nothing is held back.
-    fn unordered(&self) -> HashSet<String> {
-        let all = self.0.values();
-        let unordered = all.filter(|one| one.ordering != Ordering::Record);
-        unordered.map(|one| one.name.clone()).collect()
-    }
-
-    /// True where the subscription is configured, and the letter's handler is not.
-    fn has_no_handler(&self, letter: &LetterSummary) -> bool {
-        match (self.0.get(&letter.subscription), &letter.handler) {
-            (Some(subscription), Some(name)) => !subscription
-                .handlers
-                .iter()
-                .any(|handler| handler.name == *name),
-            _ => false,
-        }
-    }
 }
 
 async fn list(store: &dyn Store, args: ListArgs) -> Result<ExitCode, Failure> {
@@ -155,6 +119,7 @@ async fn list(store: &dyn Store, args: ListArgs) -> Result<ExitCode, Failure> {
         reason: args.reason,
         state: (args.state != "any").then_some(args.state),
         limit: args.limit.saturating_add(1),
+        ..DeadLetterFilter::default()
     };
     let mut letters = read(store.dead_letters(&filter).await)?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
@@ -207,26 +172,6 @@ fn table(letters: &[StoredDeadLetter], now: SystemTime) -> String {
     table.text()
 }
 
-/// Its state, and whether it is about to be tried again.
-fn state(stored: &StoredDeadLetter) -> String {
-    match stored.retry_asked_at {
-        Some(_) => format!("{}, retry asked", stored.state),
-        None => stored.state.clone(),
-    }
-}
-
-/// What it is about: the first record, else the kind of event, else the publisher's ID.
-fn event_name(stored: &StoredDeadLetter) -> String {
-    let letter = &stored.letter;
-    let more = letter.record_ids.len().saturating_sub(1);
-    match (letter.record_ids.first(), &letter.record_name) {
-        (Some(record), _) if more > 0 => format!("{record} +{more}"),
-        (Some(record), _) => record.clone(),
-        (None, Some(name)) => name.clone(),
-        (None, None) => letter.event_uuid.clone(),
-    }
-}
-
 /// Everything but the payload.
 fn summary(stored: &StoredDeadLetter) -> Value {
     let letter = &stored.letter;
@@ -256,14 +201,12 @@ fn summary(stored: &StoredDeadLetter) -> Value {
 
 async fn show(
     store: &dyn Store,
-    configured: &shown::Configured,
+    configured: &Configured,
     args: ShowArgs,
 ) -> Result<ExitCode, Failure> {
     let id = args.id;
     let Some(stored) = read(store.dead_letter(id).await)? else {
-        return Err(Failure::Failed(anyhow::anyhow!(
-            "there is no parked event {id}; `orgstream dead-letters list --state any` shows all"
-        )));
+        return Err(Failure::Failed(anyhow::anyhow!(letters::unknown(id))));
     };
     let shapes = configured.shapes(&stored);
     let bytes = shown::bytes(&stored, shapes.as_ref());
@@ -303,24 +246,6 @@ async fn show(
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The payload as its handler would see it in `data`, or why it cannot be shown so.
-fn decoded(
-    schema: Option<&str>,
-    stored: &StoredDeadLetter,
-    shapes: &shown::Shapes,
-) -> Result<Box<RawValue>, String> {
-    if let Some(why) = &stored.unreadable {
-        return Err(why.clone());
-    }
-    let text = schema.ok_or("the store does not have its schema")?;
-    let schema = Schema::parse(text).map_err(|error| error.to_string())?;
-    let decoded = schema
-        .decode(&stored.letter.payload)
-        .map_err(|failure| format!("it does not decode: {}", failure.error))?;
-    let decoded = shapes.apply(decoded)?;
-    serde_json::from_slice(&decoded.data).map_err(|error| error.to_string())
 }
 
 fn details(stored: &StoredDeadLetter) -> String {
@@ -366,103 +291,21 @@ fn details(stored: &StoredDeadLetter) -> String {
         .collect()
 }
 
-/// Bytes as `hexdump -C` would show them: offset, 16 bytes, their ASCII.
-fn hex_lines(bytes: &[u8]) -> String {
-    let line = |(number, chunk): (usize, &[u8])| {
-        let digits: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
-        let ascii: String = chunk
-            .iter()
-            .map(|byte| match byte {
-                b' '..=b'~' => char::from(*byte),
-                _ => '.',
-            })
-            .collect();
-        format!("{:08x}  {:<47}  {ascii}\n", number * 16, digits.join(" "))
-    };
-    bytes.chunks(16).enumerate().map(line).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use bytes::Bytes;
-
     use super::*;
-    use crate::event::{EventIdentity, SchemaId};
-    use crate::store::DeadLetter;
-
-    pub(super) fn stored() -> StoredDeadLetter {
-        StoredDeadLetter {
-            id: 7,
-            subscription: "orders".into(),
-            topic: "/event/Order__e".into(),
-            state: "open".into(),
-            parked_at: SystemTime::UNIX_EPOCH,
-            retry_asked_at: None,
-            resolved_at: None,
-            unreadable: None,
-            letter: DeadLetter {
-                identity: EventIdentity::from_stored("u:1"),
-                handler: None,
-                reason: "undecodable".into(),
-                error: "é".repeat(100),
-                attempts: 0,
-                event_uuid: "u".into(),
-                replay_id: None,
-                schema_id: SchemaId::new("s"),
-                payload: Bytes::from_static(b"\x02A\x00 and more than a line"),
-                record_ids: Vec::new(),
-                record_name: None,
-                unit: None,
-                place: None,
-                received_at: SystemTime::UNIX_EPOCH,
-                commit: None,
-                ahead: false,
-                replayed: false,
-                sealed: false,
-            },
-        }
-    }
+    use crate::letters::tests::stored;
 
     #[test]
-    fn the_list_cuts_errors_and_names_the_event_by_what_is_known() {
+    fn the_list_cuts_errors() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
         let text = table(&[stored()], now);
         assert!(text.contains("5 s ago  orders        -"), "{text}");
         assert!(
             text.contains(&format!("{}…", "é".repeat(LISTED_ERROR))),
             "{text}"
-        );
-        let mut one = stored();
-        assert_eq!(event_name(&one), "u");
-        one.letter.record_name = Some("Order__e".into());
-        assert_eq!(event_name(&one), "Order__e");
-        one.letter.record_ids = vec!["001A".into(), "001B".into()];
-        assert_eq!(event_name(&one), "001A +1");
-    }
-
-    #[test]
-    fn a_payload_is_decoded_where_its_schema_is_known_and_else_says_why() {
-        let schema = r#"{"type":"record","name":"X","fields":[{"name":"A","type":"string"}]}"#;
-        let decode = |schema, payload: &'static [u8]| {
-            let mut one = stored();
-            one.letter.payload = Bytes::from_static(payload);
-            decoded(schema, &one, &shown::Shapes::default())
-        };
-        let data = decode(Some(schema), b"\x02a").unwrap();
-        assert_eq!(data.get(), r#"{"A":"a"}"#);
-        let error = decode(Some(schema), b"\x09").unwrap_err();
-        assert!(error.contains("field A"), "{error}");
-        assert!(decode(None, b"").unwrap_err().contains("schema"));
-    }
-
-    #[test]
-    fn bytes_are_shown_sixteen_a_line() {
-        assert_eq!(
-            hex_lines(&stored().letter.payload),
-            "00000000  02 41 00 20 61 6e 64 20 6d 6f 72 65 20 74 68 61  .A. and more tha\n\
-             00000010  6e 20 61 20 6c 69 6e 65                          n a line\n"
         );
     }
 }

@@ -20,7 +20,7 @@ use super::run::on_signal;
 use crate::app;
 use crate::config::{
     AuthConfig, Config, HandlerConfig, RetentionConfig, SalesforceConfig, Start, StoreConfig,
-    SubscriptionConfig,
+    SubscriptionConfig, WebConfig,
 };
 use crate::emulator::sample::{self, Traffic};
 use crate::emulator::{
@@ -174,11 +174,14 @@ fn configuration(emulator: &Emulator, folder: &Path) -> Result<Config, anyhow::E
         salesforce,
         store: StoreConfig::new(sqlite_url(&folder.join("orgstream.db"))),
         retention: RetentionConfig::default(),
+        web: WebConfig::default(),
         subscriptions: subscriptions
             .into_iter()
             .map(subscription)
             .collect::<Result<_, _>>()?,
         metrics_addr: None,
+        otlp: None,
+        log_samples: None,
         schemas_dir: folder.join("schemas"),
     })
 }

@@ -7,6 +7,8 @@ mod connect;
 mod control;
 mod dead_letters;
 mod demo;
+#[cfg(test)]
+mod documents;
 mod emulator;
 mod handler_test;
 mod holes;
@@ -18,9 +20,13 @@ mod replay;
 mod run;
 mod schema;
 mod status;
+mod support_bundle;
 mod tail;
+mod top;
 mod topics;
+mod web;
 
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -65,7 +71,9 @@ enum Command {
     Run,
     Check(check::CheckArgs),
     HandlerTest(Box<handler_test::HandlerTestArgs>),
+    Web(web::WebArgs),
     Status(status::StatusArgs),
+    Top(top::TopArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Replay(replay::ReplayArgs),
     Holes(holes::HolesArgs),
@@ -77,6 +85,7 @@ enum Command {
     Topics(topics::TopicsArgs),
     Schema(schema::SchemaArgs),
     Config(config::ConfigArgs),
+    SupportBundle(support_bundle::SupportBundleArgs),
     /// Create or update the store's tables
     Migrate,
     Emulator(Box<emulator::EmulatorArgs>),
@@ -86,7 +95,15 @@ enum Command {
 impl Command {
     /// Commands that answer and end, or whose output a person watches: only warnings are worth a log line.
     fn is_quiet(&self) -> bool {
-        !matches!(self, Self::Run | Self::Migrate | Self::Emulator(_))
+        !matches!(
+            self,
+            Self::Run | Self::Web(_) | Self::Migrate | Self::Emulator(_)
+        )
+    }
+
+    /// Draws over the whole terminal: a log line on the same one would be lost, and spoil the picture.
+    fn takes_the_terminal(&self) -> bool {
+        matches!(self, Self::Top(_)) && io::stderr().is_terminal()
     }
 }
 
@@ -98,6 +115,17 @@ pub(crate) enum Failure {
     Failed(anyhow::Error),
     /// Nobody reads standard output any more, as after `| head`: done.
     OutputClosed,
+}
+
+impl Failure {
+    /// What it says to a person.
+    fn text(&self) -> String {
+        match self {
+            Self::Config(text) => text.clone(),
+            Self::Failed(error) => format!("{error:#}"),
+            Self::OutputClosed => "standard output is closed".to_owned(),
+        }
+    }
 }
 
 impl From<ConfigError> for Failure {
@@ -170,7 +198,7 @@ pub fn main_with(registry: Registry) -> ExitCode {
     {
         return fail("TLS was set up twice");
     }
-    init_logs(cli.command.is_quiet());
+    init_logs(&cli.command);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -198,7 +226,9 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run => run::run(config).await,
         Command::Check(args) => check::run(config, args).await,
         Command::HandlerTest(args) => handler_test::run(config, *args).await,
+        Command::Web(args) => web::run(config, args).await,
         Command::Status(args) => status::run(config, args).await,
+        Command::Top(args) => top::run(config, args).await,
         Command::DeadLetters(args) => dead_letters::run(config, args).await,
         Command::Replay(args) => replay::run(config, args).await,
         Command::Holes(args) => holes::run(config, args).await,
@@ -210,6 +240,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Topics(args) => topics::run(config, args).await,
         Command::Schema(args) => schema::run(config, args).await,
         Command::Config(args) => config::run(config, args),
+        Command::SupportBundle(args) => support_bundle::run(config, args).await,
         Command::Migrate => migrate::run(config).await,
         Command::Emulator(args) => emulator::run(*args).await,
         Command::Demo(args) => demo::run(args).await,
@@ -217,10 +248,12 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 /// Logs as the environment asks for them; without a word from it, a quiet command logs warnings only.
-fn init_logs(quiet: bool) {
+fn init_logs(command: &Command) {
     let mut settings = LogSettings::from_env(|name| ProcessEnv.raw(name));
     let asked = ["ORGSTREAM_LOG", "RUST_LOG"].map(|name| ProcessEnv.var(name));
-    if quiet && asked.iter().all(Option::is_none) {
+    if command.takes_the_terminal() {
+        settings.filter = LogFilter::nothing();
+    } else if command.is_quiet() && asked.iter().all(Option::is_none) {
         settings.filter = LogFilter::warnings();
     }
     // Fails only if an embedding program has set logs up already.

@@ -14,8 +14,10 @@ use super::reader::Reader;
 use super::section::{Section, Var};
 use super::store::Credentials;
 use super::subscription::{self, TOPICS};
+use super::web::Reading;
 use super::{
     AuthConfig, Checks, Config, HandlerConfig, SalesforceConfig, StoreConfig, SubscriptionConfig,
+    WebConfig,
 };
 
 /// The file that is read where none is named.
@@ -131,6 +133,18 @@ pub fn load_bus_retention(
     })
 }
 
+/// Loads what `orgstream web` needs beside the store: its address, and the token, which has to be given.
+///
+/// # Errors
+///
+/// [`ConfigError`], with all problems at once.
+pub fn load_web(path: Option<&Path>, env: &dyn Env) -> Result<WebConfig, ConfigError> {
+    let document = Document::find(Path::new(""), path, env)?;
+    document.read_section(env, |root| {
+        super::web::read(root.table("web"), Reading::ToServe)
+    })
+}
+
 /// As [`load_store`], for commands that keep a refresh token there: the encryption key has to be given.
 ///
 /// # Errors
@@ -215,6 +229,7 @@ pub(super) fn load_in(
     };
     let store = super::store::read(root.table("store"), credentials);
     let retention = super::retention::read(root.table("retention"));
+    let web = super::web::read(root.table("web"), Reading::InPassing);
     let sections = root.tables("subscription");
     let nothing_to_do = sections.is_empty() && env.var(TOPICS).is_none();
     if required && nothing_to_do && !reader.has_problem_at(&root.place("subscription")) {
@@ -245,18 +260,23 @@ pub(super) fn load_in(
             )
         },
     );
+    let otlp = super::telemetry::read_otlp(&reader);
+    let log_samples = super::telemetry::read_log_samples(&root);
     let schemas_dir = root.text("schemas_dir", Var::Named("ORGSTREAM_SCHEMAS_DIR"));
     root.finish();
 
     let (problems, warnings) = reader.into_findings();
-    match (salesforce, store) {
-        (Some(salesforce), Some(store)) if problems.is_empty() => Ok(Loaded {
+    match (salesforce, store, web) {
+        (Some(salesforce), Some(store), Some(web)) if problems.is_empty() => Ok(Loaded {
             config: Config {
                 salesforce,
                 store,
                 retention,
+                web,
                 subscriptions,
                 metrics_addr,
+                otlp,
+                log_samples,
                 schemas_dir: schemas_dir.map_or_else(
                     || PathBuf::from(Config::SCHEMAS_DIR),
                     |given| PathBuf::from(given.text),

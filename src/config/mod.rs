@@ -20,8 +20,10 @@ mod shaping;
 mod show;
 mod store;
 mod subscription;
+mod telemetry;
 #[cfg(test)]
 mod tests;
+mod web;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,12 +40,13 @@ pub use error::{ConfigError, Place, Problem};
 pub(crate) use load::needs_encryption;
 pub use load::{
     Loaded, Origin, Subscriptions, load, load_bus_retention, load_handlers, load_salesforce,
-    load_store, load_subscriptions, load_vault,
+    load_store, load_subscriptions, load_vault, load_web,
 };
 pub use shaping::{FieldsConfig, FilterConfig};
 pub(crate) use show::masked_url;
 pub use show::show;
 pub(crate) use subscription::valid_name;
+pub use telemetry::OtlpConfig;
 
 /// What the loader asks of parts it knows nothing about.
 #[derive(Clone, Copy)]
@@ -82,10 +85,16 @@ pub struct Config {
     pub store: StoreConfig,
     /// How long what is done with is kept.
     pub retention: RetentionConfig,
+    /// Where the status page is served.
+    pub web: WebConfig,
     /// At least one.
     pub subscriptions: Vec<SubscriptionConfig>,
     /// Where to serve Prometheus metrics; `ORGSTREAM_METRICS_ADDR`.
     pub metrics_addr: Option<std::net::SocketAddr>,
+    /// Where metrics are pushed to, by the variables of OpenTelemetry.
+    pub otlp: Option<OtlpConfig>,
+    /// How often lines with figures go to standard error, for Heroku's log metrics; `ORGSTREAM_LOG_SAMPLES`.
+    pub log_samples: Option<Duration>,
     /// Folder of schemas to look in before asking the org.
     pub schemas_dir: PathBuf,
 }
@@ -118,6 +127,8 @@ pub struct SalesforceConfig {
     pub retention: Duration,
     /// How long before its end a position that is about to leave that window is warned of; 12 h.
     pub retention_warning: Duration,
+    /// How often one of all workers asks the org what is left of its event deliveries; 5 min.
+    pub limits_interval: Duration,
     /// Back-off between connection attempts.
     pub reconnect: BackoffConfig,
     /// How often an error that an administrator may mend is tried again: between a minute and five.
@@ -155,6 +166,7 @@ impl SalesforceConfig {
             token_max_age: Duration::from_secs(60 * 60),
             retention: Self::RETENTION,
             retention_warning: Self::RETENTION_WARNING,
+            limits_interval: Duration::from_secs(5 * 60),
             reconnect: backoff(500, 30_000),
             blocked_retry: backoff(60_000, 300_000),
             allocation_retry: backoff(15 * 60_000, 60 * 60_000),
@@ -249,6 +261,12 @@ pub struct RetentionConfig {
     pub holes: Duration,
     /// Position marks, by which a replay from a time finds its place; 96 hours, more than the bus keeps.
     pub position_marks: Duration,
+    /// Samples of lag and events, for charts; 48 hours.
+    pub samples: Duration,
+    /// Changes of state; 96 hours. The newest 20 of a subscription stay, and no more than its newest 500.
+    pub state_changes: Duration,
+    /// Readings of the org's daily event deliveries; 48 hours.
+    pub allocation: Duration,
 }
 
 impl Default for RetentionConfig {
@@ -258,6 +276,33 @@ impl Default for RetentionConfig {
             dead_letters: hours(30 * 24),
             holes: hours(90 * 24),
             position_marks: hours(96),
+            samples: hours(48),
+            state_changes: hours(96),
+            allocation: hours(48),
+        }
+    }
+}
+
+/// The `[web]` section: `orgstream web`.
+#[derive(Debug, Clone)]
+pub struct WebConfig {
+    /// Where it listens.
+    pub addr: std::net::SocketAddr,
+    /// Opens everything but `/healthz` and `/readyz`; `None` only where another command reads it.
+    pub token: Option<SecretString>,
+}
+
+impl WebConfig {
+    /// Where it listens if nothing is said and no `PORT` is set: for this machine alone.
+    pub const ADDR: std::net::SocketAddr =
+        std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+}
+
+impl Default for WebConfig {
+    fn default() -> Self {
+        Self {
+            addr: Self::ADDR,
+            token: None,
         }
     }
 }

@@ -9,10 +9,13 @@ use super::section::{Section, Var};
 /// Where the value of a key belongs.
 type Field = fn(&mut RetentionConfig) -> &mut Duration;
 
-const KEYS: [(&str, Field); 3] = [
+const KEYS: [(&str, Field); 6] = [
     ("dead_letters", |config| &mut config.dead_letters),
     ("holes", |config| &mut config.holes),
     ("position_marks", |config| &mut config.position_marks),
+    ("samples", |config| &mut config.samples),
+    ("state_changes", |config| &mut config.state_changes),
+    ("allocation", |config| &mut config.allocation),
 ];
 
 /// Reads the section.

@@ -16,13 +16,14 @@ const KEEPALIVE_PROMISE: Duration = Duration::from_secs(270);
 /// Where the value of a key belongs.
 type Field<T> = fn(&mut SalesforceConfig) -> &mut T;
 
-const DURATIONS: [(&str, Field<Duration>); 6] = [
+const DURATIONS: [(&str, Field<Duration>); 7] = [
     ("silence_limit", |config| &mut config.silence_limit),
     ("ping_interval", |config| &mut config.ping_interval),
     ("ping_timeout", |config| &mut config.ping_timeout),
     ("token_max_age", |config| &mut config.token_max_age),
     ("retention", |config| &mut config.retention),
     ("retention_warning", |config| &mut config.retention_warning),
+    ("limits_interval", |config| &mut config.limits_interval),
 ];
 
 const BACKOFFS: [(&str, Field<BackoffConfig>); 3] = [

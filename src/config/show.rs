@@ -10,7 +10,7 @@ use super::duration::{format_bytes, format_duration};
 use super::{
     AuthConfig, BackoffConfig, Config, FieldsConfig, Group, HandlerConfig, OnExhausted,
     OnExpiredReplayId, Ordering, RetentionConfig, SalesforceConfig, Start, StoreConfig,
-    SubscriptionConfig,
+    SubscriptionConfig, WebConfig,
 };
 
 /// What stands in place of a secret.
@@ -49,10 +49,22 @@ pub fn show(config: &Config) -> String {
     if let Some(address) = config.metrics_addr {
         out.text("metrics_addr", &address);
     }
+    if let Some(every) = config.log_samples {
+        out.text("log_samples", &format_duration(every));
+    }
     out.text("schemas_dir", &config.schemas_dir.display());
+    if let Some(otlp) = &config.otlp {
+        // No key of this file: OpenTelemetry's own variables say it.
+        out.comment(&format!(
+            "metrics are pushed to {} every {}",
+            otlp.place(),
+            format_duration(otlp.interval)
+        ));
+    }
     salesforce(&mut out, &config.salesforce);
     store(&mut out, &config.store);
     retention(&mut out, &config.retention);
+    web(&mut out, &config.web);
     for one in &config.subscriptions {
         subscription(&mut out, one);
     }
@@ -145,6 +157,7 @@ fn salesforce(out: &mut Writer, config: &SalesforceConfig) {
     out.duration("token_max_age", config.token_max_age);
     out.duration("retention", config.retention);
     out.duration("retention_warning", config.retention_warning);
+    out.duration("limits_interval", config.limits_interval);
     out.backoff("reconnect", config.reconnect);
     out.backoff("blocked_retry", config.blocked_retry);
     out.backoff("allocation_retry", config.allocation_retry);
@@ -167,6 +180,15 @@ fn retention(out: &mut Writer, config: &RetentionConfig) {
     out.duration("dead_letters", config.dead_letters);
     out.duration("holes", config.holes);
     out.duration("position_marks", config.position_marks);
+    out.duration("samples", config.samples);
+    out.duration("state_changes", config.state_changes);
+    out.duration("allocation", config.allocation);
+}
+
+fn web(out: &mut Writer, config: &WebConfig) {
+    out.heading("[web]");
+    out.text("addr", &config.addr);
+    out.optional("token", config.token.as_ref().map(|_| MASK));
 }
 
 fn subscription(out: &mut Writer, config: &SubscriptionConfig) {
@@ -344,6 +366,10 @@ impl Writer {
         self.0.push('\n');
         self.0.push_str(heading);
         self.0.push('\n');
+    }
+
+    fn comment(&mut self, text: &str) {
+        let _ = writeln!(self.0, "# {text}");
     }
 
     fn line(&mut self, key: &str, value: &dyn Display) {

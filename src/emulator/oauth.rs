@@ -346,7 +346,9 @@ pub(super) fn new_token(org: &Org, format: TokenFormat) -> String {
         TokenFormat::Jwt => {
             let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
             let header = part(json!({"alg": "RS256", "typ": "JWT", "tty": "sfdc-core-token"}));
-            format!("{header}.{}.{random}", part(json!({"sub": USER_ID})))
+            // Three parts, whatever the signature is made of.
+            let signature = random.replace('.', "_");
+            format!("{header}.{}.{signature}", part(json!({"sub": USER_ID})))
         }
     }
 }
@@ -368,7 +370,7 @@ fn success(org: &Org, grant: Grant) -> Response {
     let mut body = json!({
         "access_token": grant.access_token,
         "signature": BASE64_STANDARD.encode(random_text()),
-        "scope": "api openid refresh_token",
+        "scope": org.state().settings.token_scope.clone(),
         "instance_url": org.instance_url,
         "id": format!("{}/id/{org_id}/{USER_ID}", org.login_url),
         "token_type": "Bearer",

@@ -98,6 +98,8 @@ pub struct Settings {
     pub token_format: TokenFormat,
     /// The identity URL of a sign-in holds the org's ID in 15 characters instead of 18; both are seen.
     pub short_org_id: bool,
+    /// The scopes that a token response says were granted.
+    pub token_scope: String,
     /// Fields left out of token responses, for example `instance_url`.
     pub omit_token_fields: Vec<String>,
     /// Further accepted audiences of a JWT; its own login URL is always accepted.
@@ -124,6 +126,7 @@ impl Default for Settings {
             token_lifetime_ms: None,
             token_format: TokenFormat::Opaque,
             short_org_id: false,
+            token_scope: "api openid refresh_token".to_owned(),
             omit_token_fields: Vec::new(),
             audiences: vec![
                 "https://login.salesforce.com".to_owned(),

@@ -1,6 +1,7 @@
 //! All I/O with an org: signing in, and the Pub/Sub API.
 
 pub mod auth;
+pub mod forecast;
 pub mod limits;
 mod origin;
 pub mod pubsub;

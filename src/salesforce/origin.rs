@@ -67,6 +67,11 @@ impl Origin {
         &self.host
     }
 
+    /// The port that it names, or its scheme's own.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// `host:port`, for messages.
     pub fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)

@@ -18,7 +18,7 @@ pub(crate) fn usual_roots() -> RootCertStore {
 }
 
 /// The usual roots and those of one more file. The error names the file and its fault.
-pub(super) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+pub(crate) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = usual_roots();
     if let Some(path) = ca_file {
         for certificate in read_ca_file(path)? {
@@ -31,7 +31,7 @@ pub(super) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
 }
 
 /// A client's TLS settings with these roots.
-pub(super) fn client_config(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
+pub(crate) fn client_config(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     Ok(ClientConfig::builder_with_provider(provider.into())
         .with_safe_default_protocol_versions()?

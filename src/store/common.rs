@@ -50,6 +50,17 @@ pub(super) fn mark_ms(at: SystemTime) -> Option<i64> {
         .then_some(at)
 }
 
+/// Start of the minute that a time is in, in milliseconds since 1970.
+pub(super) fn minute_ms(at: SystemTime) -> i64 {
+    let at = to_ms(at);
+    at.saturating_sub(at.rem_euclid(60_000))
+}
+
+/// A stored lag in seconds; one that no span of time can be is none.
+pub(super) fn lag_from(seconds: Option<f64>) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds?).ok()
+}
+
 /// When a change was committed, as it is in the columns `committed_at` (in milliseconds) and `commit_number`.
 pub(super) fn commit(at_ms: Option<i64>, number: Option<i64>) -> Option<Commit> {
     let at = from_ms(at_ms?);
@@ -280,6 +291,14 @@ mod tests {
         assert_eq!(mark_ms(now), Some(to_ms(now)));
         assert_eq!(mark_ms(now + Duration::from_secs(2 * 86_400)), None);
         assert_eq!(mark_ms(from_ms(-1)), None);
+    }
+
+    #[test]
+    fn a_minute_begins_before_any_time_in_it_even_before_1970() {
+        for (at, begins) in [(0, 0), (59_999, 0), (60_000, 60_000), (-1, -60_000)] {
+            assert_eq!(minute_ms(from_ms(at)), begins);
+        }
+        minute_ms(from_ms(i64::MIN));
     }
 
     #[test]

@@ -176,7 +176,13 @@ pub struct DeadLetterFilter {
     pub reason: Option<String>,
     /// In one state; `None` is any.
     pub state: Option<String>,
-    /// At most so many, oldest first; 0 is none.
+    /// Only those that come behind this number in the order of the list: the last one of the page before.
+    pub behind: Option<i64>,
+    /// The newest first, not the oldest.
+    pub newest_first: bool,
+    /// Without their payloads, which may be large: those are empty then.
+    pub bare: bool,
+    /// At most so many; 0 is none.
     pub limit: u32,
 }
 
@@ -230,7 +236,7 @@ pub trait DeadLetters: Send + Sync {
         letters: &[DeadLetter],
     ) -> Result<Option<Vec<Placed>>, StoreError>;
 
-    /// Parked events in the order in which they are handed over, oldest first.
+    /// Parked events in the order in which they are handed over, oldest first; or, newest first, by their numbers.
     async fn dead_letters(
         &self,
         filter: &DeadLetterFilter,

@@ -72,6 +72,17 @@ pub struct Worker {
     pub refused: Vec<Refused>,
 }
 
+/// A worker that lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LivingWorker {
+    /// Which.
+    pub worker: Worker,
+    /// When it first said that it lives.
+    pub started_at: SystemTime,
+    /// When it last did.
+    pub seen_at: SystemTime,
+}
+
 /// A subscription that a worker has in its configuration, and that the store does not give it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
@@ -207,7 +218,7 @@ pub trait Leases: Send + Sync {
     async fn survey(&self, org_id: &OrgId, limit: Duration) -> Result<Survey, StoreError>;
 
     /// The workers that live, for people to see: by name.
-    async fn workers(&self) -> Result<Vec<Worker>, StoreError>;
+    async fn workers(&self) -> Result<Vec<LivingWorker>, StoreError>;
 
     /// Gives a lease back, so that another worker may take over at once. One whose epoch has passed is left
     /// alone.

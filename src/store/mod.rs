@@ -11,7 +11,9 @@ mod dead_letter;
 mod error;
 mod hole;
 mod lease;
+mod measured;
 mod migrations;
+mod observation;
 mod position;
 mod postgres;
 mod retention;
@@ -32,6 +34,8 @@ use crate::config::StoreConfig;
 use crate::event::{OrgId, Topic};
 use crate::salesforce::auth::CredentialVault;
 
+use measured::Measured;
+
 pub use command::{
     CommandKind, CommandState, Commands, MarksAround, PositionMark, ReplayArguments,
     ReplayProgress, StoredCommand,
@@ -44,10 +48,12 @@ pub use dead_letter::{
 pub use error::StoreError;
 pub use hole::{Hole, HoleFilter, HoleKind, Holes, StoredHole};
 pub use lease::{
-    Footing, Heartbeat, Lease, Leases, Peer, Refused, Survey, Surveyed, TakenOver, Tenure, Worker,
+    Footing, Heartbeat, Lease, Leases, LivingWorker, Peer, Refused, Survey, Surveyed, TakenOver,
+    Tenure, Worker,
 };
+pub use observation::{AllocationReading, Observations, Sample, Snapshot, StateChange};
 pub use position::{FinishedAhead, Positions, Progress, Recent, StateReport, SubscriptionStatus};
-pub use retention::{PRUNE_PORTION, Pruned, Retention};
+pub use retention::{PRUNE_PORTION, Pruned, Retention, STATE_CHANGES_KEPT, STATE_CHANGES_MOST};
 pub use schema::Schemas;
 pub use transaction::{HandOver, Mark, TransactionError, Transactions, Work};
 
@@ -74,6 +80,7 @@ pub trait Store:
     + Schemas
     + Transactions
     + Retention
+    + Observations
     + CredentialVault
     + Send
     + Sync
@@ -94,8 +101,22 @@ pub trait Store:
     /// The org that the store is bound to; `None` before its first use.
     async fn bound_org(&self) -> Result<Option<OrgId>, StoreError>;
 
+    /// How its connections are used just now; takes no time.
+    fn connections(&self) -> ConnectionUse;
+
     /// Closes connections; later calls are refused.
     async fn close(&self);
+}
+
+/// Connections to a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectionUse {
+    /// Open and at rest.
+    pub idle: usize,
+    /// With somebody, or being opened.
+    pub in_use: usize,
+    /// How many there may be.
+    pub max: usize,
 }
 
 /// Opens the store that the URL's scheme names. Connects at the first call, so that a database that is
@@ -114,10 +135,14 @@ pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
     let url = config.url.expose_secret().trim();
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("postgres" | "postgresql") => {
-            Ok(Arc::new(postgres::PostgresStore::open(config, cipher)?))
+            let store = postgres::PostgresStore::open(config, cipher)?;
+            Ok(Arc::new(Measured(store)))
         }
         #[cfg(feature = "sqlite")]
-        Some("sqlite") => Ok(Arc::new(sqlite::SqliteStore::open(config, cipher)?)),
+        Some("sqlite") => {
+            let store = sqlite::SqliteStore::open(config, cipher)?;
+            Ok(Arc::new(Measured(store)))
+        }
         #[cfg(not(feature = "sqlite"))]
         Some("sqlite") => Err(StoreError::Config(
             "store.url names SQLite, which this build leaves out: give the URL of a Postgres database, \

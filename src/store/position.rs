@@ -64,12 +64,18 @@ pub struct Progress {
 }
 
 /// A state that `orgstream status` shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StateReport {
     /// `connecting`, `live`, `paused`, `reconnecting`, `blocked`, `stopped`.
     pub state: String,
     /// Why, and the cure where a person has to act.
     pub detail: Option<String>,
+    /// Salesforce's name of the call that failed or opened the stream.
+    pub rpc_id: Option<String>,
+    /// The stream begins after this place; `None` at earliest or latest.
+    pub replay_id: Option<ReplayId>,
+    /// When it came about, by the worker's clock; `None` is now.
+    pub at: Option<SystemTime>,
 }
 
 /// A subscription as `orgstream status` shows it.
@@ -125,8 +131,18 @@ pub trait Positions: Send + Sync {
     /// Writes progress, in one transaction; refused where the lease's epoch has passed.
     async fn save_progress(&self, lease: &Lease, progress: &Progress) -> Result<(), StoreError>;
 
-    /// Writes a state for people to see; refused where the epoch has passed.
-    async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError>;
+    /// Writes states for people to see, of which the last one stands; refused where the epoch has passed. Each
+    /// whose state, detail or epoch are not those of the one before is kept as a
+    /// [`StateChange`](super::StateChange) too, in the same transaction; one that only adds the name of a call
+    /// adds it to that.
+    async fn report_states(&self, lease: &Lease, reports: &[StateReport])
+    -> Result<(), StoreError>;
+
+    /// Writes one state.
+    async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError> {
+        self.report_states(lease, std::slice::from_ref(report))
+            .await
+    }
 
     /// How many events came over at most `window`, counted back from the newest position mark; `None` where
     /// there are not two marks to tell by.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::warn;
 
-use super::observe::Observer;
+use super::observe;
 use crate::event::rfc3339;
 use crate::store::{SubscriptionKey, SubscriptionStatus};
 
@@ -49,6 +49,12 @@ impl Kept {
         }
     }
 
+    /// How many seconds are left; below zero, how many it is over.
+    fn seconds(&self) -> f64 {
+        self.left
+            .map_or(-self.gone.as_secs_f64(), |left| left.as_secs_f64())
+    }
+
     /// True where a person should be told.
     pub(crate) fn is_short(&self, warning: Duration) -> bool {
         self.left.is_none_or(|left| left <= warning)
@@ -75,36 +81,28 @@ impl PositionAge {
     }
 
     /// Looks at the position's time, or where there is none yet at the oldest event that is not finished, and
-    /// tells people where it is short of leaving the bus.
+    /// tells people where it is short of leaving the bus. Gives how many seconds it is kept from now, less than
+    /// none where that is over; `None` where there is nothing to keep.
     pub(super) fn look(
         &mut self,
         position: Option<SystemTime>,
         oldest: Option<SystemTime>,
         key: &SubscriptionKey,
-        observer: &Observer,
-    ) {
-        let Some(place) = position.or(self.stored).or(oldest) else {
-            return;
-        };
+    ) -> Option<f64> {
+        let place = position.or(self.stored).or(oldest)?;
         let kept = Kept::of(place, self.retention, SystemTime::now());
-        observer.position_kept(
-            kept.left
-                .map_or(-kept.gone.as_secs_f64(), |left| left.as_secs_f64()),
-        );
         self.tell(&kept, place, key, Instant::now());
+        Some(kept.seconds())
     }
 
     /// Looks at a position that nobody works on, as the store has it.
     pub(crate) fn look_from_afar(&mut self, stored: &SubscriptionStatus) {
-        let observer = Observer::new(&stored.key.name);
         let now = SystemTime::now();
-        if let Some(then) = stored.caught_up_at {
-            observer.lag(now.duration_since(then).unwrap_or_default());
-        }
+        let since = |then| now.duration_since(then).unwrap_or_default();
         let place = stored.position_time.or(stored.position_at);
-        if let Some(place) = place.filter(|_| stored.position.is_some()) {
-            self.look(Some(place), None, &stored.key, &observer);
-        }
+        let place = place.filter(|_| stored.position.is_some());
+        let kept = place.and_then(|place| self.look(Some(place), None, &stored.key));
+        observe::from_afar(&stored.key.name, stored.caught_up_at.map(since), kept);
     }
 
     /// True where people were told.

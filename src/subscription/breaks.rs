@@ -36,6 +36,14 @@ impl Break {
         }
     }
 
+    /// Salesforce's name of the call that failed, where the answer tells it.
+    pub(super) fn rpc_id(&self) -> Option<&str> {
+        match self {
+            Self::Call(error) => error.rpc_id(),
+            Self::Silent(_) | Self::Ended | Self::CannotSubscribe(_) => None,
+        }
+    }
+
     pub(super) fn cure(&self) -> Option<&'static str> {
         match self {
             Self::Call(error) => error.cure(),

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -14,7 +13,6 @@ use super::delivery::end_of_task;
 use super::tracker::Seq;
 use crate::event::{ChangeEventHeader, ChangeType, ReplayId};
 use crate::store::{Hole, HoleKind, Lease, Store};
-use crate::telemetry::metrics;
 
 /// How many are written at once.
 const TOGETHER: usize = 500;
@@ -108,12 +106,7 @@ impl Gaps {
         self.writing.spawn(async move {
             super::persist(&store, &lease, &abandon, "record gaps", |store, lease| {
                 let holes = holes.clone();
-                async move {
-                    let began = Instant::now();
-                    let recorded = store.record_gaps(&lease, &holes).await;
-                    metrics::store_called("record_gaps", began.elapsed());
-                    recorded
-                }
+                async move { store.record_gaps(&lease, &holes).await }
             })
             .await
             .then_some(places)

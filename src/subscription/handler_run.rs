@@ -257,7 +257,7 @@ impl HandlerRun {
                 // Which of them is to blame? Alone they will tell.
                 Answer::Reject { .. } if whole || follows => {
                     waiting.alone = true;
-                    result.again += 1;
+                    result.again += waiting.unit.events().len();
                     unsettled.extend(&waiting.records);
                     self.lanes.put(waiting);
                 }
@@ -343,7 +343,7 @@ impl HandlerRun {
             let pause = pause(&self.retry.backoff, waiting.attempts.saturating_sub(1)).max(least);
             waiting.not_before = Some(now + pause);
         }
-        result.again += 1;
+        result.again += waiting.unit.events().len();
         self.lanes.put(waiting);
         true
     }

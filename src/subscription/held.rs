@@ -162,8 +162,9 @@ pub(super) struct Held {
     pub(super) ahead: Ahead,
     /// Events that the stream has brought, and whose letters were settled before their turn, for these.
     settled: BTreeMap<Seq, Vec<Slot>>,
-    /// Letters of handlers that are configured no more: they count, and hold nothing.
-    foreign: HashSet<i64>,
+    /// Letters of handlers that are configured no more, with when their events were received: they count, and
+    /// hold nothing.
+    foreign: HashMap<i64, SystemTime>,
     /// Letters of everyone.
     undecoded: usize,
     drawing: Drawing,
@@ -185,7 +186,7 @@ impl Held {
             unmet: ToCome::default(),
             ahead: Ahead::default(),
             settled: BTreeMap::new(),
-            foreign: HashSet::new(),
+            foreign: HashMap::new(),
             undecoded: 0,
             drawing,
             next_ticket: 0,
@@ -195,6 +196,15 @@ impl Held {
     /// Open letters that are in the store.
     pub(super) fn stored(&self) -> usize {
         self.by_id.len() + self.foreign.len()
+    }
+
+    /// When the oldest event was received whose letter is open and in the store.
+    pub(super) fn oldest(&self) -> Option<SystemTime> {
+        let stored = self.letters.values();
+        let stored = stored.filter(|letter| letter.phase != Phase::New);
+        let ours = stored.map(|letter| letter.received_at).min();
+        let foreign = self.foreign.values().min().copied();
+        ours.into_iter().chain(foreign).min()
     }
 
     /// True where nothing is held and nothing is to be known again.
@@ -212,7 +222,7 @@ impl Held {
     ) -> Option<Ticket> {
         let id = summary.placed.id;
         let Some(slot) = self.slot(summary.handler.as_deref()) else {
-            self.foreign.insert(id);
+            self.foreign.insert(id, summary.received_at);
             return None;
         };
         if let Some(ticket) = self.by_id.get(&id) {
@@ -464,7 +474,7 @@ impl Held {
         records: impl Fn(&LetterSummary) -> Vec<RecordHash>,
     ) -> Vec<Ticket> {
         let ids: HashSet<i64> = open.iter().map(|summary| summary.placed.id).collect();
-        self.foreign.retain(|id| ids.contains(id));
+        self.foreign.retain(|id, _| ids.contains(id));
         let gone = self.by_id.iter().filter(|(id, _)| !ids.contains(id));
         let mut gone: Vec<Ticket> = gone.map(|(_, ticket)| *ticket).collect();
         gone.sort_unstable();

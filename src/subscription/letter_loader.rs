@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::decoder::EventMaker;
 use super::held::{Drawn, PARKED_BEHIND, Slot, Ticket};
@@ -12,7 +12,6 @@ use super::parking::Named;
 use crate::avro::{SchemaCache, SchemaUnavailable};
 use crate::event::{Event, RawEvent};
 use crate::store::{DeadLetter, PART, Placed, Refusal, Store, StoredDeadLetter};
-use crate::telemetry::metrics;
 
 /// How long a schema may be sought while other letters wait.
 const SCHEMA_PATIENCE: Duration = Duration::from_secs(15);
@@ -89,9 +88,7 @@ impl LetterLoader {
         let letters = drawn.iter().flat_map(|drawn| &drawn.letters);
         let (tickets, ids): (Vec<Ticket>, Vec<i64>) =
             letters.map(|(ticket, placed)| (*ticket, placed.id)).unzip();
-        let began = Instant::now();
         let read = self.store.letters(&ids).await;
-        metrics::store_called("letters", began.elapsed());
         let stored = read.map_err(|error| NotLoaded {
             tickets,
             why: error.to_string(),

@@ -13,6 +13,7 @@ mod age;
 mod backoff;
 mod breaks;
 mod calling;
+mod changes;
 mod cost;
 mod credits;
 mod decoder;
@@ -24,6 +25,7 @@ mod held;
 mod in_flight;
 mod lanes;
 mod lease_clock;
+mod legs;
 mod letter_loader;
 mod lost;
 #[cfg(test)]
@@ -36,6 +38,7 @@ mod reader;
 mod replay_end;
 mod resume;
 mod rewind;
+mod samples;
 mod sleepless;
 mod state;
 mod streams;
@@ -45,7 +48,7 @@ mod testing;
 mod tracker;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -58,9 +61,9 @@ use crate::handler::Handler;
 use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::PubSub;
 use crate::store::{Hole, Lease, LetterSummary, SettledAhead, Store, StoreError, TakenOver};
-use crate::telemetry::metrics;
 
 pub use lease_clock::{LeaseClock, LeaseKeeper, lease_clock};
+pub use samples::Samples;
 pub use sleepless::Moment;
 pub use state::State;
 
@@ -106,6 +109,8 @@ pub struct Shared {
     pub org_id: OrgId,
     /// Host of its instance URL.
     pub host: String,
+    /// What the subscriptions see, for charts.
+    pub samples: Samples,
 }
 
 /// What whoever keeps the leases tells a subscription while it runs.
@@ -143,7 +148,8 @@ pub async fn run(
     shown_state: watch::Sender<State>,
     stop: CancellationToken,
 ) -> Result<Ended, tokio::task::JoinError> {
-    let observer = Observer::new(&config.name);
+    let names = config.handlers.iter().map(|handler| handler.name.as_str());
+    let observer = Observer::new(&config.name, names);
     let mut lease = taken.lease.clone();
     let ended = loop {
         match rewind::carry_out(&shared, &lease, &stop).await {
@@ -190,7 +196,7 @@ pub async fn run(
 
 /// What the gauges say of a subscription that another worker runs.
 pub(crate) fn shown_elsewhere(name: &str) {
-    Observer::new(name).ended();
+    observe::not_from_here(name);
 }
 
 /// A subscription under one epoch.
@@ -209,6 +215,7 @@ struct Stint<'a> {
 impl Stint<'_> {
     async fn run(self, taken: TakenOver) -> Result<delivery::Ended, tokio::task::JoinError> {
         let (shared, config, stop) = (self.shared, self.config, self.stop);
+        let _sampled = shared.samples.begin(&taken.lease, self.observer.seen());
         let begins = taken.begin_from.as_ref().unwrap_or(&config.start);
         let mut resume_after = taken.position.clone();
         // After a rewind nobody knows what came just before.
@@ -314,6 +321,7 @@ impl Stint<'_> {
             ),
             in_flight,
             stream_state: stream.state.clone(),
+            stream_changes: stream.changes.clone(),
             shown_state: self.shown_state,
             observer: self.observer,
             stop: stop.clone(),
@@ -337,9 +345,7 @@ type Letters = (Vec<LetterSummary>, Vec<SettledAhead>);
 /// Gives the lease back, so that another worker need not wait for its end. Politeness: one that cannot be
 /// given back now runs out.
 pub(crate) async fn release(store: &Arc<dyn Store>, lease: &Lease) {
-    let began = Instant::now();
     let released = tokio::time::timeout(RELEASE_LIMIT, store.release(lease)).await;
-    metrics::store_called("release", began.elapsed());
     let why = match released {
         Ok(Ok(())) => return,
         Ok(Err(error)) => error.to_string(),

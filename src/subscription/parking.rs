@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +13,6 @@ use super::lanes::{Origin, Waiting, record_ids};
 use super::tracker::HandlerSet;
 use crate::event::Event;
 use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, Store, StoreError};
-use crate::telemetry::metrics;
 
 /// Letters that are written in one transaction; a unit goes however many events it has.
 const BATCH: usize = 50;
@@ -333,18 +331,7 @@ impl Parking {
     {
         let (store, lease) = (self.store.clone(), self.lease.clone());
         let abandon = self.abandon.clone();
-        async move {
-            super::keep_trying(&store, &lease, &abandon, operation, |store, lease| {
-                let answer = call(store, lease);
-                async move {
-                    let began = Instant::now();
-                    let answer = answer.await;
-                    metrics::store_called(operation, began.elapsed());
-                    answer
-                }
-            })
-            .await
-        }
+        async move { super::keep_trying(&store, &lease, &abandon, operation, call).await }
     }
 }
 

@@ -9,9 +9,10 @@ use futures_util::future::BoxFuture;
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
+use super::changes::Changes;
 use super::lost::GivenUp;
 use super::state::State;
-use super::tracker::{HandlerSet, Passed, Tracker};
+use super::tracker::{HandlerSet, Passed, Seq, Tracker};
 use crate::config::BackoffConfig;
 use crate::event::{EventIdentity, ReplayId};
 use crate::store::{FinishedAhead, Lease, Progress, StateReport, Store, StoreError};
@@ -45,7 +46,15 @@ pub(super) enum Written {
     Fenced,
 }
 
-type Write = BoxFuture<'static, Result<(), StoreError>>;
+type Write = BoxFuture<'static, Result<(), Failed>>;
+
+/// What of a write failed.
+enum Failed {
+    /// The states, which come first.
+    Report(StoreError),
+    /// The position; the states are stored.
+    Progress(StoreError),
+}
 
 /// What is to be written, and the write under way.
 pub(super) struct Position {
@@ -57,6 +66,8 @@ pub(super) struct Position {
     moved: bool,
     /// The position of the last write that was begun.
     begun: Option<ReplayId>,
+    /// The stored position has passed every event before this one.
+    stored_to: Seq,
     received: u64,
     finished: u64,
     marked_at: Option<SystemTime>,
@@ -68,6 +79,8 @@ pub(super) struct Position {
     given_up: Option<GivenUp>,
     state: Option<State>,
     state_moved: bool,
+    /// What the stream's state was meanwhile.
+    changes: Changes,
     not_before: Instant,
     /// The write under way, with what it takes along, to be put back if it fails.
     write: Option<Write>,
@@ -85,6 +98,9 @@ struct Taken {
     passed: Vec<EventIdentity>,
     letters_passed: Vec<i64>,
     given_up: bool,
+    /// The position has passed every event before this one.
+    passed_to: Seq,
+    reports: Vec<StateReport>,
 }
 
 impl Position {
@@ -92,6 +108,7 @@ impl Position {
         lease: Lease,
         store: Arc<dyn Store>,
         handlers: Vec<(HandlerSet, String)>,
+        changes: Changes,
     ) -> Self {
         Self {
             lease,
@@ -99,6 +116,7 @@ impl Position {
             handlers,
             moved: false,
             begun: None,
+            stored_to: 0,
             received: 0,
             finished: 0,
             marked_at: None,
@@ -107,6 +125,7 @@ impl Position {
             given_up: None,
             state: None,
             state_moved: false,
+            changes,
             not_before: Instant::now(),
             write: None,
             taken: Taken::default(),
@@ -165,11 +184,17 @@ impl Position {
             self.state = Some(state.clone());
             self.state_moved = true;
         }
+        self.state_moved |= self.changes.wait();
     }
 
     /// Why nothing can be stored, where that is so for more than a moment.
     pub(super) fn failing(&self) -> Option<&str> {
         self.failing.as_deref()
+    }
+
+    /// The stored position has passed every event before this one.
+    pub(super) fn stored_to(&self) -> Seq {
+        self.stored_to
     }
 
     /// Begins a write, if something moved and it is time.
@@ -230,9 +255,10 @@ impl Position {
         finished_before: &FinishedBefore,
     ) {
         self.begun = tracker.position().cloned();
-        let report = std::mem::take(&mut self.state_moved)
-            .then(|| self.state.clone())
-            .flatten();
+        let reports = match &self.state {
+            Some(state) if std::mem::take(&mut self.state_moved) => self.changes.take(state),
+            _ => Vec::new(),
+        };
         let progress = std::mem::take(&mut self.moved)
             .then(|| self.progress(tracker, caught_up_at, finished_before));
         self.taken = progress
@@ -243,22 +269,20 @@ impl Position {
                 passed: progress.passed.clone().unwrap_or_default(),
                 letters_passed: progress.letters_passed.clone(),
                 given_up: progress.begin_from.is_some(),
+                passed_to: tracker.passed_to(),
+                reports: Vec::new(),
             });
+        self.taken.reports = reports.clone();
         let (store, lease) = (self.store.clone(), self.lease.clone());
         self.not_before = Instant::now() + PACE;
         self.write = Some(Box::pin(async move {
-            if let Some(state) = report {
-                let report = StateReport {
-                    state: state.name().to_owned(),
-                    detail: state.detail().map(str::to_owned),
-                };
-                store.report_state(&lease, &report).await?;
+            if !reports.is_empty() {
+                let reported = store.report_states(&lease, &reports).await;
+                reported.map_err(Failed::Report)?;
             }
             if let Some(progress) = progress {
-                let began = Instant::now();
                 let saved = store.save_progress(&lease, &progress).await;
-                metrics::store_called("save_progress", began.elapsed());
-                saved?;
+                saved.map_err(Failed::Progress)?;
             }
             Ok(())
         }));
@@ -307,7 +331,15 @@ impl Position {
         }
     }
 
-    fn took(&mut self, result: Result<(), StoreError>) -> Written {
+    fn took(&mut self, result: Result<(), Failed>) -> Written {
+        let reports = std::mem::take(&mut self.taken.reports);
+        let result = result.map_err(|failed| match failed {
+            Failed::Report(error) => {
+                self.changes.put_back(reports);
+                error
+            }
+            Failed::Progress(error) => error,
+        });
         match result {
             Ok(()) => {
                 if self.backoff.failures() > 0 {
@@ -318,6 +350,7 @@ impl Position {
                 }
                 self.backoff.reset();
                 self.failing = None;
+                self.stored_to = self.stored_to.max(self.taken.passed_to);
                 if self.taken.given_up
                     && let Some(given_up) = self.given_up.take()
                 {

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::backoff::Backoff;
 use super::breaks::Break;
+use super::changes::Changes;
 use super::cost::EarliestCost;
 use super::credits::Credits;
 use super::in_flight::InFlight;
@@ -74,6 +75,10 @@ pub(super) struct Reader {
     pub(super) clock: LeaseClock,
     pub(super) arrivals: mpsc::UnboundedSender<Vec<Arrival>>,
     pub(super) state: watch::Sender<State>,
+    /// Where each change of it is told.
+    pub(super) changes: Changes,
+    /// Salesforce's name of the open stream, as soon as it is known.
+    pub(super) rpc_id: Option<String>,
     pub(super) observer: Observer,
     pub(super) stop: CancellationToken,
     /// The org said that the topic is there and may be read; a start at LATEST is recorded.
@@ -127,7 +132,7 @@ impl Reader {
                 Err(broken) => self.recover(broken, &mut backoff, &mut refused).await,
             };
         }
-        self.set_state(State::Stopped);
+        self.set_state(State::Stopped, None);
     }
 
     /// Opens a stream, once the lease holds and there is room for an event.
@@ -140,14 +145,15 @@ impl Reader {
             }
         }
         let Some(first) = Credits::first(self.in_flight.room()) else {
-            self.set_state(State::Paused);
+            let rpc_id = self.rpc_id.take();
+            self.set_state(State::Paused, rpc_id);
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(Step::Stopped),
                 () = self.in_flight.let_go() => return Ok(Step::Disconnected),
             }
         };
         if self.state.borrow().name() != "blocked" {
-            self.set_state(State::Connecting);
+            self.set_state(State::Connecting, None);
         }
         let stop = self.stop.clone();
         tokio::select! {
@@ -157,6 +163,7 @@ impl Reader {
     }
 
     async fn open(&mut self, first: u32) -> Result<Step, Break> {
+        self.rpc_id = None;
         if !self.begun {
             self.probe().await?;
             self.begun = true;
@@ -183,13 +190,16 @@ impl Reader {
             Ok(opened) => opened?,
             Err(_) => return Err(Break::Silent(self.salesforce.silence_limit)),
         }
+        self.rpc_id = stream.rpc_id().map(str::to_owned);
         info!(
             subscription = self.lease.key.name,
             topic = %self.topic,
+            state = State::Live.name(),
             from = %describe(&from),
+            rpc_id = self.rpc_id,
             "stream open"
         );
-        self.set_state(State::Live);
+        self.set_state(State::Live, self.rpc_id.clone());
         // A closed channel means that the delivery is gone; the stop token tells.
         let continues = self.resume.continues();
         self.in_flight.sent();
@@ -254,6 +264,7 @@ impl Reader {
         let now = Instant::now();
         if let Some(batch) = batch {
             streaming.heard_at = now;
+            self.call_named(streaming.stream.rpc_id());
             *refused = 0;
             let since = *streaming.first_response_at.get_or_insert(now);
             if now.duration_since(since) >= backoff.calm_spell() {
@@ -279,9 +290,24 @@ impl Reader {
         Ok(Step::Streaming(streaming))
     }
 
+    /// The stream's first response tells its name.
+    fn call_named(&mut self, rpc_id: Option<&str>) {
+        if let (None, Some(rpc_id)) = (&self.rpc_id, rpc_id) {
+            debug!(
+                subscription = self.lease.key.name,
+                topic = %self.topic,
+                rpc_id,
+                "first response"
+            );
+            self.changes.named(rpc_id);
+            self.rpc_id = Some(rpc_id.to_owned());
+        }
+    }
+
     async fn hand_on(&mut self, batch: FetchBatch) {
         let received_at = SystemTime::now();
         self.observer.received(batch.events.len());
+        self.observer.heard(received_at);
         let mut arrivals = Vec::with_capacity(batch.events.len().max(1));
         if self.resume.first_answer() && self.replay.is_none() {
             arrivals.extend(self.first_came(&batch, received_at));
@@ -363,40 +389,79 @@ impl Reader {
         }
     }
 
-    pub(super) fn reconnecting(&self, broken: &Break, pause: Duration) {
+    pub(super) fn reconnecting(&mut self, broken: &Break, pause: Duration) {
+        let rpc_id = self.broken_call(broken);
         info!(
             subscription = self.lease.key.name,
             topic = %self.topic,
+            state = "reconnecting",
+            rpc_id,
+            replay_id = self.resumes_after().map(tracing::field::display),
             reason = broken.reason(),
             pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
             error = %broken,
             "stream broke, coming back"
         );
-        self.set_state(State::Reconnecting {
+        let state = State::Reconnecting {
             detail: broken.to_string(),
-        });
+        };
+        self.set_state(state, rpc_id);
     }
 
-    pub(super) fn blocked(&self, broken: &Break, cure: Option<&'static str>, pause: Duration) {
+    pub(super) fn blocked(&mut self, broken: &Break, cure: Option<&'static str>, pause: Duration) {
+        let rpc_id = self.broken_call(broken);
         warn!(
             subscription = self.lease.key.name,
             topic = %self.topic,
+            state = "blocked",
+            rpc_id,
+            replay_id = self.resumes_after().map(tracing::field::display),
             cure,
             pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
             error = %broken,
             "subscription blocked: a person has to change something"
         );
-        self.set_state(State::Blocked {
+        let state = State::Blocked {
             detail: broken.with_cure(cure),
-        });
+        };
+        self.set_state(state, rpc_id);
     }
 
-    fn set_state(&self, state: State) {
-        self.state.send_if_modified(|current| {
-            let changed = *current != state;
-            *current = state;
-            changed
-        });
+    /// Name of the call that ended the stream: by its answer, else by what the stream said while it was open.
+    fn broken_call(&mut self, broken: &Break) -> Option<String> {
+        let open = self.rpc_id.take();
+        broken.rpc_id().map(str::to_owned).or(open)
+    }
+
+    /// Where the next stream begins, where that is a place.
+    fn resumes_after(&self) -> Option<ReplayId> {
+        match self.resume.from() {
+            ReplayFrom::After(id) => Some(id),
+            ReplayFrom::Latest | ReplayFrom::Earliest => None,
+        }
+    }
+
+    /// Shows a state, and tells the store of each change but those that pass in a moment. Whoever calls has logged
+    /// what is more than its name.
+    fn set_state(&self, state: State, rpc_id: Option<String>) {
+        if *self.state.borrow() == state {
+            return;
+        }
+        let replay_id = self.resumes_after();
+        if matches!(state, State::Connecting | State::Paused) && self.replay.is_none() {
+            info!(
+                subscription = self.lease.key.name,
+                topic = %self.topic,
+                state = state.name(),
+                rpc_id,
+                replay_id = replay_id.as_ref().map(tracing::field::display),
+                "stream {state}"
+            );
+        }
+        if !matches!(state, State::Connecting | State::Stopped) {
+            self.changes.told(&state, rpc_id, replay_id);
+        }
+        self.state.send_replace(state);
     }
 
     /// Writes something that must be stored before the reader goes on.

@@ -8,6 +8,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::changes::Changes;
 use super::cost::EarliestCost;
 use super::decoder::{Decoder, EventMaker, Item};
 use super::forms::Forms;
@@ -53,6 +54,7 @@ pub(super) struct Stream {
     /// Closed when the stream has ended and everything received is in here.
     pub(super) items: mpsc::UnboundedReceiver<Vec<Item>>,
     pub(super) state: watch::Receiver<State>,
+    pub(super) changes: Changes,
     tasks: Tasks,
 }
 
@@ -83,6 +85,7 @@ impl Streams {
     pub(super) fn open(&self, opening: Opening) -> Stream {
         let (shared, config) = (&self.shared, &self.config);
         let (stream_state, state) = watch::channel(State::Connecting);
+        let changes = Changes::default();
         let (arrivals, arrivals_out) = mpsc::unbounded_channel();
         let (items_in, items) = mpsc::unbounded_channel();
         let decoder = Decoder {
@@ -113,6 +116,8 @@ impl Streams {
             clock: self.clock.clone(),
             arrivals,
             state: stream_state,
+            changes: changes.clone(),
+            rpc_id: None,
             observer: opening.observer,
             stop: opening.stop,
             begun: false,
@@ -130,6 +135,7 @@ impl Streams {
         Stream {
             items,
             state,
+            changes,
             tasks: Tasks {
                 reader: tokio::spawn(reader.run()),
                 decoder: tokio::spawn(decoder.run(arrivals_out, items_in)),

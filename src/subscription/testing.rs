@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tempfile::TempDir;
 
-use super::Shared;
+use super::{Samples, Shared};
 use crate::app::Org;
 use crate::config::{Checks, StoreConfig, SubscriptionConfig, Subscriptions};
 use crate::event::OrgId;
@@ -61,6 +61,7 @@ impl Site {
             salesforce: config.salesforce,
             org_id: key.org_id,
             host: String::new(),
+            samples: Samples::default(),
         };
         Self {
             shared,

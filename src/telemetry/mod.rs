@@ -1,7 +1,11 @@
 //! What operators see: logs on standard error, and metrics.
 
+pub mod exposition;
 mod logfmt;
 pub mod metrics;
+mod otlp;
+mod recorder;
+mod samples;
 mod serve;
 
 use std::io::{self, IsTerminal as _};
@@ -18,6 +22,9 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{Layer, Registry, fmt};
 
+pub use otlp::{OtlpError, OtlpPush};
+pub use recorder::{Recorder, RecorderError};
+pub use samples::LogSamples;
 pub use serve::{MetricsServer, ServeError, serve};
 
 /// How a log record is written.
@@ -79,6 +86,11 @@ impl Default for LogFilter {
 }
 
 impl LogFilter {
+    /// No record at all, for what draws on the terminal.
+    pub fn nothing() -> Self {
+        Self(Targets::new().with_default(LevelFilter::OFF))
+    }
+
     /// Warnings and errors only, for commands that answer and end.
     pub fn warnings() -> Self {
         Self(Targets::new().with_default(LevelFilter::WARN))

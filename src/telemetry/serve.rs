@@ -2,22 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::metrics::{self, Kind};
+use super::recorder::{Recorder, RecorderError};
 
-/// How often histograms fold what was recorded; without that they grow without bound.
-const UPKEEP: Duration = Duration::from_secs(5);
 /// How long a scrape may take to end when the server stops.
 const STOP: Duration = Duration::from_secs(2);
 /// Prometheus text format.
@@ -38,11 +33,8 @@ pub enum ServeError {
         reason: io::Error,
     },
     /// Something else in this process already records metrics.
-    #[error("cannot record metrics: {reason}")]
-    Recorder {
-        /// What stands in the way.
-        reason: String,
-    },
+    #[error(transparent)]
+    Recorder(#[from] RecorderError),
 }
 
 /// A server of `/metrics` (Prometheus text format) and `/healthz`. Ends when dropped.
@@ -84,16 +76,16 @@ pub async fn serve(addr: SocketAddr) -> Result<MetricsServer, ServeError> {
     let listen = |reason| ServeError::Listen { addr, reason };
     let listener = TcpListener::bind(addr).await.map_err(listen)?;
     let addr = listener.local_addr().map_err(listen)?;
-    let handle = recorder()?;
-    metrics::build_info();
+    let recorder = Recorder::install()?;
 
     let stop = CancellationToken::new();
-    let server = axum::serve(listener, router(handle.clone()))
+    let server = axum::serve(listener, router(recorder.clone()))
         .with_graceful_shutdown(stop.clone().cancelled_owned())
         .into_future();
-    let upkeep = keep_up(handle, stop.clone());
+    let stopped = stop.clone();
     let task = tokio::spawn(async move {
-        let (served, ()) = tokio::join!(server, upkeep);
+        let keep_up = stopped.run_until_cancelled_owned(recorder.keep_up());
+        let (served, _) = tokio::join!(server, keep_up);
         if let Err(error) = served {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -104,40 +96,8 @@ pub async fn serve(addr: SocketAddr) -> Result<MetricsServer, ServeError> {
     Ok(MetricsServer { addr, stop, task })
 }
 
-/// The process's recorder, installed at the first call.
-fn recorder() -> Result<PrometheusHandle, ServeError> {
-    static RECORDER: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
-    let mut installed = RECORDER.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(handle) = &*installed {
-        return Ok(handle.clone());
-    }
-    let refused = |reason: String| ServeError::Recorder { reason };
-    let mut builder = PrometheusBuilder::new();
-    for metric in metrics::ALL {
-        if let Kind::Histogram(bounds) = metric.kind {
-            builder = builder
-                .set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), bounds)
-                .map_err(|error| refused(error.to_string()))?;
-        }
-    }
-    let recorder = builder.build_recorder();
-    let handle = recorder.handle();
-    ::metrics::set_global_recorder(recorder).map_err(|error| refused(error.to_string()))?;
-    metrics::describe_all();
-    *installed = Some(handle.clone());
-    Ok(handle)
-}
-
-async fn keep_up(handle: PrometheusHandle, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(UPKEEP);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        handle.run_upkeep();
-    }
-}
-
-fn router(handle: PrometheusHandle) -> Router {
-    let text = async move || ([(CONTENT_TYPE, TEXT)], handle.render());
+fn router(recorder: Recorder) -> Router {
+    let text = async move || ([(CONTENT_TYPE, TEXT)], recorder.render());
     Router::new()
         .route("/metrics", get(text))
         .route("/healthz", get(async || "ok\n"))
@@ -146,40 +106,30 @@ fn router(handle: PrometheusHandle) -> Router {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::metrics::{self, Kind};
 
     const ANY_PORT: SocketAddr =
         SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-    /// Calls every function that records.
+    /// Records every metric of the table, and calls what decides the value of a label.
     fn record_everything() {
-        let second = Duration::from_secs(1);
-        metrics::EVENTS_RECEIVED.counter(&["accounts"]).increment(3);
-        for (outcome, count) in [("handled", 2), ("parked", 1)] {
-            let finished = metrics::EVENTS_FINISHED.counter(&["accounts", outcome]);
-            finished.increment(count);
+        for metric in metrics::ALL
+            .iter()
+            .filter(|one| !one.name.contains("_process_"))
+        {
+            let values = vec!["x"; metric.labels.len()];
+            match metric.kind {
+                Kind::Counter => metric.counter(&values).increment(1),
+                Kind::Gauge => metric.gauge(&values).set(1.0),
+                Kind::Histogram(_) => metric.histogram(&values).record(1.0),
+            }
         }
-        metrics::event_parked("accounts", Some("log"), "rejected");
         metrics::event_parked("accounts", None, "undecodable");
-        metrics::LAG.gauge(&["accounts"]).set(1.0);
-        metrics::POSITION_KEPT.gauge(&["accounts"]).set(1.0);
-        metrics::IN_FLIGHT_EVENTS.gauge(&["accounts"]).set(3.0);
-        metrics::IN_FLIGHT_BYTES.gauge(&["accounts"]).set(300.0);
-        metrics::CREDITS_OUTSTANDING.gauge(&["accounts"]).set(100.0);
         metrics::stream_state("accounts", "connecting");
         metrics::stream_state("accounts", "live");
-        metrics::reconnected("accounts", "silence");
-        metrics::handler_answered("accounts", "log", second);
-        metrics::handler_retries("accounts", "log", 1);
-        metrics::append_skipped("accounts", "rows", 1);
-        metrics::decode_failure("accounts", "truncated");
-        metrics::schema_fetched("fetched");
-        metrics::position_written("written");
-        metrics::store_called("save_progress", second);
-        metrics::hole_recorded("accounts", "lost");
-        metrics::DEAD_LETTERS_OPEN.gauge(&["accounts"]).set(1.0);
-        metrics::letters_resolved("accounts", "handled", 1);
-        metrics::token_refreshed("signed_in");
-        metrics::bitmap_bits_ignored(2);
+        metrics::HANDLER_TIME
+            .histogram(&["accounts", "log"])
+            .record(1.0);
     }
 
     async fn get_text(addr: SocketAddr, path: &str) -> (u16, String, String) {

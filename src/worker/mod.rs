@@ -132,6 +132,9 @@ impl Worker {
             .into_iter()
             .map(|entry| Slot::new(org_id, entry.config, entry.handlers, entry.shown_state))
             .collect();
+        for slot in &slots {
+            metrics::lease_not_held(&slot.key.name);
+        }
         Self {
             configured: slots.iter().map(|slot| slot.key.name.clone()).collect(),
             pulse: Pulse::new(
@@ -369,10 +372,9 @@ impl Worker {
         let (key, explicit) = (slot.key.clone(), slot.config.start_is_explicit);
         let configured = self.configured.clone();
         self.claims.spawn(async move {
-            let (sent_at, began) = (Moment::now(), Instant::now());
+            let sent_at = Moment::now();
             let result = store.take_over(&key, &holder, lease, &configured, explicit);
             let result = result.await;
-            metrics::store_called("take_over", began.elapsed());
             Claimed {
                 place,
                 sent_at,
@@ -416,6 +418,7 @@ impl Worker {
             "subscription taken over"
         );
         let (ask, asked) = watch::channel(slot.asked);
+        metrics::lease_taken(&slot.key.name);
         let stop = self.stop.child_token();
         self.taken += 1;
         let lease = taken.lease.clone();
@@ -444,6 +447,8 @@ impl Worker {
         let stopping = self.stop.is_cancelled();
         let slot = &mut self.slots[place];
         let lease = slot.ended(stopping);
+        let taken_over = matches!(ended, Ok(Ended::TakenOver));
+        metrics::lease_ended(&slot.key.name, taken_over);
         match ended {
             Ok(Ended::Stopped) => {}
             Ok(Ended::TakenOver) => warn!(

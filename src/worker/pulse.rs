@@ -12,7 +12,6 @@ use crate::store::{
     Heartbeat, Refused, Store, StoreError, SubscriptionKey, Survey, Tenure, Worker as Identity,
 };
 use crate::subscription::Moment;
-use crate::telemetry::metrics;
 
 /// How often the worker looks around.
 const SURVEY_EVERY: Duration = Duration::from_secs(1);
@@ -113,18 +112,13 @@ impl Pulse {
                 ..self.identity.clone()
             };
             self.call = Some(Box::pin(async move {
-                let began = Instant::now();
                 let beat = store.heartbeat(&identity, ttl, &running, stopping).await;
-                metrics::store_called("heartbeat", began.elapsed());
                 Told::Beat(sent_at, beat)
             }));
         } else if self.counted && !stopping && now >= self.next_survey {
             let (org_id, limit) = (self.org_id.clone(), self.ttl / 5);
             self.call = Some(Box::pin(async move {
-                let sent_at = Instant::now();
-                let survey = store.survey(&org_id, limit).await;
-                metrics::store_called("survey", sent_at.elapsed());
-                Told::Survey(survey)
+                Told::Survey(store.survey(&org_id, limit).await)
             }));
         }
     }

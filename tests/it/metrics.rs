@@ -208,3 +208,107 @@ async fn what_cannot_be_decoded_is_counted_and_the_rest_goes_on() {
         .await;
     assert_eq!(daemon.stop().await.1, 0);
 }
+
+/// A gauge that is NaN is not a number that a test could wait for by comparing.
+async fn is_nan(metrics: &Metrics, name: &str) {
+    metrics.until(name, &[OURS], f64::is_nan).await;
+}
+
+#[tokio::test]
+async fn an_idle_subscription_has_no_lag_and_hears_keepalives() {
+    let org = Emulator::start().await;
+    org.settings(json!({"keepalive_ms": 60_000})).await;
+    let store = Store::sqlite();
+    let daemon = Daemon::run_with(&config(&org, &store, "type = \"log\""), &[METRICS]);
+    let metrics = Metrics::of(&daemon).await;
+    metrics.state("accounts", "live").await;
+    metrics
+        .until("orgstream_lag_seconds", &[OURS], |lag| lag == 0.0)
+        .await;
+    // Nothing came yet, and there is no position that could leave the bus.
+    is_nan(&metrics, "orgstream_last_message_timestamp_seconds").await;
+    is_nan(&metrics, "orgstream_position_kept_seconds").await;
+    is_nan(&metrics, "orgstream_dead_letters_oldest_timestamp_seconds").await;
+
+    org.settings(json!({"keepalive_ms": 100})).await;
+    org.post("/connections/drop", &json!({})).await;
+    let now = || {
+        let now = std::time::SystemTime::now();
+        let now = now.duration_since(std::time::UNIX_EPOCH).unwrap();
+        now.as_secs_f64()
+    };
+    let asked = now();
+    let heard = metrics
+        .until(
+            "orgstream_last_message_timestamp_seconds",
+            &[OURS],
+            |heard| heard > asked,
+        )
+        .await;
+    assert!(heard <= now());
+    metrics
+        .until("orgstream_position_kept_seconds", &[OURS], |kept| {
+            kept > 70.0 * 3600.0
+        })
+        .await;
+    metrics
+        .until("orgstream_lag_seconds", &[OURS], |lag| lag == 0.0)
+        .await;
+    assert_eq!(
+        metrics
+            .value("orgstream_events_received_total", &[OURS])
+            .await,
+        Some(0.0)
+    );
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_never_opened_lags_although_nothing_has_arrived_since_the_start() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    org.fault(json!({"rpc": "Subscribe", "kind": "error", "code": "service.unavailable"}))
+        .await;
+    let daemon = Daemon::run_with(&config(&org, &store, "type = \"log\""), &[METRICS]);
+    let metrics = Metrics::of(&daemon).await;
+    metrics.state("accounts", "reconnecting").await;
+    let lag = metrics
+        .until("orgstream_lag_seconds", &[OURS], |lag| lag > 0.5)
+        .await;
+    metrics
+        .until("orgstream_lag_seconds", &[OURS], |now| now > lag + 0.5)
+        .await;
+    is_nan(&metrics, "orgstream_last_message_timestamp_seconds").await;
+    org.clear_faults().await;
+    metrics.state("accounts", "live").await;
+    metrics
+        .until("orgstream_lag_seconds", &[OURS], |lag| lag == 0.0)
+        .await;
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn a_restart_after_a_long_stop_lags_by_the_age_of_what_it_has_still_to_finish() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let text = config(&org, &store, "type = \"log\"");
+    let mut first = Daemon::run(&text);
+    org.publish(ACCOUNTS, &[account_update(&record(1), "one")])
+        .await;
+    first.handled(1).await;
+    assert_eq!(first.stop().await.1, 0);
+    // The org is away when it comes back: what it misses meanwhile is at least as old as its last moment.
+    org.fault(json!({"rpc": "Subscribe", "kind": "error", "code": "service.unavailable"}))
+        .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let daemon = Daemon::run_with(&text, &[METRICS]);
+    let metrics = Metrics::of(&daemon).await;
+    metrics
+        .until("orgstream_lag_seconds", &[OURS], |lag| lag >= 2.0)
+        .await;
+    org.clear_faults().await;
+    metrics
+        .until("orgstream_lag_seconds", &[OURS], |lag| lag == 0.0)
+        .await;
+    assert_eq!(daemon.stop().await.1, 0);
+}

@@ -5,15 +5,81 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use serde_json::json;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
 use crate::support::{Daemon, Emulator, Receiver, Store, account_update, record};
 
 const ACCOUNTS: &str = "/data/AccountChangeEvent";
+const ORDERS: &str = "/event/Order__e";
 const SECRET: &str = "planted-client-secret";
 const HEADER: &str = "planted-webhook-header";
 const ADDRESS: &str = "planted-part-of-an-address";
 const SIGNING: &str = "whsec_cGxhbnRlZC1zaWduaW5nLXNlY3JldC0wMTIzNDU2Nzg5";
 const PAYLOAD: &str = "planted payload text";
 const ENCRYPTION: &str = "planted-encryption-key-0123456789abcdef";
+const HASH_KEY: &str = "planted-hash-key-0123456789abcdef";
+const REDIS: &str = "planted-redis-password";
+const NATS: &str = "planted-nats-password";
+const KAFKA: &str = "planted-kafka-password";
+const WEB: &str = "planted-web-token-0123456789";
+const OTLP: &str = "planted-otlp-header";
+
+/// A server that answers each message with `answer`, after it has said `hello`: the client gets as far as to show
+/// its password. Gives the port.
+async fn pretends(hello: &'static str, answer: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                socket.write_all(hello.as_bytes()).await.unwrap_or_default();
+                let mut said = [0; 4096];
+                while socket.read(&mut said).await.is_ok_and(|read| read > 0) {
+                    socket
+                        .write_all(answer.as_bytes())
+                        .await
+                        .unwrap_or_default();
+                }
+            });
+        }
+    });
+    port
+}
+
+/// A subscription whose handlers are shown passwords that nobody takes.
+async fn queues() -> String {
+    let info = "INFO {\"server_id\":\"x\",\"server_name\":\"x\",\"version\":\"2.10.0\",\"proto\":1,\
+                \"max_payload\":1048576,\"headers\":true,\"auth_required\":true}\r\n";
+    let nats = pretends(info, "-ERR 'Authorization Violation'\r\n").await;
+    let redis = pretends(
+        "",
+        "-WRONGPASS invalid username-password pair or user is disabled.\r\n",
+    )
+    .await;
+    let kafka = pretends("", "").await;
+    format!(
+        r#"[[subscription]]
+name = "queues"
+topic = "{ORDERS}"
+start = "earliest"
+[[subscription.handler]]
+type = "redis"
+url = "redis://someone:{REDIS}@127.0.0.1:{redis}"
+[[subscription.handler]]
+type = "nats"
+url = "nats://127.0.0.1:{nats}"
+user = "someone"
+password = "{NATS}"
+[[subscription.handler]]
+type = "kafka"
+brokers = "127.0.0.1:{kafka}"
+sasl = "scram-sha-256"
+user = "someone"
+password = "{KAFKA}"
+"#
+    )
+}
 
 fn config(org: &Emulator, store: &str, url: &str, credentials: &str) -> String {
     format!(
@@ -35,6 +101,7 @@ url = "{url}?key={ADDRESS}"
 headers = {{ Authorization = "Bearer {HEADER}", X-Api-Key = "{HEADER}" }}
 signing_secrets = ["{SIGNING}"]
 retry = {{ initial = "20ms", max = "100ms", attempts = 2 }}
+fields = {{ hash = ["Phone"], hash_key = "{HASH_KEY}" }}
 "#,
         org.text("login_url"),
         org.text("pubsub_endpoint"),
@@ -42,7 +109,19 @@ retry = {{ initial = "20ms", max = "100ms", attempts = 2 }}
 }
 
 fn trace() -> BTreeMap<&'static str, String> {
-    BTreeMap::from([("ORGSTREAM_LOG", "trace".to_owned())])
+    BTreeMap::from([
+        ("ORGSTREAM_LOG", "trace".to_owned()),
+        ("ORGSTREAM_WEB_TOKEN", WEB.to_owned()),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "http://127.0.0.1:1".to_owned(),
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            format!("authorization=Bearer {OTLP}"),
+        ),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "500".to_owned()),
+    ])
 }
 
 /// None of these texts is in what was said; shows where, else.
@@ -91,7 +170,18 @@ async fn nothing_is_logged(store: &str) {
     ];
     // What an org's access tokens begin with, so that those are found that only the daemon knows.
     let token = format!("{}!", &org.text("org_id")[..15]);
+    let database = store.split_once("://").unwrap().1;
+    let password = database
+        .split_once('@')
+        .map(|(user, _)| user.split_once(':').unwrap().1);
     let planted = [
+        password.unwrap_or("there is none"),
+        HASH_KEY,
+        REDIS,
+        NATS,
+        KAFKA,
+        WEB,
+        OTLP,
         SECRET,
         HEADER,
         ADDRESS,
@@ -102,8 +192,14 @@ async fn nothing_is_logged(store: &str) {
         &token,
         inside_of_key,
     ];
+    let queues = queues().await;
+    org.publish(
+        ORDERS,
+        &[json!({"OrderNumber__c": PAYLOAD, "Amount__c": 1.0})],
+    )
+    .await;
     for (round, credentials) in flows.iter().enumerate() {
-        let config = config(&org, store, &receiver.url(), credentials);
+        let config = config(&org, store, &receiver.url(), credentials) + &queues;
         let daemon = Daemon::command(&["run"], &config, &trace());
         daemon.logged(&["stream open"]).await;
         if round == 0 {
@@ -123,9 +219,12 @@ async fn nothing_is_logged(store: &str) {
         } else {
             daemon.logged(&["parked"]).await;
         }
+        for kind in ["redis", "nats", "kafka"] {
+            daemon.logged(&["subscription=queues", kind]).await;
+        }
         let log = daemon.log().join("\n");
         // What the libraries say is where secrets would be.
-        for library in ["h2", "hyper_util", "tonic", "sqlx"] {
+        for library in ["h2", "hyper_util", "tonic", "sqlx", "async_nats"] {
             assert!(
                 log.contains(&format!("target={library}")),
                 "{library} is not traced"
@@ -134,11 +233,13 @@ async fn nothing_is_logged(store: &str) {
         says_none(&log, &planted);
         assert_eq!(daemon.stop().await.1, 0);
 
-        let commands: [&[&str]; 5] = [
+        let commands: [&[&str]; 7] = [
             &["config"],
             &["config", "--json"],
             &["check"],
             &["status"],
+            &["status", "--json", "--overview"],
+            &["support-bundle", "--output", "-"],
             &["dead-letters", "list", "--json"],
         ];
         for args in commands {

@@ -46,19 +46,53 @@ impl Finding {
     }
 }
 
-/// Everything found so far: told line by line, or as one JSON list at the end.
+/// How findings are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Telling {
+    /// As they are found, a line each.
+    Lines,
+    /// As one JSON list at the end.
+    Json,
+    /// Not at all: they are for somebody else to show.
+    Kept,
+}
+
+/// Everything found so far.
 #[derive(Debug)]
-pub(super) struct Report {
-    as_json: bool,
+pub(in crate::cli) struct Report {
+    telling: Telling,
     findings: Vec<Finding>,
 }
 
 impl Report {
     pub(super) fn new(as_json: bool) -> Self {
         Self {
-            as_json,
+            telling: if as_json {
+                Telling::Json
+            } else {
+                Telling::Lines
+            },
             findings: Vec::new(),
         }
+    }
+
+    /// One that prints nothing.
+    pub(in crate::cli) fn kept() -> Self {
+        Self {
+            telling: Telling::Kept,
+            findings: Vec::new(),
+        }
+    }
+
+    /// What was found, as JSON.
+    pub(in crate::cli) fn json(&self) -> serde_json::Value {
+        serde_json::to_value(&self.findings).unwrap_or_default()
+    }
+
+    /// What was found, as lines.
+    #[cfg(test)]
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.findings.iter().map(Finding::line).collect()
     }
 
     /// All is well with `what`.
@@ -94,7 +128,7 @@ impl Report {
 
     /// Prints what has not been printed yet.
     pub(super) fn finish(&self) -> Result<(), Failure> {
-        if self.as_json {
+        if self.telling == Telling::Json {
             print_json(&self.findings)?;
         }
         Ok(())
@@ -113,7 +147,7 @@ impl Report {
             why: why.to_owned(),
             cure: cure.map(str::to_owned),
         };
-        if !self.as_json {
+        if self.telling == Telling::Lines {
             print_line(&finding.line())?;
         }
         self.findings.push(finding);

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
 use super::finding::Report;
+use super::reach::Target;
 use super::store::{self, Opened};
 use crate::avro::Schema;
 use crate::cli::Failure;
 use crate::cli::output::length;
 use crate::cli::schema::field_names;
-use crate::config::{AuthConfig, SalesforceConfig, SubscriptionConfig};
+use crate::config::{AuthConfig, Env as _, ProcessEnv, SalesforceConfig, SubscriptionConfig};
 use crate::event::{SchemaId, Topic, TopicKind};
 use crate::salesforce::Origin;
 use crate::salesforce::auth::{
@@ -25,11 +24,12 @@ use crate::salesforce::pubsub::{PubSub, PubSubError, TopicInfo};
 const CLOCK_WARNING: u64 = 30;
 const CLOCK_FAILURE: u64 = 180;
 
-/// How long the endpoint may take to accept a connection.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
-
 const LOGIN: &str = "sign-in";
 const ENDPOINT: &str = "Pub/Sub API";
+
+/// What to do about a CA file that cannot be used.
+const CA_FILE: &str =
+    "Set `salesforce.ca_file` (SALESFORCE_CA_FILE) to a PEM file of the CA to trust, or remove it";
 
 /// Checks everything on the org's side.
 pub(super) async fn check(
@@ -68,19 +68,12 @@ async fn calls(
     opened: Option<&Opened>,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    clock(authenticator, config, report).await?;
-    let session = match authenticator.sign_in_now().await {
-        Ok(session) => {
-            report.ok(LOGIN, &signed_in(authenticator, config, &session))?;
-            Some(session)
-        }
-        Err(error) => {
-            refused(LOGIN, &error, report)?;
-            None
-        }
+    let session = match login_host(config, report).await? {
+        true => sign_in(config, authenticator, report).await?,
+        false => None,
     };
     if let (Some(opened), Some(session)) = (opened, &session) {
-        store::positions(opened, &session.org_id, subscriptions, report).await?;
+        store::positions(opened, (&session.org_id, config), subscriptions, report).await?;
     }
     if session.is_some() {
         deliveries(config, authenticator, report).await?;
@@ -93,6 +86,44 @@ async fn calls(
         Ok(bus) => topics(&bus, subscriptions, report).await,
         Err(error) => report.failed(ENDPOINT, &error.to_string(), error.cure()),
     }
+}
+
+/// Compares the clocks and signs in.
+async fn sign_in(
+    config: &SalesforceConfig,
+    authenticator: &Arc<Authenticator>,
+    report: &mut Report,
+) -> Result<Option<Arc<Session>>, Failure> {
+    clock(authenticator, config, report).await?;
+    match authenticator.sign_in_now().await {
+        Ok(session) => {
+            report.ok(LOGIN, &signed_in(authenticator, config, &session))?;
+            token(&session, report)?;
+            Ok(Some(session))
+        }
+        Err(error) => {
+            refused(LOGIN, &error, report)?;
+            Ok(None)
+        }
+    }
+}
+
+/// What kind of token it is, and what it may be used for. One that is a JSON Web Token was refused before.
+fn token(session: &Session, report: &mut Report) -> Result<(), Failure> {
+    const WHAT: &str = "access token";
+    // `full` is all that the user may do.
+    const ENOUGH: [&str; 2] = ["api", "full"];
+    let Some(scopes) = &session.scopes else {
+        return report.ok(WHAT, "opaque; its scopes are not told");
+    };
+    let listed = scopes.join(", ");
+    if scopes.iter().any(|scope| ENOUGH.contains(&scope.as_str())) {
+        return report.ok(WHAT, &format!("opaque, with the scopes {listed}"));
+    }
+    let why = format!("its scopes ({listed}) do not allow the use of APIs");
+    let cure = "In Setup > External Client App Manager > the app > Settings > OAuth Settings, add the scope \
+                \"Manage user data via APIs (api)\"";
+    report.failed(WHAT, &why, Some(cure))
 }
 
 /// What is left of the daily deliveries. Nothing depends on its being shown.
@@ -177,39 +208,108 @@ async fn clock(
     }
 }
 
-/// Whether the endpoint takes connections at all; what it says is seen with the topics.
+/// Whether the endpoint can be reached; what it says is seen with the topics.
 async fn endpoint(config: &SalesforceConfig, report: &mut Report) -> Result<bool, Failure> {
-    const CURE: &str = "Let this machine reach it (firewall, DNS), or correct `salesforce.pubsub_endpoint` \
-                        (SALESFORCE_PUBSUB_ENDPOINT)";
-    let origin = match Origin::parse(&config.pubsub_endpoint) {
-        Ok(origin) => origin,
-        Err(error) => {
-            let why = format!("`salesforce.pubsub_endpoint` {error}");
-            report.failed(ENDPOINT, &why, None)?;
+    const KEY: &str = "`salesforce.pubsub_endpoint` (SALESFORCE_PUBSUB_ENDPOINT)";
+    let Some(origin) = origin(ENDPOINT, KEY, &config.pubsub_endpoint, report)? else {
+        return Ok(false);
+    };
+    let target = match Target::new(&origin, config.ca_file.as_deref(), true) {
+        Ok(target) => target,
+        Err(why) => {
+            report.failed(ENDPOINT, &why, Some(CA_FILE))?;
             return Ok(false);
         }
     };
-    let authority = origin.authority();
-    match tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(&authority)).await {
-        Ok(Ok(_)) => {
-            report.ok(ENDPOINT, &format!("{authority} accepts connections"))?;
-            Ok(true)
+    let obstacle = match target.reach().await {
+        Ok(found) => {
+            report.ok(ENDPOINT, &found)?;
+            return Ok(true);
         }
-        Ok(Err(error)) => {
-            report.failed(
-                ENDPOINT,
-                &format!("cannot reach {authority}: {error}"),
-                Some(CURE),
-            )?;
-            Ok(false)
+        Err(obstacle) => obstacle,
+    };
+    let mut cure = obstacle.cure(KEY);
+    if let Some(port) = target.other_port().filter(|_| obstacle.is_of_port())
+        && target.answers_on(port).await
+    {
+        cure = format!(
+            "Port {port} works: set {KEY} to https://{}:{port}, or let port {} through",
+            origin.host(),
+            origin.port()
+        );
+    } else if let Some(variable) = proxy(&origin) {
+        cure.push_str(&format!(
+            ". It is reached directly, not through the proxy that {variable} names, because gRPC does not pass \
+             through it"
+        ));
+    }
+    report.failed(ENDPOINT, &obstacle.why(&target), Some(&cure))?;
+    Ok(false)
+}
+
+/// Whether the login host can be reached. With a proxy, only a sign-in shows that.
+async fn login_host(config: &SalesforceConfig, report: &mut Report) -> Result<bool, Failure> {
+    const WHAT: &str = "login host";
+    let (key, url) = match &config.auth {
+        AuthConfig::AccessToken { instance_url, .. } => (
+            "`salesforce.instance_url` (SALESFORCE_INSTANCE_URL)",
+            instance_url,
+        ),
+        _ => (
+            "`salesforce.login_url` (SALESFORCE_LOGIN_URL)",
+            &config.login_url,
+        ),
+    };
+    let Some(origin) = origin(WHAT, key, url, report)? else {
+        return Ok(false);
+    };
+    if let Some(variable) = proxy(&origin) {
+        let host = origin.host();
+        let why = format!("{host} is asked through the proxy that {variable} names");
+        report.ok(WHAT, &why)?;
+        return Ok(true);
+    }
+    let target = match Target::new(&origin, config.ca_file.as_deref(), false) {
+        Ok(target) => target,
+        Err(why) => {
+            report.failed(WHAT, &why, Some(CA_FILE))?;
+            return Ok(false);
         }
-        Err(_) => {
-            let seconds = CONNECT_PATIENCE.as_secs();
-            let why = format!("{authority} did not accept a connection within {seconds} s");
-            report.failed(ENDPOINT, &why, Some(CURE))?;
-            Ok(false)
+    };
+    match target.reach().await {
+        Ok(found) => report.ok(WHAT, &found)?,
+        Err(obstacle) => {
+            report.failed(WHAT, &obstacle.why(&target), Some(&obstacle.cure(key)))?;
+            return Ok(false);
         }
     }
+    Ok(true)
+}
+
+fn origin(
+    what: &str,
+    key: &str,
+    url: &str,
+    report: &mut Report,
+) -> Result<Option<Origin>, Failure> {
+    match Origin::parse(url) {
+        Ok(origin) => Ok(Some(origin)),
+        Err(error) => {
+            report.failed(what, &format!("{key} {error}"), None)?;
+            Ok(None)
+        }
+    }
+}
+
+/// The variable that names a proxy for this host, as the HTTP client understands it. Exceptions (NO_PROXY) are not
+/// looked at: the sign-in shows.
+fn proxy(origin: &Origin) -> Option<&'static str> {
+    const VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    let set = |name: &&str| ProcessEnv.var(name).is_some();
+    VARIABLES
+        .into_iter()
+        .find(set)
+        .filter(|_| !origin.is_loopback())
 }
 
 /// Asks about each configured topic, once.

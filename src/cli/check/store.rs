@@ -1,13 +1,15 @@
 //! The store: whether it opens, has its tables, and belongs to this org and these subscriptions.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use secrecy::ExposeSecret as _;
 
 use super::finding::Report;
 use crate::cli::Failure;
-use crate::config::{StoreConfig, SubscriptionConfig, masked_url};
-use crate::event::OrgId;
+use crate::config::{SalesforceConfig, StoreConfig, SubscriptionConfig, masked_url};
+use crate::event::{OrgId, rfc3339};
+use crate::status::{Bus, Overview};
 use crate::store::{self, Store, StoreError, SubscriptionStatus};
 
 const WHAT: &str = "store";
@@ -16,7 +18,7 @@ const WHAT: &str = "store";
 pub(super) struct Opened {
     pub(super) store: Arc<dyn Store>,
     /// Its tables are there.
-    ready: bool,
+    pub(super) ready: bool,
 }
 
 /// Opens it and looks at its tables; `None` where it does not answer.
@@ -43,20 +45,34 @@ pub(super) async fn open(
             Ok(Some(Opened { store, ready }))
         }
         Err(error) => {
-            let cure = matches!(error, StoreError::Unavailable(_)).then_some(
-                "See that the database runs and that `store.url` (DATABASE_URL) is right; `run` waits for it \
-                 and begins by itself",
-            );
-            report.failed(WHAT, &format!("{url}: {error}"), cure)?;
+            report.failed(WHAT, &format!("{url}: {error}"), cure(&error))?;
             Ok(None)
         }
     }
 }
 
+/// What to do about a store that does not open. Where TLS is in the way, the error says it.
+fn cure(error: &StoreError) -> Option<&'static str> {
+    let StoreError::Unavailable(why) = error else {
+        return None;
+    };
+    // PgBouncer's words.
+    if why.contains("statement pooling") {
+        return Some(
+            "Set `pool_mode = transaction` (or `session`) for this database in the pooler: in statement mode there are \
+             no transactions",
+        );
+    }
+    Some(
+        "See that the database runs and that `store.url` (DATABASE_URL) is right; `run` waits for it \
+         and begins by itself",
+    )
+}
+
 /// Compares what the store holds with the org signed in to and the subscriptions configured.
 pub(super) async fn positions(
     opened: &Opened,
-    org_id: &OrgId,
+    (org_id, salesforce): (&OrgId, &SalesforceConfig),
     configured: &[SubscriptionConfig],
     report: &mut Report,
 ) -> Result<(), Failure> {
@@ -82,6 +98,32 @@ pub(super) async fn positions(
     let faults = faults(&stored, configured);
     for fault in &faults {
         report.failed(WHAT, &fault.to_string(), None)?;
+    }
+    let bus = Bus {
+        retention: salesforce.retention,
+        warning: salesforce.retention_warning,
+    };
+    let overview = Overview::of(&stored, Vec::new(), Some(org_id), bus, SystemTime::now());
+    for one in overview
+        .subscriptions
+        .iter()
+        .filter(|one| one.kept_is_short)
+    {
+        let what = format!("position of {}", one.name);
+        let until = one.kept_until.map(rfc3339).unwrap_or_default();
+        let cure = "Let `orgstream run` catch up before that; what the bus has forgotten by then is a recorded hole";
+        match one.kept() {
+            Some(_) => {
+                let why = format!("the bus keeps what follows it until {until} only");
+                report.warning(&what, &why, Some(cure))?;
+            }
+            None => {
+                let why = format!(
+                    "the bus kept what follows it until {until}: events may be lost already"
+                );
+                report.warning(&what, &why, Some(cure))?;
+            }
+        }
     }
     if faults.is_empty() {
         let count = stored
@@ -174,6 +216,17 @@ mod tests {
             found(&rows, "sales", "Order__e")[..],
             [StoreError::RenameSuspected { .. }]
         ));
+    }
+
+    #[test]
+    fn a_pooler_in_statement_mode_is_told_what_to_set() {
+        let refused = StoreError::Unavailable(
+            "transaction blocks not allowed in statement pooling mode (SQLSTATE 08P01)".to_owned(),
+        );
+        assert!(cure(&refused).unwrap().contains("pool_mode = transaction"));
+        let gone = StoreError::Unavailable("connection refused".to_owned());
+        assert!(cure(&gone).unwrap().contains("DATABASE_URL"));
+        assert!(cure(&StoreError::Config(String::new())).is_none());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::super::Failure;
 use super::super::connect::read;
+use crate::letters;
 use crate::store::{LetterSelection, LetterSummary, Store};
 
 /// Which open parked events: by number, or all that every given option lets through.
@@ -53,12 +54,8 @@ impl Choice {
     async fn why_missing(&self, store: &dyn Store, id: i64) -> Result<Failure, Failure> {
         let known = read(store.letter_summaries(&[id]).await)?;
         let why = match known.first() {
-            None => format!(
-                "there is no parked event {id}; `orgstream dead-letters list --state any` shows all"
-            ),
-            Some(letter) if letter.state != "open" => {
-                format!("parked event {id} is {} already", letter.state)
-            }
+            None => letters::unknown(id),
+            Some(letter) if letter.state != "open" => letters::settled(id, &letter.state),
             Some(_) => format!("parked event {id} is none of those that the other options name"),
         };
         Ok(Failure::Failed(anyhow::anyhow!(why)))

@@ -11,8 +11,8 @@ use super::super::Failure;
 use super::super::connect::{JsonFlag, read};
 use super::super::output::{ask, note, print_json, print_line};
 use super::choice::Choice;
-use super::ways::{released, whole};
-use crate::store::{LetterSelection, Store};
+use crate::letters::discard::{Plan, events};
+use crate::store::Store;
 
 /// Give parked events up: they are never handed over.
 ///
@@ -47,42 +47,22 @@ pub(super) async fn run(
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let open = read(store.select_letters(&LetterSelection::default()).await)?;
-    let named: HashSet<i64> = chosen.iter().map(|letter| letter.placed.id).collect();
-    let ids = whole(&open, &named);
-    if ids.len() > named.len() {
-        let more = events(ids.len() - named.len());
-        note(&format!(
-            "{more} of the same transactions as these go with them"
-        ));
+    let plan = read(Plan::of(store, &chosen, unordered).await)?;
+    if let Some(company) = plan.company() {
+        note(&company);
     }
-    let released = released(&open, &ids, unordered);
-    let what = what(ids.len(), released);
-    if !args.yes && !confirmed(&what)? {
+    if !args.yes && !confirmed(&plan.what())? {
         note("nothing was discarded");
         return Ok(ExitCode::FAILURE);
     }
-    let selection = LetterSelection {
-        ids: ids.into_iter().collect(),
-        ..LetterSelection::default()
-    };
-    let mut discarded = read(store.discard(&selection).await)?;
-    discarded.sort_unstable();
+    let discarded = read(plan.carry_out(store).await)?;
+    let released = plan.released;
     if args.output.json {
         print_json(&json!({"discarded": discarded, "released": released}))?;
     } else {
         print_line(&what_was_done(discarded.len(), released))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn what(count: usize, released: usize) -> String {
-    let mut text = format!("{} given up for good", events(count));
-    if released > 0 {
-        let parked = events(released);
-        text.push_str(&format!("; {parked} parked behind go to the handler then"));
-    }
-    text
 }
 
 fn what_was_done(count: usize, released: usize) -> String {
@@ -92,13 +72,6 @@ fn what_was_done(count: usize, released: usize) -> String {
         text.push_str(&format!("; {parked} parked behind go to the handler now"));
     }
     text
-}
-
-fn events(count: usize) -> String {
-    match count {
-        1 => "1 event".to_owned(),
-        _ => format!("{count} events"),
-    }
 }
 
 /// Asks on the terminal.

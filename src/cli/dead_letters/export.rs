@@ -13,10 +13,10 @@ use super::super::Failure;
 use super::super::connect::read;
 use super::super::output::{note, print_json_line};
 use super::choice::Choice;
-use super::shown::{self, Configured, Shapes};
 use super::summary;
 use crate::avro::Schema;
 use crate::event::{Event, OrgId, RawEvent, SchemaId, Shown, Source};
+use crate::letters::shown::{self, Configured, Shapes};
 use crate::store::{PART, Store, StoredDeadLetter};
 
 /// Letters that are read at a time.

@@ -11,9 +11,10 @@ use super::super::Failure;
 use super::super::connect::{JsonFlag, read};
 use super::super::interrupt::Interrupt;
 use super::super::output::{Progress, note, one_line, print_json, print_line};
-use super::Configured;
 use super::choice::Choice;
-use super::ways::{Way, ways};
+use crate::letters;
+use crate::letters::shown::Configured;
+use crate::letters::ways::{Way, ways};
 use crate::store::{LetterSelection, LetterSummary, Store};
 
 /// How often the store is looked at: seldomer the longer it takes.
@@ -130,11 +131,7 @@ pub(super) async fn run(
 /// Letters that nobody can be given.
 fn tell_orphans(orphans: &[LetterSummary]) {
     for letter in orphans.iter().take(TOLD) {
-        let handler = letter.handler.as_deref().unwrap_or_default();
-        note(&format!(
-            "{} is not tried: `{}` has no handler `{handler}` any more; configure one of that name, or discard it",
-            letter.placed.id, letter.subscription
-        ));
+        note(&letters::orphan(letter));
     }
     if let Some(more) = orphans.len().checked_sub(TOLD).filter(|more| *more > 0) {
         note(&format!("and {more} more, for the same reason"));

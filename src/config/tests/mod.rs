@@ -2,7 +2,9 @@
 
 mod documents;
 mod mistakes;
+mod reference;
 mod shaping;
+mod telemetry;
 
 use std::collections::BTreeMap;
 use std::fs;

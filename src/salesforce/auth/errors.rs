@@ -291,8 +291,63 @@ mod tests {
             "login_url",
         ),
         ("invalid_request", "", Refused, "login_url"),
+        (
+            "invalid_grant",
+            "user is not admin approved to access this app",
+            Refused,
+            "Permitted Users",
+        ),
+        (
+            "invalid_grant",
+            "inactive organization: inactive org",
+            Refused,
+            "org",
+        ),
+        ("invalid_grant", "outside of login hours", Refused, "hour"),
+        (
+            "invalid_grant",
+            "no client credentials user enabled",
+            Refused,
+            "Run As",
+        ),
+        (
+            "invalid_grant",
+            "request not supported on this domain",
+            Refused,
+            "My Domain",
+        ),
+        (
+            "invalid_grant",
+            "token request is already being processed",
+            Passing,
+            "",
+        ),
+        ("invalid_grant", "login rate exceeded", Throttled, ""),
+        ("invalid_grant", "something new", Refused, "Login History"),
+        ("unauthorized_client", "", Refused, "enabled"),
+        ("app_not_found", "", Refused, "salesforce.client_id"),
+        ("invalid_scope", "", Refused, "scope"),
+        ("server_error", "", Passing, ""),
+        ("temporarily_unavailable", "", Passing, ""),
+        ("unknown_error", "retry your request", Passing, ""),
         ("never_heard_of", "", Refused, "Login History"),
     ];
+
+    #[test]
+    fn every_rule_has_an_example_that_it_is_the_first_to_fit() {
+        for (index, rule) in RULES.iter().enumerate() {
+            let fits = |error: &str, description: &str| {
+                let first = RULES
+                    .iter()
+                    .position(|rule| rule.error == error && description.contains(rule.says));
+                first == Some(index)
+            };
+            let example = EXPECTED
+                .iter()
+                .any(|(error, description, ..)| fits(error, description));
+            assert!(example, "{}: {}", rule.error, rule.says);
+        }
+    }
 
     #[test]
     fn every_refusal_of_the_token_endpoint_says_what_to_change() {

@@ -48,6 +48,8 @@ pub struct Session {
     pub instance_url: String,
     /// The org signed in to.
     pub org_id: OrgId,
+    /// Names of what the token may be used for, where the login host told.
+    pub scopes: Option<Vec<String>>,
     /// When this process received the token.
     pub obtained_at: Instant,
 }

@@ -50,13 +50,15 @@ pub(super) async fn session(http: &LoginHttp, answer: &TokenAnswer) -> Result<Se
             "Check `salesforce.login_url` (SALESFORCE_LOGIN_URL): this answer is not Salesforce's",
         )
     })?;
-    build(
-        http,
-        token,
-        instance,
-        fields.id.as_deref().and_then(org_of_identity),
-    )
-    .await
+    let known = fields.id.as_deref().and_then(org_of_identity);
+    let scopes = answer.scopes().map(|scopes| {
+        let names = scopes.iter().map(|scope| scope.as_str().to_owned());
+        names.collect()
+    });
+    Ok(Session {
+        scopes,
+        ..build(http, token, instance, known).await?
+    })
 }
 
 /// A session of a token in hand. The org is `known`, else named by the token, else asked for.
@@ -75,6 +77,7 @@ pub(super) async fn build(
         access_token: SecretString::from(token),
         instance_url: instance.as_str().to_owned(),
         org_id,
+        scopes: None,
         obtained_at: Instant::now(),
     })
 }

@@ -61,6 +61,7 @@ pub(crate) fn config(login_url: &str, auth: AuthConfig) -> SalesforceConfig {
         token_max_age: Duration::from_secs(3600),
         retention: SalesforceConfig::RETENTION,
         retention_warning: SalesforceConfig::RETENTION_WARNING,
+        limits_interval: minute.max,
         reconnect: minute,
         blocked_retry: minute,
         allocation_retry: minute,

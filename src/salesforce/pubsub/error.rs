@@ -127,6 +127,14 @@ impl PubSubError {
         }
     }
 
+    /// Salesforce's name of the failed call, for their support.
+    pub fn rpc_id(&self) -> Option<&str> {
+        match self {
+            Self::Rpc { rpc_id, .. } => rpc_id.as_deref(),
+            Self::Auth(_) | Self::Invalid(_) => None,
+        }
+    }
+
     fn row(&self) -> &'static Row {
         match self {
             Self::Rpc { status, code, .. } => row(code.as_deref(), *status),

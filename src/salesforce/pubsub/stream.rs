@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::client::{Client, credits};
 use super::proto::{ConsumerEvent, FetchRequest, FetchResponse};
@@ -33,11 +33,12 @@ pub struct FetchStream {
     sessions: Sessions,
     /// The org has answered, so it takes the session.
     answered: bool,
+    rpc_id: Option<String>,
     endpoint: Arc<str>,
 }
 
 enum Call {
-    Opening(BoxFuture<'static, Result<Streaming<FetchResponse>, Status>>),
+    Opening(BoxFuture<'static, Result<Response<Streaming<FetchResponse>>, Status>>),
     Open(Box<Streaming<FetchResponse>>),
     Ended,
 }
@@ -57,7 +58,7 @@ impl FetchStream {
         // The queue's other end is alive, two lines below.
         let _ = requests.send(first);
         let request = shell.map(|()| UnboundedReceiverStream::new(queue));
-        let opening = async move { Ok(client.subscribe(request).await?.into_inner()) };
+        let opening = async move { client.subscribe(request).await };
         Self {
             topic_name,
             requests,
@@ -65,6 +66,7 @@ impl FetchStream {
             session,
             sessions,
             answered: false,
+            rpc_id: None,
             endpoint,
         }
     }
@@ -77,8 +79,12 @@ impl FetchStream {
             Call::Open(_) | Call::Ended => return Ok(()),
         };
         match opened {
-            Ok(messages) => {
-                self.call = Call::Open(Box::new(messages));
+            Ok(response) => {
+                // Documented for failed calls and for messages only (facts 2.2); taken where it comes sooner.
+                let rpc_id = response.metadata().get("rpc-id");
+                let rpc_id = rpc_id.and_then(|id| id.to_str().ok());
+                self.rpc_id = rpc_id.map(str::to_owned);
+                self.call = Call::Open(Box::new(response.into_inner()));
                 Ok(())
             }
             Err(status) => {
@@ -98,6 +104,9 @@ impl FetchStream {
                     self.answered = true;
                     self.sessions
                         .accepted(Rpc::Subscribe, &self.topic_name, &self.session);
+                }
+                if self.rpc_id.is_none() && !response.rpc_id.is_empty() {
+                    self.rpc_id = Some(response.rpc_id.clone());
                 }
                 Ok(Some(batch(response)))
             }
@@ -146,6 +155,11 @@ impl FetchStream {
                 "the stream has ended".to_owned(),
             )
         })
+    }
+
+    /// Salesforce's name of this call, for their support; most often known from the first response on.
+    pub fn rpc_id(&self) -> Option<&str> {
+        self.rpc_id.as_deref()
     }
 
     /// The session that the stream was opened with.

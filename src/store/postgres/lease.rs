@@ -14,8 +14,8 @@ use crate::store::common::{
     plain_list, refused_from, refused_json, replay_id, same_org, same_topic, span_ms, tenure,
 };
 use crate::store::{
-    FinishedAhead, Heartbeat, Lease, Leases, Peer, StoreError, SubscriptionKey, Survey, Surveyed,
-    TakenOver, Worker,
+    FinishedAhead, Heartbeat, Lease, Leases, LivingWorker, Peer, StoreError, SubscriptionKey,
+    Survey, Surveyed, TakenOver, Worker,
 };
 
 #[async_trait]
@@ -77,7 +77,7 @@ impl Leases for PostgresStore {
         .await
     }
 
-    async fn workers(&self) -> Result<Vec<Worker>, StoreError> {
+    async fn workers(&self) -> Result<Vec<LivingWorker>, StoreError> {
         transaction!(self, |conn| workers(conn))
     }
 
@@ -397,21 +397,28 @@ async fn survey(conn: &mut PgConnection, org_id: &OrgId) -> Result<Survey, Store
 }
 
 /// The workers that live.
-async fn workers(conn: &mut PgConnection) -> Result<Vec<Worker>, StoreError> {
+async fn workers(conn: &mut PgConnection) -> Result<Vec<LivingWorker>, StoreError> {
     let rows = sql::query(
-        "select holder, name, version, subscriptions, refused::text as refused \
+        "select holder, name, version, subscriptions, refused::text as refused, \
+                (extract(epoch from started_at) * 1000)::bigint as started_at, \
+                (extract(epoch from seen_at) * 1000)::bigint as seen_at \
          from orgstream.worker where lives_until > now() order by name, holder",
     )
     .fetch_all(conn)
     .await?;
     rows.iter()
         .map(|row| {
-            Ok(Worker {
+            let worker = Worker {
                 holder: row.try_get("holder")?,
                 name: row.try_get("name")?,
                 version: row.try_get("version")?,
                 subscriptions: row.try_get("subscriptions")?,
                 refused: refused_from(row.try_get("refused")?),
+            };
+            Ok(LivingWorker {
+                worker,
+                started_at: from_ms(row.try_get("started_at")?),
+                seen_at: from_ms(row.try_get("seen_at")?),
             })
         })
         .collect()

@@ -24,6 +24,7 @@ mod dead_letter;
 mod hole;
 mod lease;
 mod migrate;
+mod observation;
 mod position;
 mod retention;
 mod schema;
@@ -41,7 +42,7 @@ use self::migrate::{Attempt, Patience};
 use super::common::to_ms;
 use super::crypto::Cipher;
 use super::vault::Sealer;
-use super::{Store, StoreError};
+use super::{ConnectionUse, Store, StoreError};
 use crate::config::StoreConfig;
 use crate::event::OrgId;
 use crate::postgres::Connections;
@@ -134,6 +135,24 @@ impl Store for PostgresStore {
 
     async fn bound_org(&self) -> Result<Option<OrgId>, StoreError> {
         transaction!(self, |conn| lease::bound_org(conn))
+    }
+
+    fn connections(&self) -> ConnectionUse {
+        let pools = [
+            &self.connections,
+            &self.lease_connection,
+            &self.handler_connections,
+        ];
+        pools
+            .into_iter()
+            .fold(ConnectionUse::default(), |all, pool| {
+                let (idle, in_use, max) = pool.in_use();
+                ConnectionUse {
+                    idle: all.idle + idle,
+                    in_use: all.in_use + in_use,
+                    max: all.max + max,
+                }
+            })
     }
 
     async fn close(&self) {

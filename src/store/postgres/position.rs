@@ -8,6 +8,7 @@ use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
 use super::lease::{fenced, hold};
+use super::observation::log_state;
 use super::{PostgresStore, sql};
 use crate::event::{EventIdentity, ReplayId};
 use crate::store::common::{
@@ -34,8 +35,17 @@ impl Positions for PostgresStore {
         transaction!(self, |conn| save_progress(conn, lease, number, progress))
     }
 
-    async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError> {
-        transaction!(self, |conn| report_state(conn, lease, report))
+    async fn report_states(
+        &self,
+        lease: &Lease,
+        reports: &[StateReport],
+    ) -> Result<(), StoreError> {
+        transaction!(self, |conn| async {
+            for report in reports {
+                report_state(&mut *conn, lease, report).await?;
+            }
+            Ok::<_, StoreError>(())
+        })
     }
 
     async fn recent_events(
@@ -321,13 +331,13 @@ pub(super) async fn report_state(
     .bind(lease.epoch)
     .bind(plain(&report.state))
     .bind(report.detail.as_deref().map(plain))
-    .execute(conn)
+    .execute(&mut *conn)
     .await?
     .rows_affected();
     if written == 0 {
         return Err(fenced(lease));
     }
-    Ok(())
+    log_state(conn, lease, report).await
 }
 
 /// Every subscription, by name.

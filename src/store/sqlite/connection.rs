@@ -12,7 +12,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Transaction};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::store::StoreError;
+use crate::store::{ConnectionUse, StoreError};
 
 /// How soon a file is opened again that another process had locked.
 const OPEN_AGAIN: Duration = Duration::from_millis(20);
@@ -127,6 +127,19 @@ impl Database {
                 path.display()
             ))),
             Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// The one connection: at rest, or with somebody.
+    pub(super) fn connections(&self) -> ConnectionUse {
+        let (idle, in_use) = match self.connection.try_lock() {
+            Ok(state) => (usize::from(matches!(&*state, State::Open(_))), 0),
+            Err(_) => (0, 1),
+        };
+        ConnectionUse {
+            idle,
+            in_use,
+            max: 1,
         }
     }
 

@@ -15,8 +15,8 @@ use crate::store::common::{
     refused_json, replay_id, same_org, same_topic, span_ms, to_ms,
 };
 use crate::store::{
-    FinishedAhead, Heartbeat, Lease, Leases, StoreError, SubscriptionKey, Survey, Surveyed,
-    TakenOver, Tenure, Worker,
+    FinishedAhead, Heartbeat, Lease, Leases, LivingWorker, StoreError, SubscriptionKey, Survey,
+    Surveyed, TakenOver, Tenure, Worker,
 };
 
 #[async_trait]
@@ -68,7 +68,7 @@ impl Leases for SqliteStore {
         .await
     }
 
-    async fn workers(&self) -> Result<Vec<Worker>, StoreError> {
+    async fn workers(&self) -> Result<Vec<LivingWorker>, StoreError> {
         transaction!(self, READ, |conn| workers(conn))
     }
 
@@ -347,9 +347,10 @@ async fn survey(conn: &mut SqliteConnection, org_id: &OrgId) -> Result<Survey, S
 }
 
 /// The worker that lives, and what is left of one that died.
-async fn workers(conn: &mut SqliteConnection) -> Result<Vec<Worker>, StoreError> {
+async fn workers(conn: &mut SqliteConnection) -> Result<Vec<LivingWorker>, StoreError> {
     let rows = sqlx::query(
-        "select holder, name, version, subscriptions, refused \
+        "select holder, name, version, subscriptions, refused, \
+                started_at, seen_at \
          from worker where lives_until > $1 order by name, holder",
     )
     .bind(to_ms(SystemTime::now()))
@@ -358,12 +359,17 @@ async fn workers(conn: &mut SqliteConnection) -> Result<Vec<Worker>, StoreError>
     rows.iter()
         .map(|row| {
             let subscriptions: String = row.try_get("subscriptions")?;
-            Ok(Worker {
+            let worker = Worker {
                 holder: row.try_get("holder")?,
                 name: row.try_get("name")?,
                 version: row.try_get("version")?,
                 subscriptions: serde_json::from_str(&subscriptions).unwrap_or_default(),
                 refused: refused_from(row.try_get("refused")?),
+            };
+            Ok(LivingWorker {
+                worker,
+                started_at: from_ms(row.try_get("started_at")?),
+                seen_at: from_ms(row.try_get("seen_at")?),
             })
         })
         .collect()

@@ -26,6 +26,7 @@ mod dead_letter;
 mod hole;
 mod lease;
 mod migrate;
+mod observation;
 mod position;
 mod retention;
 mod schema;
@@ -42,7 +43,7 @@ use self::connection::Database;
 use super::common::to_ms;
 use super::crypto::Cipher;
 use super::vault::Sealer;
-use super::{Store, StoreError};
+use super::{ConnectionUse, Store, StoreError};
 use crate::config::StoreConfig;
 use crate::event::OrgId;
 use crate::salesforce::auth::{CredentialVault, StoredCredential, VaultError};
@@ -132,6 +133,10 @@ impl Store for SqliteStore {
 
     async fn bound_org(&self) -> Result<Option<OrgId>, StoreError> {
         transaction!(self, READ, |conn| lease::bound_org(conn))
+    }
+
+    fn connections(&self) -> ConnectionUse {
+        self.database.connections()
     }
 
     async fn close(&self) {

@@ -9,6 +9,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
 use super::lease::{fenced, hold};
+use super::observation::log_state;
 use super::{READ, SqliteStore, WRITE, ids_json};
 use crate::event::{EventIdentity, ReplayId};
 use crate::store::common::{
@@ -37,8 +38,17 @@ impl Positions for SqliteStore {
         ))
     }
 
-    async fn report_state(&self, lease: &Lease, report: &StateReport) -> Result<(), StoreError> {
-        transaction!(self, WRITE, |conn| report_state(conn, lease, report))
+    async fn report_states(
+        &self,
+        lease: &Lease,
+        reports: &[StateReport],
+    ) -> Result<(), StoreError> {
+        transaction!(self, WRITE, |conn| async {
+            for report in reports {
+                report_state(&mut *conn, lease, report).await?;
+            }
+            Ok::<_, StoreError>(())
+        })
     }
 
     async fn recent_events(
@@ -317,13 +327,13 @@ pub(super) async fn report_state(
     .bind(plain(&report.state))
     .bind(report.detail.as_deref().map(plain))
     .bind(to_ms(SystemTime::now()))
-    .execute(conn)
+    .execute(&mut *conn)
     .await?
     .rows_affected();
     if written == 0 {
         return Err(fenced(lease));
     }
-    Ok(())
+    log_state(conn, lease, report).await
 }
 
 /// Every subscription, by name.

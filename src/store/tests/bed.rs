@@ -206,7 +206,7 @@ pub(super) trait Park {
 }
 
 #[async_trait]
-impl Park for dyn Store {
+impl Park for dyn Store + '_ {
     async fn park(&self, lease: &Lease, letter: &DeadLetter) -> Result<i64, StoreError> {
         let placed = self.park_all(lease, std::slice::from_ref(letter)).await?;
         Ok(placed[0].id)

@@ -1,15 +1,15 @@
 //! Who is held up by what another session does, and for how long: Postgres, and behind a pooler.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::oneshot;
 
-use super::bed::{BRIEF, Bed, take};
+use super::bed::{BRIEF, Bed, Park, letter, replay, take};
 use crate::event::EventIdentity;
 use crate::store::migrations::POSTGRES;
-use crate::store::{HandOver, Mark, Work};
+use crate::store::{HandOver, Lease, Mark, Progress, Sample, StateReport, Store, Work, Worker};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -95,20 +95,125 @@ async fn a_killed_workers_running_statement_keeps_nobody_out_behind_pgbouncer() 
     }
 }
 
-/// The tables as an earlier release left them.
-async fn first_release(bed: &Bed) {
-    let first = &POSTGRES[0];
+/// The tables as an earlier release left them, which knew so many migrations.
+async fn release_with(bed: &Bed, migrations: usize) {
     bed.execute(
         "create schema orgstream; create table orgstream.migration (version bigint primary key, \
              name text not null, checksum text not null, applied_at timestamptz not null default now())",
     )
     .await;
-    bed.execute(first.sql).await;
-    bed.execute(&format!(
-        "insert into orgstream.migration (version, name, checksum) values (1, 'begin', '{}')",
-        first.checksum()
-    ))
-    .await;
+    for migration in &POSTGRES[..migrations] {
+        bed.execute(migration.sql).await;
+        let (version, name) = (migration.version, migration.name);
+        bed.execute(&format!(
+            "insert into orgstream.migration (version, name, checksum) \
+             values ({version}, '{name}', '{}')",
+            migration.checksum()
+        ))
+        .await;
+    }
+}
+
+/// What a worker of the release before goes on doing, which knows nothing of later tables.
+async fn works(store: &dyn Store, lease: &Lease) {
+    let worker = Worker {
+        holder: lease.holder.clone(),
+        name: "worker.1".to_owned(),
+        version: "0".to_owned(),
+        subscriptions: Vec::new(),
+        refused: Vec::new(),
+    };
+    let keys = [lease.key.clone()];
+    let beat = store.heartbeat(&worker, LIMIT, &keys, false).await;
+    assert_eq!(beat.unwrap().held, ["accounts"]);
+    let progress = Progress {
+        position: Some(replay("0a")),
+        received: 1,
+        ..Progress::default()
+    };
+    store.save_progress(lease, &progress).await.unwrap();
+    let letter = letter("001A", Some("hook"));
+    store.park(lease, &letter).await.unwrap();
+    store.survey(&lease.key.org_id, LIMIT).await.unwrap();
+}
+
+#[tokio::test]
+async fn workers_of_a_new_release_change_the_tables_under_one_of_the_release_before() {
+    let Some(bed) = Bed::postgres().await else {
+        return;
+    };
+    release_with(&bed, 3).await;
+    let before = bed.open().await;
+    let lease = take(&*before).await;
+    works(&*before, &lease).await;
+    let (one, two) = (bed.open().await, bed.open().await);
+    let (one, two, ()) = tokio::join!(one.migrate(), two.migrate(), works(&*before, &lease));
+    let mut applied = one.unwrap();
+    applied.extend(two.unwrap());
+    assert_eq!(applied, [4]);
+    works(&*before, &lease).await;
+    // Its state is of before there was a log of them; the next one is the first in it.
+    let next = bed.open().await;
+    assert_eq!(
+        next.state_changes(&lease.key.org_id, None, 9)
+            .await
+            .unwrap(),
+        []
+    );
+    next.report_state(&lease, &StateReport::default())
+        .await
+        .unwrap();
+    assert_eq!(
+        next.state_changes(&lease.key.org_id, None, 9)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn posts_that_wait_for_a_lock_keep_no_heartbeat_and_no_position_waiting() {
+    let Some(bed) = Bed::postgres().await else {
+        return;
+    };
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    works(&*store, &lease).await;
+    let mut other = PgConnection::connect(&bed.url).await.unwrap();
+    let lock = "begin; lock table orgstream.worker_snapshot, orgstream.subscription_sample \
+                in access exclusive mode";
+    let lock = other.begin_with(lock).await.unwrap();
+    let sample = Sample {
+        at: SystemTime::now(),
+        lag: None,
+        received: 1,
+        parked: 0,
+    };
+    let posts = async {
+        tokio::join!(
+            store.post_snapshot(&lease.holder, "a 1\n"),
+            store.post_sample(&lease, &sample)
+        )
+    };
+    let work = async {
+        until(&bed, "%orgstream.worker_snapshot%", 1).await;
+        until(&bed, "%orgstream.subscription_sample%", 1).await;
+        let began = Instant::now();
+        works(&*store, &lease).await;
+        began.elapsed()
+    };
+    let began = Instant::now();
+    let ((snapshot, sampled), worked) = tokio::join!(posts, work);
+    assert!(worked < Duration::from_secs(3), "{worked:?}");
+    // They give up by themselves, long before a call that has to be made would.
+    assert!(snapshot.is_err() && sampled.is_err());
+    assert!(began.elapsed() < Duration::from_secs(15));
+    lock.rollback().await.unwrap();
+    store.post_snapshot(&lease.holder, "a 1\n").await.unwrap();
+    store.close().await;
+    bed.end().await;
 }
 
 #[tokio::test]
@@ -116,7 +221,7 @@ async fn a_change_that_waits_for_a_table_keeps_others_from_it_for_a_moment_only(
     let Some(bed) = Bed::postgres().await else {
         return;
     };
-    first_release(&bed).await;
+    release_with(&bed, 1).await;
     // A report of somebody's that takes a while.
     let mut report = PgConnection::connect(&bed.url).await.unwrap();
     let reads = "begin; lock table orgstream.subscription in access share mode";

@@ -171,6 +171,7 @@ pub(super) async fn filters_and_limits_choose_the_oldest_first(bed: &Bed) {
             reason,
             state,
             limit,
+            ..DeadLetterFilter::default()
         };
         let found = store.dead_letters(&filter).await.unwrap();
         let records: Vec<_> = found
@@ -179,6 +180,43 @@ pub(super) async fn filters_and_limits_choose_the_oldest_first(bed: &Bed) {
             .collect();
         assert_eq!(records, expected, "{filter:?}");
     }
+}
+
+pub(super) async fn parked_events_are_listed_in_pages_from_either_end_and_without_payloads(
+    bed: &Bed,
+) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let mut ids = Vec::new();
+    for record in ["001A", "001B", "001C", "001D", "001E"] {
+        let parked = letter(record, Some("fulfilment"));
+        ids.push(store.park(&lease, &parked).await.unwrap());
+    }
+    for newest_first in [false, true] {
+        let mut listed = Vec::new();
+        loop {
+            let filter = DeadLetterFilter {
+                behind: listed.last().copied(),
+                newest_first,
+                bare: true,
+                limit: 2,
+                ..DeadLetterFilter::default()
+            };
+            let page = store.dead_letters(&filter).await.unwrap();
+            assert!(page.iter().all(|one| one.letter.payload.is_empty()));
+            assert!(page.iter().all(|one| one.unreadable.is_none()));
+            if page.is_empty() {
+                break;
+            }
+            listed.extend(page.iter().map(|one| one.id));
+        }
+        if newest_first {
+            listed.reverse();
+        }
+        assert_eq!(listed, ids);
+    }
+    let whole = store.dead_letters(&everything()).await.unwrap();
+    assert!(whole.iter().all(|one| !one.letter.payload.is_empty()));
 }
 
 pub(super) async fn text_that_no_database_likes_is_kept_readable(bed: &Bed) {

@@ -12,6 +12,7 @@ mod holes;
 mod leases;
 mod letter_moves;
 mod letters;
+mod observations;
 mod postgres;
 mod retention;
 mod sealed_letters;
@@ -87,6 +88,7 @@ suite! {
     letters::a_resolved_event_that_fails_anew_is_open_again,
     letters::the_events_of_a_unit_are_parked_together,
     letters::filters_and_limits_choose_the_oldest_first,
+    letters::parked_events_are_listed_in_pages_from_either_end_and_without_payloads,
     letters::text_that_no_database_likes_is_kept_readable,
     sealed_letters::a_sealed_payload_rests_encrypted_and_is_read_again,
     sealed_letters::without_the_key_it_was_sealed_under_a_payload_is_not_read_and_the_letter_stays,
@@ -126,6 +128,17 @@ suite! {
     holes::holes_are_acknowledged_by_number_by_subscription_or_all,
     retention::only_what_is_done_with_for_long_is_deleted,
     retention::what_is_deleted_goes_in_portions,
+    retention::what_was_observed_long_ago_is_deleted,
+    retention::the_newest_changes_of_state_stay_and_never_too_many,
+    observations::a_worker_shows_its_last_snapshot_while_it_lives,
+    observations::a_living_worker_tells_since_when_it_runs_and_when_it_was_seen,
+    observations::samples_of_one_minute_are_one_with_the_worst_lag_and_all_events,
+    observations::whoever_lost_the_lease_posts_no_sample_and_a_rename_takes_them_along,
+    observations::a_state_is_kept_where_it_or_its_detail_or_the_owner_changes,
+    observations::a_state_change_names_the_call_the_place_and_the_worker,
+    observations::states_that_came_since_are_reported_together_and_the_last_one_stands,
+    observations::one_of_all_workers_is_told_to_ask_for_the_limits,
+    observations::readings_of_the_allocation_are_read_oldest_first,
     credentials::only_one_holder_refreshes_until_its_time_is_up,
     credentials::a_rotated_token_is_found_again_and_rests_encrypted,
     credentials::a_token_that_cannot_be_read_or_kept_names_the_variable,

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use super::bed::{Bed, Park, hole, letter, now, take};
+use super::bed::{Bed, Park, hole, letter, now, org, take};
 use crate::config::RetentionConfig;
-use crate::store::{Hole, HoleKind, PRUNE_PORTION, Progress, Pruned};
+use crate::store::{
+    AllocationReading, Hole, HoleKind, PRUNE_PORTION, Progress, Pruned, STATE_CHANGES_KEPT,
+    STATE_CHANGES_MOST, Sample, StateReport,
+};
 
 /// Everything older than an hour.
 fn an_hour() -> RetentionConfig {
@@ -13,6 +16,9 @@ fn an_hour() -> RetentionConfig {
         dead_letters: hour,
         holes: hour,
         position_marks: hour,
+        samples: hour,
+        state_changes: hour,
+        allocation: hour,
     }
 }
 
@@ -71,6 +77,7 @@ pub(super) async fn only_what_is_done_with_for_long_is_deleted(bed: &Bed) {
         dead_letters: 2,
         holes: 1,
         position_marks: 2,
+        ..Pruned::default()
     };
     assert_eq!(pruned, expected);
     assert!(!pruned.is_full_portion());
@@ -113,4 +120,74 @@ pub(super) async fn what_is_deleted_goes_in_portions(bed: &Bed) {
         assert_eq!(pruned.holes, expected);
         assert_eq!(pruned.is_full_portion(), expected == portion);
     }
+}
+
+pub(super) async fn what_was_observed_long_ago_is_deleted(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    for minutes in [180, 90, 30] {
+        let at = now() - Duration::from_secs(minutes * 60);
+        let sample = Sample {
+            at,
+            lag: None,
+            received: 1,
+            parked: 0,
+        };
+        store.post_sample(&lease, &sample).await.unwrap();
+        let reading = AllocationReading {
+            at,
+            max: 10,
+            remaining: 1,
+        };
+        store.record_allocation(&org(), &reading).await.unwrap();
+    }
+    let pruned = store.prune(&an_hour()).await.unwrap();
+    let expected = Pruned {
+        samples: 2,
+        allocation: 2,
+        ..Pruned::default()
+    };
+    assert_eq!(pruned, expected);
+    assert_eq!(store.prune(&an_hour()).await.unwrap(), Pruned::default());
+}
+
+pub(super) async fn the_newest_changes_of_state_stay_and_never_too_many(bed: &Bed) {
+    let store = bed.ready().await;
+    let lease = take(&*store).await;
+    let change = async |state: &str| {
+        let report = StateReport {
+            state: state.to_owned(),
+            ..StateReport::default()
+        };
+        store.report_state(&lease, &report).await.unwrap();
+    };
+    change("live").await;
+    // Doubles the table eleven times.
+    for _ in 0..11 {
+        bed.execute(
+            "insert into orgstream.state_change (org_id, subscription, at, state, epoch) \
+             select org_id, subscription, at, state, epoch from orgstream.state_change",
+        )
+        .await;
+    }
+    let count = async || {
+        bed.column::<i64>("select count(*) from orgstream.state_change")
+            .await[0]
+    };
+    let most = u64::from(STATE_CHANGES_MOST);
+    let portion = u64::from(PRUNE_PORTION);
+    for expected in [portion, 2_048 - portion - most, 0] {
+        let pruned = store.prune(&an_hour()).await.unwrap();
+        assert_eq!(pruned.state_changes, expected);
+    }
+    assert_eq!(count().await, i64::from(STATE_CHANGES_MOST));
+    let old = ago(bed, 7200);
+    bed.execute(&format!("update orgstream.state_change set at = {old}"))
+        .await;
+    change("stopped").await;
+    let kept = u64::from(STATE_CHANGES_KEPT);
+    let pruned = store.prune(&an_hour()).await.unwrap();
+    assert_eq!(pruned.state_changes, most + 1 - kept);
+    let newest = store.state_changes(&org(), None, 1).await.unwrap();
+    assert_eq!(newest[0].state, "stopped");
 }

@@ -150,7 +150,7 @@ pub(super) async fn a_holder_whose_epoch_has_passed_is_refused_everywhere(bed: &
     let new = again(&*store, &old).await.lease;
     let report = StateReport {
         state: "live".to_owned(),
-        detail: None,
+        ..StateReport::default()
     };
     let refusals = [
         store.save_progress(&old, &at("0b")).await,
@@ -293,6 +293,7 @@ pub(super) async fn states_counters_and_open_work_are_shown(bed: &Bed) {
     let report = StateReport {
         state: "blocked".to_owned(),
         detail: Some("grant the permission".to_owned()),
+        ..StateReport::default()
     };
     store.report_state(&lease, &report).await.unwrap();
     let caught_up_at = now();

@@ -119,6 +119,8 @@ impl Delivery {
             What::Event(event) => event.decoded.header.as_ref(),
             What::Undecodable(event) => event.header.as_ref(),
         };
+        let committed_at = header.and_then(ChangeEventHeader::committed_at);
+        self.observer.came(what.received_at(), committed_at);
         let at = self.tracker.next_seq();
         let change = Change::of(header, what.received_at(), self.letters.holding);
         let held = &mut self.letters.held;
@@ -129,9 +131,11 @@ impl Delivery {
         held.live_at(at, replay_id.as_ref(), change.as_ref());
         let gap = header.and_then(|header| gap_of(header, replay_id.as_ref()));
         let seq = self.tracker.push_event(tracked, replay_id, finished);
+        self.tell_left_out(unwanted & !finished);
         if self.tracker.leave_out(seq, unwanted) && finished == 0 {
             self.observer.finished(Outcome::Filtered);
             self.position.finished(1);
+            self.legs.finished(seq, Instant::now());
         }
         self.pin_next(seq);
         if let Some(hole) = gap {
@@ -169,6 +173,18 @@ impl Delivery {
             What::Undecodable(event) => event.raw.identity_unread(),
         };
         (unread != *identity).then_some(unread)
+    }
+
+    /// Counts an event that these handlers do not want.
+    fn tell_left_out(&self, handlers: HandlerSet) {
+        if handlers == 0 {
+            return;
+        }
+        for (index, run) in self.runs.iter().enumerate() {
+            if run.bit & handlers != 0 {
+                self.observer.handler_left_out(index);
+            }
+        }
     }
 
     /// The handlers for which this event was parked before a restart or a rewind.

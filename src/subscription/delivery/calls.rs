@@ -1,6 +1,6 @@
 //! Calls of handlers, and what becomes of the events they answered for.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::JoinError;
 use tracing::{info, warn};
@@ -50,6 +50,7 @@ impl Delivery {
                     &batch,
                     |event| self.forms.given(index, event),
                 );
+                self.time_hand_over(&batch, now);
                 self.with_handlers.insert((index, call), batch);
                 self.calls.spawn(async move {
                     let began = Instant::now();
@@ -87,12 +88,22 @@ impl Delivery {
             // What a handler wants again of a replay that was withdrawn meanwhile.
             run.forget(|origin| self.replays.is_stale(origin));
         }
+        let handled = answered
+            .done
+            .iter()
+            .filter(|(_, verdict)| *verdict == Verdict::Handled);
+        let handled = handled.map(|(waiting, _)| waiting.unit.events().len());
         self.observer
-            .handler_call(&name, called.took, answered.again);
+            .handler_call(called.handler, called.took, handled.sum(), answered.again);
         if let Some(health) = answered.health {
             self.tell(&name, &health);
         }
         for (waiting, verdict) in answered.done {
+            if let Verdict::Park { reason, .. } = &verdict {
+                let events = waiting.unit.events().len();
+                self.observer
+                    .handler_gave_up(called.handler, reason, events);
+            }
             match verdict {
                 verdict if matches!(waiting.origin, Origin::Letter { .. }) => {
                     self.letter_answered(called.handler, &waiting, verdict);
@@ -148,7 +159,25 @@ impl Delivery {
         if last {
             self.observer.finished(outcome);
             self.position.finished(1);
+            if let Some(took) = self.legs.finished(seq, Instant::now()) {
+                self.observer.done(took);
+            }
         }
         self.position.changed();
+    }
+
+    /// Notes which events off the stream are given to a handler for the first time.
+    fn time_hand_over(&mut self, batch: &[Waiting], now: Instant) {
+        let (legs, observer) = (&mut self.legs, &self.observer);
+        let wall = SystemTime::now();
+        for waiting in batch.iter().filter(|waiting| waiting.attempts == 0) {
+            for (place, event) in waiting.places().zip(waiting.unit.events()) {
+                if let Origin::Live(seq) = place
+                    && legs.handed_over(seq, now)
+                {
+                    observer.handed_over(event.received_at, wall);
+                }
+            }
+        }
     }
 }

@@ -37,12 +37,14 @@ use crate::handler::Handler;
 use crate::store::{FinishedAhead, Lease, Store};
 use crate::subscription::Assignment;
 use crate::subscription::age::PositionAge;
+use crate::subscription::changes::Changes;
 use crate::subscription::decoder::Item;
 use crate::subscription::forms::Forms;
 use crate::subscription::gaps::Gaps;
 use crate::subscription::handler_run::HandlerRun;
 use crate::subscription::in_flight::InFlight;
 use crate::subscription::lanes::{CallId, Waiting};
+use crate::subscription::legs::Legs;
 use crate::subscription::lost::GivenUp;
 use crate::subscription::observe::Observer;
 use crate::subscription::position::{FinishedBefore, Position, Written};
@@ -103,6 +105,7 @@ pub(super) struct Setup {
     pub(super) age: PositionAge,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) stream_state: watch::Receiver<State>,
+    pub(super) stream_changes: Changes,
     /// The subscription's state as people see it: the stream's, or that of a handler that stopped it.
     pub(super) shown_state: watch::Sender<State>,
     pub(super) observer: Observer,
@@ -135,11 +138,14 @@ pub(super) struct Delivery {
     /// The reader says that the position is given up.
     given_up: mpsc::UnboundedReceiver<GivenUp>,
     age: PositionAge,
+    legs: Legs,
     letters: Letters,
     position: Position,
     replays: Replays,
     stream_state: watch::Receiver<State>,
     shown_state: watch::Sender<State>,
+    /// People see another state than the stream's.
+    overruled: bool,
     caught_up_at: Option<SystemTime>,
     /// Where lag counts from before the stream was ever caught up.
     behind_since: SystemTime,
@@ -181,7 +187,12 @@ impl Delivery {
             runs.iter().map(|run| run.name.clone()).collect(),
         );
         let mut tracker = Tracker::new(setup.lease.key.topic.is_channel(), runs.len());
-        let mut position = Position::new(setup.lease.clone(), setup.store.clone(), names);
+        let mut position = Position::new(
+            setup.lease.clone(),
+            setup.store.clone(),
+            names,
+            setup.stream_changes,
+        );
         if handlers.iter().any(|h| h.transactional().is_some()) {
             tracker.tell_passed();
             position.keep_marks();
@@ -217,10 +228,12 @@ impl Delivery {
             pinned: None,
             given_up: setup.given_up,
             age: setup.age,
+            legs: Legs::new(Instant::now()),
             letters,
             lease: setup.lease,
             stream_state: setup.stream_state,
             shown_state: setup.shown_state,
+            overruled: false,
             caught_up_at: None,
             behind_since: setup.behind_since,
             observer: setup.observer,
@@ -279,6 +292,7 @@ impl Delivery {
                     if written == Written::Fenced {
                         return self.fenced();
                     }
+                    self.time_store();
                 }
                 happened = self.replays.next() => {
                     if !self.replayed(happened) {
@@ -314,6 +328,7 @@ impl Delivery {
     fn follow(&mut self) {
         let passed = self.tracker.advance();
         self.in_flight.release(passed.events, passed.bytes);
+        self.legs.let_go(self.tracker.low_water());
         // What waits for its schema is not in the tracker yet.
         let idle = self.tracker.is_idle() && self.in_flight.held_now().0 == 0;
         if idle && *self.stream_state.borrow() == State::Live {
@@ -327,6 +342,14 @@ impl Delivery {
             self.caught_up_at,
             &self.finished_before,
         );
+    }
+
+    /// Notes how long finished events waited for a position behind them to be stored.
+    fn time_store(&mut self) {
+        let passed_to = self.position.stored_to();
+        for (events, waited) in self.legs.stored(passed_to, Instant::now()) {
+            self.observer.stored(events, waited);
+        }
     }
 
     fn wake_at(&self) -> Option<Instant> {
@@ -384,9 +407,13 @@ impl Delivery {
         );
         let replays = self.replays.write_now(&self.letters.held);
         let both = async { tokio::join!(last, replays).0 };
-        match tokio::time::timeout(LAST_WRITE_LIMIT, both).await {
+        let last = tokio::time::timeout(LAST_WRITE_LIMIT, both).await;
+        self.time_store();
+        match last {
             Ok(Written::Done) => info!(
                 subscription = self.lease.key.name,
+                topic = %self.lease.key.topic,
+                state = state.name(),
                 position = self.tracker.position().map(tracing::field::display),
                 unfinished = self.in_flight.held_now().0,
                 "stopped"

@@ -25,7 +25,6 @@ use crate::subscription::lanes::Origin;
 use crate::subscription::position::FinishedBefore;
 use crate::subscription::streams::{Streams, Tasks};
 use crate::subscription::tracker::{HandlerSet, Seq};
-use crate::telemetry::metrics;
 
 /// Pauses while the store fails.
 const STORE_RETRY: BackoffConfig = BackoffConfig {
@@ -203,10 +202,7 @@ impl Replays {
         }
         if std::mem::take(&mut self.look) {
             return Some(Box::pin(async move {
-                let began = Instant::now();
-                let open = store.open_commands(&lease).await;
-                metrics::store_called("open_commands", began.elapsed());
-                Done::Looked(open)
+                Done::Looked(store.open_commands(&lease).await)
             }));
         }
         if let Some(command) = self.begin.take() {
@@ -218,10 +214,7 @@ impl Replays {
         let side = self.side.as_mut()?;
         let (id, progress) = (side.id, json(&side.take_progress(now, held)));
         Some(Box::pin(async move {
-            let began = Instant::now();
-            let saved = store.save_command(&lease, id, &progress).await;
-            metrics::store_called("save_command", began.elapsed());
-            Done::Saved(id, saved)
+            Done::Saved(id, store.save_command(&lease, id, &progress).await)
         }))
     }
 

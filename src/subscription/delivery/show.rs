@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use tracing::info;
+
 use super::Delivery;
 use crate::subscription::handler_run::HandlerRun;
 use crate::subscription::state::State;
@@ -10,7 +12,11 @@ impl Delivery {
     pub(super) fn tick(&mut self) {
         let (events, bytes) = self.in_flight.held_now();
         self.observer.in_flight(events, bytes);
-        self.observer.letters_open(self.letters.held.stored());
+        let held = &self.letters.held;
+        self.observer.letters_open(held.stored(), held.oldest());
+        for (index, run) in self.runs.iter().enumerate() {
+            self.observer.handler_down(index, run.down().is_some());
+        }
         let seq = self.tracker.next_seq();
         self.letters.held.it_is(SystemTime::now(), seq);
         let live = *self.stream_state.borrow() == State::Live;
@@ -28,8 +34,8 @@ impl Delivery {
         self.observer.lag(lag);
         let place = self.tracker.position_time();
         let oldest = self.tracker.oldest_unfinished();
-        self.age
-            .look(place, oldest, &self.lease.key, &self.observer);
+        let kept = self.age.look(place, oldest, &self.lease.key);
+        self.observer.position_kept(kept.unwrap_or(f64::NAN));
         self.show_state();
     }
 
@@ -63,10 +69,20 @@ impl Delivery {
             },
             (None, _, state) => state,
         };
-        self.shown_state.send_if_modified(|shown| {
-            let changed = *shown != state;
-            *shown = state;
-            changed
-        });
+        if *self.shown_state.borrow() == state {
+            return;
+        }
+        let overruled = *self.stream_state.borrow() != state;
+        // The reader logs what the stream's own state is.
+        if std::mem::replace(&mut self.overruled, overruled) || overruled {
+            info!(
+                subscription = self.lease.key.name,
+                topic = %self.lease.key.topic,
+                state = state.name(),
+                detail = state.detail(),
+                "subscription {state}"
+            );
+        }
+        self.shown_state.send_replace(state);
     }
 }

@@ -113,8 +113,9 @@ pub(super) async fn begin(
         age: PositionAge::new((Duration::from_secs(1), Duration::ZERO), None),
         in_flight: Arc::new(InFlight::new(10, 1 << 20)),
         stream_state: watch::channel(State::Live).1,
+        stream_changes: Changes::default(),
         shown_state: watch::channel(State::Live).0,
-        observer: Observer::new("accounts"),
+        observer: Observer::new("accounts", []),
         stop: stop.clone(),
         lease,
     });

@@ -7,6 +7,7 @@ pub(crate) mod emulator;
 pub(crate) mod hook;
 pub(crate) mod inside;
 pub(crate) mod metrics;
+pub(crate) mod page;
 pub(crate) mod peek;
 pub(crate) mod postgres;
 pub(crate) mod proxy;

@@ -194,6 +194,7 @@ impl TokenSource for Tokens {
                     access_token: SecretString::from(format!("token-{number}")),
                     instance_url: "https://acme.my.salesforce.com".to_owned(),
                     org_id: OrgId::parse(ORG).unwrap(),
+                    scopes: None,
                     obtained_at: Instant::now(),
                 })
             })

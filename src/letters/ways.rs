@@ -8,7 +8,7 @@ use crate::subscription::Holding;
 
 /// Why an open parked event is not handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(crate) enum Way {
     /// It is, as soon as its handler takes it.
     Free,
     /// Nobody has asked for it.
@@ -21,7 +21,7 @@ pub(super) enum Way {
 type Unit<'a> = Vec<&'a LetterSummary>;
 
 /// For each open letter what keeps it; `unordered` names subscriptions where nothing is held back.
-pub(super) fn ways(open: &[LetterSummary], unordered: &HashSet<String>) -> HashMap<i64, Way> {
+pub(crate) fn ways(open: &[LetterSummary], unordered: &HashSet<String>) -> HashMap<i64, Way> {
     let mut letters: Vec<&LetterSummary> = open.iter().collect();
     letters.sort_by_key(|letter| letter.placed);
     // Who rests, by what it holds. A letter of all handlers holds for each.
@@ -102,7 +102,7 @@ fn units<'a>(letters: &[&'a LetterSummary]) -> Vec<Unit<'a>> {
 }
 
 /// These with all of their units.
-pub(super) fn whole(open: &[LetterSummary], named: &HashSet<i64>) -> HashSet<i64> {
+pub(crate) fn whole(open: &[LetterSummary], named: &HashSet<i64>) -> HashSet<i64> {
     let all: Vec<&LetterSummary> = open.iter().collect();
     let is_named = |letter: &&LetterSummary| named.contains(&letter.placed.id);
     let units = units(&all)
@@ -113,7 +113,7 @@ pub(super) fn whole(open: &[LetterSummary], named: &HashSet<i64>) -> HashSet<i64
 }
 
 /// How many letters behind `gone` will be handed over once those are given up, and were not before.
-pub(super) fn released(
+pub(crate) fn released(
     open: &[LetterSummary],
     gone: &HashSet<i64>,
     unordered: &HashSet<String>,
@@ -132,12 +132,12 @@ pub(super) fn released(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::event::EventIdentity;
     use crate::store::Placed;
 
-    pub(in crate::cli::dead_letters) fn letter(
+    pub(crate) fn letter(
         id: i64,
         handler: Option<&str>,
         records: &[&str],

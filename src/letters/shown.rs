@@ -1,29 +1,56 @@
 //! What people are shown of parked events: no more than their handlers are.
 
+use std::collections::HashSet;
 use std::path::Path;
 
-use crate::config::{self, ProcessEnv, SubscriptionConfig};
+use crate::config::{self, Ordering, ProcessEnv, SubscriptionConfig};
 use crate::event::Decoded;
 use crate::shape::Shape;
-use crate::store::StoredDeadLetter;
+use crate::store::{LetterSummary, StoredDeadLetter};
 
-/// What the configuration says that handlers are shown.
-pub(super) struct Configured(Result<Vec<SubscriptionConfig>, String>);
+/// What the configuration says of subscriptions and of what their handlers are shown, as far as it can be read here:
+/// where commands run, the org's credentials may be missing.
+pub(crate) struct Configured(Result<Vec<SubscriptionConfig>, String>);
 
 /// How an event is shown: under each of these in turn. Under none, all of it is.
 #[derive(Default)]
-pub(super) struct Shapes(Vec<Shape>);
+pub(crate) struct Shapes(Vec<Shape>);
 
 impl Configured {
     /// Reads the configuration, as far as it is needed. That it cannot be read matters only where an event is to be
     /// shown.
-    pub(super) fn load(path: Option<&Path>) -> Self {
+    pub(crate) fn load(path: Option<&Path>) -> Self {
         let read = config::load_subscriptions(path, &ProcessEnv);
         Self(read.map_err(|error| match error.problems() {
             [] => error.to_string(),
             [one] => one.to_string(),
             [first, more @ ..] => format!("{first}, and {} more", more.len()),
         }))
+    }
+
+    /// Those that are configured; none where that cannot be read.
+    fn subscriptions(&self) -> &[SubscriptionConfig] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    /// Subscriptions in which nothing is held back.
+    pub(crate) fn unordered(&self) -> HashSet<String> {
+        let all = self.subscriptions().iter();
+        let unordered = all.filter(|one| one.ordering != Ordering::Record);
+        unordered.map(|one| one.name.clone()).collect()
+    }
+
+    /// True where the subscription is configured, and the letter's handler is not: nobody could be given it.
+    pub(crate) fn has_no_handler(&self, letter: &LetterSummary) -> bool {
+        let mut all = self.subscriptions().iter();
+        let subscription = all.find(|one| one.name == letter.subscription);
+        match (subscription, &letter.handler) {
+            (Some(subscription), Some(name)) => !subscription
+                .handlers
+                .iter()
+                .any(|handler| handler.name == *name),
+            _ => false,
+        }
     }
 
     /// How this event may be shown: as its handler is shown it. One that could not be decoded for anyone, or whose
@@ -33,7 +60,7 @@ impl Configured {
     /// # Errors
     ///
     /// Why nobody can tell; then nothing of it is to be shown.
-    pub(super) fn shapes(&self, stored: &StoredDeadLetter) -> Result<Shapes, String> {
+    pub(crate) fn shapes(&self, stored: &StoredDeadLetter) -> Result<Shapes, String> {
         let name = &stored.subscription;
         let all = self.0.as_ref().map_err(|why| {
             format!(
@@ -73,12 +100,12 @@ impl Configured {
 
 impl Shapes {
     /// True where all of it is shown, so that its bytes may be, too.
-    pub(super) fn show_all(&self) -> bool {
+    pub(crate) fn show_all(&self) -> bool {
         self.0.is_empty()
     }
 
     /// What is shown of it.
-    pub(super) fn apply(&self, decoded: Decoded) -> Result<Decoded, String> {
+    pub(crate) fn apply(&self, decoded: Decoded) -> Result<Decoded, String> {
         let mut shapes = self.0.iter();
         shapes
             .try_fold(decoded, |decoded, shape| shape.apply(&decoded))
@@ -87,7 +114,7 @@ impl Shapes {
 }
 
 /// Why the bytes of an event are not shown.
-pub(super) const BYTES_HIDDEN: &str =
+pub(crate) const BYTES_HIDDEN: &str =
     "its bytes are not shown, because `fields` hides a part of them from its handler";
 
 /// The bytes of an event that may be shown.
@@ -95,7 +122,7 @@ pub(super) const BYTES_HIDDEN: &str =
 /// # Errors
 ///
 /// Why not.
-pub(super) fn bytes<'a>(
+pub(crate) fn bytes<'a>(
     stored: &'a StoredDeadLetter,
     shapes: Result<&Shapes, &String>,
 ) -> Result<&'a [u8], String> {
@@ -132,7 +159,7 @@ mod tests {
     }
 
     fn letter(handler: Option<&str>) -> StoredDeadLetter {
-        let mut stored = super::super::tests::stored();
+        let mut stored = crate::letters::tests::stored();
         stored.letter.handler = handler.map(str::to_owned);
         stored
     }

@@ -1,0 +1,44 @@
+//! The org's event deliveries, as people see them.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::time;
+use crate::store::AllocationReading;
+
+/// Readings are made every five minutes; one that is older says nothing of now.
+pub(super) const READ_BACK: Duration = Duration::from_secs(60 * 60);
+
+/// What the org last said of its daily event deliveries, over all its subscribers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Allocation {
+    /// When it said so.
+    #[serde(serialize_with = "time")]
+    pub at: SystemTime,
+    /// Events that it may be delivered in 24 hours.
+    pub max: u64,
+    /// What is left of them.
+    pub remaining: u64,
+}
+
+impl Allocation {
+    /// The newest of these readings, oldest first.
+    pub(super) fn of(readings: &[AllocationReading]) -> Option<Self> {
+        let last = readings.last()?;
+        Some(Self {
+            at: last.at,
+            max: last.max,
+            remaining: last.remaining,
+        })
+    }
+
+    /// What is used, in percent of what there is.
+    pub fn used_percent(&self) -> u64 {
+        let used = self.max.saturating_sub(self.remaining);
+        match self.max {
+            0 => 100,
+            max => used.saturating_mul(100) / max,
+        }
+    }
+}

@@ -1,0 +1,94 @@
+// Keeps the parts of a page up to date that change. The page is whole without it.
+(() => {
+  "use strict";
+  const link = document.getElementById("link");
+  const lost = document.getElementById("lost");
+  if (!link || !window.EventSource) return;
+
+  // Somebody is there as long as something comes every two seconds.
+  const SILENCE = 12000;
+  let source = null;
+  let heard = 0;
+  let pause = 1000;
+
+  const page = location.pathname + location.search;
+  const address = "/events?page=" + encodeURIComponent(page);
+
+  const tell = (live) => {
+    link.hidden = false;
+    link.className = "link-state " + (live ? "on" : "off");
+    link.querySelector(".word").textContent = live ? "Up to date" : "Not connected";
+    lost.hidden = live;
+  };
+
+  // A part in which somebody selects text, or holds a button down, waits.
+  let pressed = false;
+  addEventListener("pointerdown", () => { pressed = true; });
+  for (const end of ["pointerup", "pointercancel", "blur"]) {
+    addEventListener(end, () => { setTimeout(() => { pressed = false; flush(); }, 0); });
+  }
+  const busy = (part) => {
+    if (pressed) return true;
+    const chosen = getSelection();
+    return chosen && !chosen.isCollapsed && chosen.rangeCount > 0 && chosen.getRangeAt(0).intersectsNode(part);
+  };
+
+  const waiting = new Map();
+  const replace = (part, html) => {
+    const active = document.activeElement;
+    const inside = active && part.contains(active) ? active.getAttribute("href") : null;
+    part.innerHTML = html;
+    if (inside) {
+      for (const a of part.querySelectorAll("a")) {
+        if (a.getAttribute("href") === inside) { a.focus({ preventScroll: true }); break; }
+      }
+    }
+  };
+  const flush = () => {
+    for (const [name, html] of waiting) {
+      const part = document.getElementById("live-" + name);
+      if (part && busy(part)) continue;
+      waiting.delete(name);
+      if (part) replace(part, html);
+    }
+  };
+
+  const open = () => {
+    if (source) source.close();
+    heard = Date.now();
+    source = new EventSource(address);
+    source.addEventListener("parts", (event) => {
+      heard = Date.now();
+      pause = 1000;
+      tell(true);
+      for (const [name, html] of Object.entries(JSON.parse(event.data))) waiting.set(name, html);
+      flush();
+    });
+    // Closed for good, as by an answer that is an error: the browser would not try again.
+    source.onerror = () => {
+      if (source.readyState !== EventSource.CLOSED) return;
+      tell(false);
+      pause = Math.min(pause * 2, 15000);
+      heard = Infinity;
+      setTimeout(open, pause);
+    };
+  };
+
+  setInterval(() => {
+    if (document.hidden || Date.now() - heard < SILENCE) return;
+    tell(false);
+    open();
+  }, 2000);
+
+  // Nobody looks: nothing is asked for.
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) {
+      if (source) source.close();
+      heard = Infinity;
+    } else {
+      open();
+    }
+  });
+
+  if (!document.hidden) open();
+})();
