@@ -61,4 +61,5 @@ mod support_bundle;
 mod watching;
 mod web;
 mod web_browser;
+mod web_metrics;
 mod workers;
