@@ -290,7 +290,7 @@ impl Lent<'_> {
         // Zero would switch a limit off.
         let ms = |limit: Duration| limit.as_millis().clamp(1, 86_400_000);
         let mut begin = format!(
-            "begin; set local statement_timeout = {}; set local lock_timeout = {}; \
+            "begin isolation level read committed; set local statement_timeout = {}; set local lock_timeout = {}; \
              set local idle_in_transaction_session_timeout = {}; set local client_min_messages = error; {DURABLE}",
             ms(limits.statement),
             ms(limits.lock),

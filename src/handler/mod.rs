@@ -54,7 +54,8 @@ pub struct EventBatch {
 pub enum Answer {
     /// Done, durably: it is never handed to this handler again.
     Handled,
-    /// Not now: hand it over again after a pause. Says nothing against the event.
+    /// Not now: hand it over again after a pause. Counts against the event only where others succeed meanwhile, and
+    /// then not always: see [`Retry::counts`].
     Retry(Retry),
     /// Never: this event is bad in itself, and is parked.
     Reject {

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::event::is_entity_wide_id;
+use crate::config::Ordering;
 use crate::store::LetterSummary;
+use crate::subscription::Holding;
 
 /// Why an open parked event is not handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,9 +65,17 @@ pub(crate) fn ways(open: &[LetterSummary], unordered: &HashSet<String>) -> HashM
     ways
 }
 
+/// As the owner takes it.
 fn holds(letter: &LetterSummary, unordered: &HashSet<String>) -> bool {
-    !unordered.contains(&letter.subscription)
-        && !letter.record_ids.iter().any(|id| is_entity_wide_id(id))
+    if unordered.contains(&letter.subscription) {
+        return false;
+    }
+    // Ours, so that it is one.
+    let Ok(topic) = letter.topic.parse() else {
+        return !letter.record_ids.is_empty();
+    };
+    let holding = Holding::new(Ordering::Record, &topic);
+    !holding.records(&letter.record_ids).is_empty()
 }
 
 /// Letters in their order, those of a unit where its first one is.
@@ -137,6 +146,7 @@ pub(crate) mod tests {
         LetterSummary {
             placed: Placed { place: id, id },
             subscription: "accounts".into(),
+            topic: "/data/AccountChangeEvent".into(),
             handler: handler.map(str::to_owned),
             identity: EventIdentity::from_stored(&id.to_string()),
             state: "open".into(),
@@ -181,6 +191,20 @@ pub(crate) mod tests {
         assert_eq!(released(&open, &HashSet::from([5]), &none), 0);
         open[0].asked = true;
         assert_eq!(ways(&open, &none)[&3], Way::Free);
+    }
+
+    #[test]
+    fn a_key_holds_whatever_it_looks_like() {
+        let order = |letter: LetterSummary| LetterSummary {
+            topic: "/event/Order__e".into(),
+            ..letter
+        };
+        let open = [
+            order(letter(1, Some("hook"), &["O-1*"], "rejected")),
+            order(behind(2, &["O-1*"])),
+        ];
+        assert_eq!(ways(&open, &HashSet::new())[&2], Way::Behind(1));
+        assert_eq!(released(&open, &HashSet::from([1]), &HashSet::new()), 1);
     }
 
     #[test]

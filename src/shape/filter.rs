@@ -13,11 +13,6 @@ impl Filter {
         Self(config.clone())
     }
 
-    /// True where nothing is left out.
-    pub fn passes_all(&self) -> bool {
-        self.0 == FilterConfig::default()
-    }
-
     /// True where entities are chosen by name.
     pub fn names_entities(&self) -> bool {
         !self.0.entity.is_empty()
@@ -102,7 +97,7 @@ mod tests {
     #[test]
     fn without_a_word_about_it_everything_is_wanted() {
         let filter = Filter::default();
-        assert!(filter.passes_all());
+        assert_eq!(filter, Filter::default());
         assert!(filter.wants(None));
         assert!(filter.wants(Some(&header("Account", "UPDATE", &[]))));
     }

@@ -96,6 +96,8 @@ pub struct LetterSummary {
     pub placed: Placed,
     /// Subscription it was parked for.
     pub subscription: String,
+    /// Topic of that subscription.
+    pub topic: String,
     /// The handler; `None` where it could not be decoded for anyone.
     pub handler: Option<String>,
     /// Which event.
@@ -191,25 +193,10 @@ pub struct DeadLetterFilter {
 /// owner looks anew.
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
-    /// Parks an event; parking the same one again changes nothing while it is open, and opens it again,
-    /// behind all others, where it had been resolved. Gives its number.
-    async fn park(&self, lease: &Lease, letter: &DeadLetter) -> Result<i64, StoreError> {
-        let placed = self.park_all(lease, std::slice::from_ref(letter)).await?;
-        let placed = placed.first().map(|placed| placed.id);
-        placed.ok_or_else(|| StoreError::Unavailable("nothing was parked".to_owned()))
-    }
-
-    /// As [`DeadLetters::park`], several in this order: all or none.
-    async fn park_all(
-        &self,
-        lease: &Lease,
-        letters: &[DeadLetter],
-    ) -> Result<Vec<Placed>, StoreError> {
-        Ok(self.park_before(lease, letters, &[]).await?.0)
-    }
-
-    /// As [`DeadLetters::park_all`]; and these open ones, although they were parked earlier, go behind them in
-    /// this order. Gives the places of the letters, and those that the others have now, if they are open.
+    /// Parks events in this order, all or none; parking the same one again changes nothing while it is open, and
+    /// opens it again, behind all others, where it had been resolved. And these open ones, although they were parked
+    /// earlier, go behind them in this order. Gives the places of the letters, and those that the others have now, if
+    /// they are open.
     async fn park_before(
         &self,
         lease: &Lease,
@@ -249,7 +236,7 @@ pub trait DeadLetters: Send + Sync {
         letters: &[DeadLetter],
     ) -> Result<Option<Vec<Placed>>, StoreError>;
 
-    /// Parked events, by their numbers.
+    /// Parked events in the order in which they are handed over, oldest first; or, newest first, by their numbers.
     async fn dead_letters(
         &self,
         filter: &DeadLetterFilter,

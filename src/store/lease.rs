@@ -203,7 +203,8 @@ pub trait Leases: Send + Sync {
     /// Says that a worker lives for another `ttl`, and renews the leases of `running` as far as they are
     /// still its own: one that ran out but was taken by nobody is renewed under its epoch. A worker that is
     /// `stopping` is counted among the living no more, so that the others make room for what it lets go.
-    /// Bounded by a fifth of `ttl`, and waits for no other call.
+    /// Bounded by a fifth of `ttl`, and waits for no other call; on SQLite, where no lease runs out, it waits its turn
+    /// like all others.
     async fn heartbeat(
         &self,
         worker: &Worker,

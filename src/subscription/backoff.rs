@@ -19,8 +19,8 @@ impl Backoff {
         }
     }
 
-    /// The pause after one more failure: doubling from the first to the longest, of which up to a half is
-    /// left to chance so that many workers do not come back together.
+    /// The pause after one more failure: doubling from the first to the longest, and up to a half of it left to chance
+    /// between these two, so that many workers do not come back together.
     pub(super) fn next_pause(&mut self) -> Duration {
         let pause = pause(&self.config, self.failures);
         self.failures = self.failures.saturating_add(1);
@@ -43,16 +43,14 @@ impl Backoff {
     }
 }
 
-/// The pause after a number of earlier failures.
+/// The pause after a number of earlier failures: never shorter than the first, nor longer than the longest.
 pub(crate) fn pause(config: &BackoffConfig, earlier_failures: u32) -> Duration {
-    let full = config
-        .initial
-        .saturating_mul(
-            1u32.checked_shl(earlier_failures.min(30))
-                .unwrap_or(u32::MAX),
-        )
-        .min(config.max);
-    full.mul_f64(0.5 + fastrand::f64() / 2.0)
+    let doubled = 1u32.checked_shl(earlier_failures.min(30));
+    let full = config.initial.saturating_mul(doubled.unwrap_or(u32::MAX));
+    let full = full.min(config.max);
+    let least = (full / 2).max(config.initial.min(config.max));
+    let most = full.max((least + least / 2).min(config.max));
+    least + (most - least).mul_f64(fastrand::f64())
 }
 
 #[cfg(test)]
@@ -65,15 +63,39 @@ mod tests {
             initial: Duration::from_millis(100),
             max: Duration::from_secs(1),
         });
-        for full in [100, 200, 400, 800, 1000, 1000] {
+        let bounds = [
+            (100, 150),
+            (100, 200),
+            (200, 400),
+            (400, 800),
+            (500, 1000),
+            (500, 1000),
+        ];
+        for (least, most) in bounds {
             let pause = backoff.next_pause();
-            assert!(pause >= Duration::from_millis(full / 2), "{pause:?} {full}");
-            assert!(pause <= Duration::from_millis(full), "{pause:?} {full}");
+            assert!(pause >= Duration::from_millis(least), "{pause:?} {least}");
+            assert!(pause <= Duration::from_millis(most), "{pause:?} {most}");
         }
         for _ in 0..100 {
             assert!(backoff.next_pause() <= Duration::from_secs(1));
         }
         backoff.reset();
-        assert!(backoff.next_pause() <= Duration::from_millis(100));
+        assert!(backoff.next_pause() <= Duration::from_millis(150));
+    }
+    #[test]
+    fn a_pause_is_never_shorter_than_the_first_nor_longer_than_the_longest() {
+        let minutes = |least: u64, most: u64| BackoffConfig {
+            initial: Duration::from_secs(60 * least),
+            max: Duration::from_secs(60 * most),
+        };
+        for (config, earlier) in [1, 5, 7]
+            .into_iter()
+            .flat_map(|most| (0..40).map(move |earlier| (minutes(1, most), earlier)))
+            .chain([(minutes(9, 5), 3)])
+        {
+            let pause = pause(&config, earlier);
+            assert!(pause >= config.initial.min(config.max), "{pause:?}");
+            assert!(pause <= config.max, "{pause:?}");
+        }
     }
 }

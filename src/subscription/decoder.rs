@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -27,6 +27,8 @@ pub(super) enum Item {
     Undecodable(Box<Undecodable>),
     /// Nothing new up to this place, when that came.
     Keepalive(ReplayId, SystemTime),
+    /// The position stays before what comes next until this tells that a hole before it is stored.
+    Pinned(oneshot::Receiver<()>),
     /// From here on the bus knows the places that come.
     NewPlaces,
     /// Events under an incomplete replay ID come again. `continues` where the stream begins just after
@@ -165,6 +167,7 @@ impl Decoder {
             for arrival in batch {
                 let item = match arrival {
                     Arrival::Keepalive { id, received_at } => Item::Keepalive(id, received_at),
+                    Arrival::Pinned(stored) => Item::Pinned(stored),
                     Arrival::NewPlaces => Item::NewPlaces,
                     Arrival::Resumed { continues } => Item::Resumed { continues },
                     Arrival::Event { raw, received_at } => {

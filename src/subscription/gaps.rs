@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -25,6 +26,8 @@ pub(super) struct Gaps {
     waiting: VecDeque<(Seq, Hole)>,
     /// At most one; it gives `None` where the store does not take it any more.
     writing: JoinSet<Option<Vec<Seq>>>,
+    /// Holes that somebody else writes, before the events of these places.
+    elsewhere: JoinSet<Option<Seq>>,
     abandon: CancellationToken,
 }
 
@@ -35,6 +38,7 @@ impl Gaps {
             store,
             waiting: VecDeque::new(),
             writing: JoinSet::new(),
+            elsewhere: JoinSet::new(),
             abandon: CancellationToken::new(),
         }
     }
@@ -53,20 +57,33 @@ impl Gaps {
         self.write_next();
     }
 
+    /// Waits for the hole before the event at this place, which somebody else writes. Where that is given up, the
+    /// event is never told of: it comes again.
+    pub(super) fn wait(&mut self, seq: Seq, stored: oneshot::Receiver<()>) {
+        self.elsewhere
+            .spawn(async move { stored.await.is_ok().then_some(seq) });
+    }
+
     /// The next events whose holes are stored; `None` where another worker has taken over. Never ends while
     /// there is nothing to record. Cancel-safe.
     pub(super) async fn recorded(&mut self) -> Option<Vec<Seq>> {
-        let Some(written) = self.writing.join_next().await else {
-            return std::future::pending().await;
-        };
-        let stored = written.unwrap_or_else(|error| end_of_task(error))?;
-        self.write_next();
-        Some(stored)
+        tokio::select! {
+            Some(written) = self.writing.join_next() => {
+                let stored = written.unwrap_or_else(|error| end_of_task(error))?;
+                self.write_next();
+                Some(stored)
+            }
+            Some(written) = self.elsewhere.join_next() => {
+                let stored = written.unwrap_or_else(|error| end_of_task(error));
+                Some(stored.into_iter().collect())
+            }
+            else => std::future::pending().await,
+        }
     }
 
     /// True where nothing is on its way.
     pub(super) fn is_idle(&self) -> bool {
-        self.writing.is_empty()
+        self.writing.is_empty() && self.elsewhere.is_empty()
     }
 
     /// Gives up what is not stored yet: those events come again.

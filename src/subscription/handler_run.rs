@@ -126,6 +126,11 @@ impl HandlerRun {
         self.lanes.put(waiting);
     }
 
+    /// Takes a unit back that left the lanes untried.
+    pub(super) fn put_back(&mut self, waiting: Waiting) {
+        self.lanes.put(waiting);
+    }
+
     /// Forgets what waits and came from there; what is with the handler is not called back.
     pub(super) fn forget(&mut self, from: impl Fn(Origin) -> bool) {
         self.lanes.forget(&from);

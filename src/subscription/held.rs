@@ -160,6 +160,8 @@ pub(super) struct Held {
     /// What the side replay under way has not met.
     unmet: ToCome,
     pub(super) ahead: Ahead,
+    /// Events that the stream has brought, and whose letters were settled before their turn, for these.
+    settled: BTreeMap<Seq, Vec<Slot>>,
     /// Letters of handlers that are configured no more, with when their events were received: they count, and
     /// hold nothing.
     foreign: HashMap<i64, SystemTime>,
@@ -183,6 +185,7 @@ impl Held {
             to_come: ToCome::default(),
             unmet: ToCome::default(),
             ahead: Ahead::default(),
+            settled: BTreeMap::new(),
             foreign: HashMap::new(),
             undecoded: 0,
             drawing,
@@ -206,7 +209,7 @@ impl Held {
 
     /// True where nothing is held and nothing is to be known again.
     pub(super) fn is_empty(&self) -> bool {
-        self.letters.is_empty()
+        self.letters.is_empty() && self.settled.is_empty()
     }
 
     /// Takes in a letter of the store. `records` are those it holds; `to_come` says that the stream is
@@ -443,6 +446,11 @@ impl Held {
 
     /// Everything before this event of the stream is finished.
     pub(super) fn passed(&mut self, low_water: Seq) {
+        while let Some(entry) = self.settled.first_entry()
+            && *entry.key() < low_water
+        {
+            entry.remove();
+        }
         while let Some(entry) = self.after.first_entry()
             && *entry.key() < low_water
         {

@@ -14,8 +14,9 @@ use crate::handler::BatchLimits;
 pub(super) mod tests;
 mod unit;
 
+pub(crate) use unit::Holding;
 use unit::Order;
-pub(super) use unit::{Holding, Origin, RecordHash, Unit, Waiting, record_ids};
+pub(super) use unit::{Origin, RecordHash, Unit, Waiting, record_ids};
 
 /// Names a call of the handler.
 pub(super) type CallId = u64;

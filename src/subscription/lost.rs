@@ -42,7 +42,8 @@ impl Reader {
             OnExpiredReplayId::Stop => {
                 let pause = slowly(backoff, &self.salesforce.blocked_retry);
                 self.blocked(broken, Some(EXPIRED_CURE), pause);
-                self.record_expiry().await;
+                // One that is not stored now is found again: the position stays.
+                let _ = self.record_expiry().await;
                 return pause;
             }
         };
@@ -60,7 +61,11 @@ impl Reader {
             error = %broken,
             "the position is not on the bus any more: events after it may be lost, a hole is recorded"
         );
-        self.record_expiry().await;
+        if !self.record_expiry().await {
+            // Told to stop. The position stays until the hole that names it is stored: whoever begins next finds
+            // it lost once more.
+            return Duration::ZERO;
+        }
         let (done, stored) = oneshot::channel();
         // Where the delivery is gone, the stop token tells.
         let unfinished = self.in_flight.held_now().0 > 0;
@@ -80,7 +85,9 @@ impl Reader {
         backoff.next_pause()
     }
 
-    async fn record_expiry(&mut self) {
+    /// False where the hole may not be stored, because it was told to stop meanwhile.
+    #[must_use]
+    async fn record_expiry(&mut self) -> bool {
         let age = self
             .resume
             .known_at()
@@ -97,23 +104,28 @@ impl Reader {
             "the org does not know the stored replay ID any more, {why}: events published after it and before \
              the end of this hole were perhaps not handled; compare the records with the org"
         );
-        self.record_hole("expired_replay_id", &explanation).await;
+        self.record_hole("expired_replay_id", &explanation).await
     }
 
     /// A stream that began at LATEST broke before it had a place to resume from.
     pub(super) async fn record_broken_start(&mut self) {
-        self.record_hole(
-            "latest_before_first_response",
-            "the stream began at LATEST and broke before it had a place to resume from: what was published until \
-             the next one began was not delivered; compare the records with the org",
-        )
-        .await;
+        // Where that is not stored, the store knows still that a stream began without a position.
+        let _ = self
+            .record_hole(
+                "latest_before_first_response",
+                "the stream began at LATEST and broke before it had a place to resume from: what was published \
+                 until the next one began was not delivered; compare the records with the org",
+            )
+            .await;
     }
 
-    /// One row for each lost position, however often the stream breaks before it is found again.
-    async fn record_hole(&mut self, reason: &str, explanation: &str) {
+    /// One row for each lost position, however often the stream breaks before it is found again. False where it
+    /// may not be stored, because it was told to stop meanwhile.
+    #[must_use]
+    async fn record_hole(&mut self, reason: &str, explanation: &str) -> bool {
         if !self.resume.begin_hole() {
-            return;
+            // Whoever recorded it waited until it was stored, unless told to stop.
+            return !self.stop.is_cancelled();
         }
         let hole = Hole {
             from: self.resume.last_known().cloned(),
@@ -121,19 +133,26 @@ impl Reader {
             ..lost(reason, explanation)
         };
         self.observer.hole("lost");
-        self.notes.written(Note::Lost(hole), &self.stop).await;
+        self.notes.written(Note::Lost(hole), &self.stop).await
     }
 
     /// The first response since the subscription began or a hole did. Its first place ends the hole; and until
     /// that event is finished there is no position, so it is kept as what a restart resumes after, or expects
     /// to see again.
-    pub(super) fn first_came(&mut self, batch: &FetchBatch, received_at: SystemTime) {
+    ///
+    /// Gives what is to go before the response: where it shows that events were lost which no stored position
+    /// tells of, the position must not pass it before that is stored.
+    pub(super) fn first_came(
+        &mut self,
+        batch: &FetchBatch,
+        received_at: SystemTime,
+    ) -> Option<Arrival> {
         let event = batch.events.iter().find(|raw| raw.replay_id.is_some());
         let (place, at) = match event {
             Some(raw) => (raw.replay_id.clone(), self.happened_at(raw, received_at)),
             None => (batch.latest_replay_id.clone(), received_at),
         };
-        let Some(place) = place else { return };
+        let place = place?;
         let first = match self.resume.from() {
             ReplayFrom::Latest | ReplayFrom::Earliest => event.and(Some(place.clone())),
             ReplayFrom::After(_) => None,
@@ -150,14 +169,15 @@ impl Reader {
                  the records with the org",
             )
         });
-        if let Some(hole) = hole {
+        let pinned = hole.map(|hole| {
             self.observer.hole("lost");
-            self.notes.add(Note::Lost(hole));
-        }
+            Arrival::Pinned(self.notes.told(Note::Lost(hole)))
+        });
         self.notes.add(Note::Came(place, at));
         if let Some(first) = first {
             self.notes.add(Note::First(first));
         }
+        pinned
     }
 
     /// Looks whether the stream comes by a place that a rewind left from: then that one went back, and skipped

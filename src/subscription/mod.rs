@@ -42,6 +42,9 @@ mod samples;
 mod sleepless;
 mod state;
 mod streams;
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod testing;
 mod tracker;
 
 use std::sync::Arc;
@@ -66,6 +69,7 @@ pub use state::State;
 
 pub(crate) use age::{Kept, PositionAge};
 pub(crate) use backoff::pause;
+pub(crate) use lanes::Holding;
 
 use backoff::Backoff;
 use delivery::{Delivery, LettersSetup, Setup};
@@ -151,7 +155,10 @@ pub async fn run(
         match rewind::carry_out(&shared, &lease, &stop).await {
             Rewound::Ready(Some(rewound)) => taken = *rewound,
             Rewound::Ready(None) => {}
-            Rewound::Stopped => break Ended::Stopped,
+            Rewound::Stopped(newest) => {
+                lease = newest;
+                break Ended::Stopped;
+            }
             Rewound::Fenced => break Ended::TakenOver,
         }
         lease = taken.lease.clone();
@@ -173,7 +180,7 @@ pub async fn run(
             delivery::Ended::RewindAsked => {
                 taken = match rewind::found_again(&shared, &lease, &stop).await {
                     Rewound::Ready(Some(found)) => *found,
-                    Rewound::Ready(None) | Rewound::Stopped => break Ended::Stopped,
+                    Rewound::Ready(None) | Rewound::Stopped(_) => break Ended::Stopped,
                     Rewound::Fenced => break Ended::TakenOver,
                 };
             }

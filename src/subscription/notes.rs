@@ -73,13 +73,23 @@ impl Notes {
         let _ = self.0.send((note, None));
     }
 
-    /// Waits until it is written, and all before it.
-    pub(super) async fn written(&self, note: Note, stop: &CancellationToken) {
+    /// As [`Notes::add`]; gives what tells when it is written, and all before it. That ends without a word where
+    /// it never will be.
+    pub(super) fn told(&self, note: Note) -> oneshot::Receiver<()> {
         let (done, written) = oneshot::channel();
         let _ = self.0.send((note, Some(done)));
+        written
+    }
+
+    /// Waits until it is written, and all before it. False where `stop` came first: then nobody knows whether it
+    /// will be.
+    #[must_use]
+    pub(super) async fn written(&self, note: Note, stop: &CancellationToken) -> bool {
+        let written = self.told(note);
         tokio::select! {
-            () = stop.cancelled() => {}
-            _ = written => {}
+            biased;
+            written = written => written.is_ok(),
+            () = stop.cancelled() => false,
         }
     }
 }
@@ -117,8 +127,8 @@ async fn write_all(
         () = writing => {}
         () = too_late => warn!(
             subscription = lease.key.name,
-            "the store did not take in time what is known about the ends of holes: they stay open until \
-             something comes after the next start"
+            "the store did not take in time what is known about holes: one that is not stored yet is found again \
+             at the next start, and the end of one when something comes after it"
         ),
     }
 }

@@ -47,6 +47,8 @@ pub(super) enum Move {
     PassOn(Vec<(Named, Vec<DeadLetter>)>),
     /// A person changed something: all open letters are read.
     Look,
+    /// These are open no more: what became of them is read, to be counted.
+    Count(Vec<i64>),
 }
 
 /// What is in the store now.
@@ -64,6 +66,13 @@ pub(super) enum Done {
     PassedOn(Vec<Named>, Option<Vec<Vec<(DeadLetter, Placed)>>>),
     /// All open letters.
     Looked(Vec<LetterSummary>),
+    /// Of those that were open no more: so many were handled, and so many discarded.
+    Counted {
+        /// In a handler's own transaction, or by us, who did not hear so.
+        handled: usize,
+        /// By a person.
+        discarded: usize,
+    },
 }
 
 /// Letters on their way to the store. One write at a time, so that dead letters are numbered in the order in
@@ -282,6 +291,21 @@ impl Parking {
                         letters.into_iter().map(with_places).collect()
                     });
                     Some(Done::PassedOn(named, own))
+                });
+            }
+            Move::Count(ids) => {
+                let ids: Arc<[i64]> = ids.into();
+                let read = self.keep_writing("letter_summaries", move |store, _| {
+                    let ids = ids.clone();
+                    async move { store.letter_summaries(&ids).await }
+                });
+                self.writing.spawn(async move {
+                    let letters = read.await?;
+                    let are = |state| letters.iter().filter(|one| one.state == state).count();
+                    Some(Done::Counted {
+                        handled: are("handled"),
+                        discarded: are("discarded"),
+                    })
                 });
             }
             Move::Look => {

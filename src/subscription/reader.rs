@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -46,6 +46,8 @@ pub(super) enum Arrival {
         /// When it came.
         received_at: SystemTime,
     },
+    /// The position stays before what comes next until this tells that a hole is stored which lies before it.
+    Pinned(oneshot::Receiver<()>),
     /// The bus does not know the places that came before, and knows those that follow ([`GivenUp`]).
     NewPlaces,
     /// A new stream begins, where it can after the last complete replay ID: events under an incomplete one
@@ -306,15 +308,15 @@ impl Reader {
         let received_at = SystemTime::now();
         self.observer.received(batch.events.len());
         self.observer.heard(received_at);
+        let mut arrivals = Vec::with_capacity(batch.events.len().max(1));
         if self.resume.first_answer() && self.replay.is_none() {
-            self.first_came(&batch, received_at);
+            arrivals.extend(self.first_came(&batch, received_at));
         }
         self.comes_by(&batch);
         let last_at = batch
             .events
             .last()
             .map_or(received_at, |raw| self.happened_at(raw, received_at));
-        let mut arrivals = Vec::with_capacity(batch.events.len().max(1));
         if batch.events.is_empty()
             && let Some(id) = batch.latest_replay_id
         {

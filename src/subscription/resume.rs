@@ -87,9 +87,15 @@ impl Resume {
         !std::mem::replace(&mut self.in_hole, true)
     }
 
-    /// The last place known, complete or not, to name where a hole begins.
+    /// The last place known, complete or not, to name where a hole begins: at least the one that it was told to
+    /// begin after.
     pub(super) fn last_known(&self) -> Option<&ReplayId> {
-        self.incomplete.as_ref().or(self.complete.as_ref())
+        let begin = match &self.begin {
+            ReplayFrom::After(id) => Some(id),
+            ReplayFrom::Latest | ReplayFrom::Earliest => None,
+        };
+        let come = self.incomplete.as_ref().or(self.complete.as_ref());
+        come.or(begin)
     }
 
     /// When the last place known was committed, or received.
@@ -164,6 +170,17 @@ mod tests {
         assert_eq!(resume.from(), ReplayFrom::After(id("05")));
         resume.saw_keepalive(&id("06"), NOON);
         assert_eq!(resume.from(), ReplayFrom::After(id("06")));
+    }
+
+    #[test]
+    fn a_hole_begins_after_the_place_that_was_configured_where_nothing_has_come() {
+        let start = Start::After(id("04"));
+        let mut resume = Resume::new(true, None, None, &start);
+        assert_eq!(resume.last_known(), Some(&id("04")));
+        resume.saw_event(Some(&id("05")), NOON);
+        assert_eq!(resume.last_known(), Some(&id("05")));
+        resume.begin_again(ReplayFrom::Earliest);
+        assert_eq!(resume.last_known(), None);
     }
 
     #[test]

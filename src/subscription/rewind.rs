@@ -15,8 +15,8 @@ use crate::store::{
 pub(super) enum Rewound {
     /// Where to go on from; `None` where none was asked for.
     Ready(Option<Box<TakenOver>>),
-    /// Told to stop meanwhile.
-    Stopped,
+    /// Told to stop meanwhile. The lease to give back: that of the last rewind, where one was carried out.
+    Stopped(Lease),
     /// Another worker has taken over.
     Fenced,
 }
@@ -24,7 +24,10 @@ pub(super) enum Rewound {
 /// Carries out what is asked for, oldest first, however long the store is away.
 pub(super) async fn carry_out(shared: &Shared, lease: &Lease, stop: &CancellationToken) -> Rewound {
     let mut backoff = Backoff::new(STORE_RETRY);
-    let mut taken = None;
+    let mut taken: Option<TakenOver> = None;
+    let stopped = |taken: Option<TakenOver>| {
+        Rewound::Stopped(taken.map_or_else(|| lease.clone(), |taken| taken.lease))
+    };
     loop {
         let attempt = attempt(shared, lease, &mut taken);
         let error = tokio::select! {
@@ -33,7 +36,7 @@ pub(super) async fn carry_out(shared: &Shared, lease: &Lease, stop: &Cancellatio
                 Ok(()) => return Rewound::Ready(taken.map(Box::new)),
                 Err(error) => error,
             },
-            () = stop.cancelled() => return Rewound::Stopped,
+            () = stop.cancelled() => return stopped(taken),
         };
         if matches!(error, StoreError::Fenced { .. }) {
             return Rewound::Fenced;
@@ -46,7 +49,7 @@ pub(super) async fn carry_out(shared: &Shared, lease: &Lease, stop: &Cancellatio
             "cannot look for what is asked of this subscription; it is tried again"
         );
         tokio::select! {
-            () = stop.cancelled() => return Rewound::Stopped,
+            () = stop.cancelled() => return stopped(taken),
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -70,7 +73,7 @@ pub(super) async fn found_again(
             ),
         }
         tokio::select! {
-            () = stop.cancelled() => return Rewound::Stopped,
+            () = stop.cancelled() => return Rewound::Stopped(lease.clone()),
             () = tokio::time::sleep(backoff.next_pause()) => {}
         }
     }
@@ -143,5 +146,57 @@ pub(super) fn begin(arguments: &ReplayArguments) -> Result<Start, String> {
             .parse()
             .map(Start::After)
             .map_err(|error| format!("`from` of its arguments: {error}")),
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod tests {
+    use std::time::Duration;
+
+    use sqlx::{AssertSqlSafe, Connection};
+
+    use super::super::testing::Site;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stop_after_a_rewind_gives_back_the_lease_of_the_rewind() {
+        let site = Site::new().await;
+        let (store, lease) = (&site.shared.store, &site.taken.lease);
+        for from in ["earliest", "0a"] {
+            let arguments = serde_json::json!({ "from": from });
+            let kind = CommandKind::Rewind;
+            let asked = store.ask(&lease.key.org_id, &lease.key.name, kind, &arguments, None);
+            asked.await.unwrap();
+        }
+        // The store takes the first and not the second.
+        let last = lease.epoch + 1;
+        let url = format!("sqlite://{}/store.db", site.folder.path().display());
+        let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        let trigger = format!(
+            "create trigger full before update of epoch on subscription when new.epoch > {last} \
+             begin select raise(abort, 'no room'); end"
+        );
+        sqlx::raw_sql(AssertSqlSafe(trigger))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        let stop = CancellationToken::new();
+        let rewinding = async {
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+            while store.subscriptions().await.unwrap()[0].epoch != last {
+                assert!(
+                    tokio::time::Instant::now() < deadline,
+                    "nothing was rewound"
+                );
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            stop.cancel();
+        };
+        let (rewound, ()) = tokio::join!(carry_out(&site.shared, lease, &stop), rewinding);
+        let Rewound::Stopped(newest) = rewound else {
+            panic!("it did not stop");
+        };
+        assert_eq!((newest.epoch, &newest.key), (last, &lease.key));
     }
 }

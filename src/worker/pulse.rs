@@ -98,6 +98,9 @@ impl Pulse {
         if now >= self.next_beat {
             self.beat_at = now;
             let ttl = self.ttl;
+            // Before it is settled what it asks for: what is taken over from now on, also before the call below
+            // is first looked at, was not asked about.
+            let sent_at = Moment::now();
             let Tidings {
                 running,
                 able,
@@ -109,7 +112,6 @@ impl Pulse {
                 ..self.identity.clone()
             };
             self.call = Some(Box::pin(async move {
-                let sent_at = Moment::now();
                 let beat = store.heartbeat(&identity, ttl, &running, stopping).await;
                 Told::Beat(sent_at, beat)
             }));
@@ -258,6 +260,25 @@ mod tests {
         assert!(matches!(pulse.told().await, Told::Beat(_, Ok(_))));
         pulse.begin(Instant::now(), Tidings::default, false);
         assert!(matches!(pulse.told().await, Told::Survey(Ok(_))));
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_after_a_heartbeat_was_made_counts_as_taken_after_it_was_sent() {
+        let mut pulse = pulse(Instant::now()).await;
+        pulse.store.migrate().await.unwrap();
+        let mut made_at = None;
+        let tell = || {
+            made_at = Some(Moment::now());
+            Tidings::default()
+        };
+        pulse.begin(Instant::now(), tell, false);
+        // Here a claim is answered, before the heartbeat is looked at.
+        let taken_at = Moment::now();
+        let Told::Beat(sent_at, Ok(_)) = pulse.told().await else {
+            panic!("no heartbeat");
+        };
+        assert!(Some(sent_at) <= made_at);
+        assert!(taken_at > sent_at);
     }
 
     #[tokio::test]

@@ -29,7 +29,8 @@ pub(crate) async fn tidy(site: &Site, audit: &Audit) {
         }
         // Again now and then: what was parked after it was asked for needs asking, too.
         if asked.is_none_or(|at| at.elapsed() > Duration::from_secs(5)) {
-            for reason in ["undecodable", "schema_refused", "schema_unavailable"] {
+            // Of an event whose schema could not be had, only another attempt tells whether it is one of these.
+            for reason in ["undecodable", "schema_refused"] {
                 if left.iter().any(|letter| letter.reason == reason) {
                     site.ask(&["dead-letters", "discard", "--reason", reason, "--yes"])
                         .await;

@@ -7,7 +7,7 @@ use crate::support::{Daemon, Emulator, Hook, Store, configured, eventually, name
 
 /// A stored position that the bus has forgotten, with an event lost and one kept after it. Gives the
 /// replay IDs of the position and of the kept event.
-async fn expired(org: &Emulator, store: &Store, policy: &str) -> (String, String) {
+pub(crate) async fn expired(org: &Emulator, store: &Store, policy: &str) -> (String, String) {
     let position = publish(org, "before").await;
     let mut daemon = Daemon::run(&accounts(org, store, "", policy));
     daemon.handled(1).await;

@@ -385,6 +385,32 @@ async fn a_side_replay_hands_transactions_over_whole_where_they_are_grouped() {
 }
 
 #[tokio::test]
+async fn a_side_replay_of_a_transaction_beyond_what_may_be_in_flight_comes_in_parts() {
+    let (org, store) = (Emulator::start().await, Store::sqlite());
+    let more = "start = \"earliest\"\ngroup = \"transaction\"\ngroup_wait = \"200ms\"\n\
+                max_in_flight_bytes = \"1MiB\"";
+    org.settings(json!({"idle_close_ms": 300})).await;
+    let config = configured(&org, &store, "", ("accounts", ACCOUNTS, more), LOG);
+    let mut daemon = Daemon::run(&config);
+    let large: Vec<_> = (0..12)
+        .map(|n| {
+            let mut event = account_update(&record(n), "a");
+            event["Description"] = json!("x".repeat(100_000));
+            json!({"topic": ACCOUNTS, "event": event})
+        })
+        .collect();
+    org.post("/transaction", &json!({"events": large})).await;
+    let live = daemon.handled(12).await;
+    standing_at(&store, live[11]["replayid"].as_str().unwrap()).await;
+    let command = replayed(&config, &["--from", "earliest", "--handler", "out"]).await;
+    assert_eq!(command["progress"]["finished"], json!(12), "{command}");
+    let events = daemon.handled(24).await;
+    let parts = events[12..].iter().all(|event| event["partial"] == true);
+    assert!(parts, "it never fits in whole");
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
 async fn a_side_replay_from_a_place_that_is_gone_fails_and_the_live_stream_goes_on() {
     let (org, store) = (Emulator::start().await, Store::sqlite());
     let config = accounts(&org, &store, "", "start = \"earliest\"");

@@ -157,7 +157,8 @@ pub(super) async fn save_progress(
 }
 
 /// The position has passed the events of these letters, and with them all others of their places: those that an
-/// undecodable one was passed on to while this write was on its way. Locks them as those do who settle letters.
+/// undecodable one was passed on to while this write was on its way. Locks them in the order in which those do who
+/// settle letters, but no more than it changes: a handler's transaction that tries one again is not waited for.
 async fn pass_letters(
     conn: &mut PgConnection,
     lease: &Lease,
@@ -170,7 +171,7 @@ async fn pass_letters(
         "with chosen as (select id from orgstream.dead_letter \
                          where org_id = $2 and subscription = $3 and ahead and (id = any($1) \
                          or replay_id in (select replay_id from orgstream.dead_letter where id = any($1))) \
-                         order by id for update) \
+                         order by id for no key update) \
          update orgstream.dead_letter d set ahead = false, ahead_until = null \
          from chosen where d.id = chosen.id",
     )

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::lease::hold;
 use super::{PostgresStore, sql};
 use crate::postgres::{Limits, Seat};
-use crate::store::{HandOver, Mark, StoreError, TransactionError, Transactions, Work};
+use crate::store::{HandOver, Lease, Mark, StoreError, TransactionError, Transactions, Work};
 
 /// The longest pause between two statements, whatever the lease.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -242,18 +242,43 @@ async fn take_marks(conn: &mut PgConnection, hand_over: HandOver<'_>) -> Result<
     }
     let letters: Vec<i64> = hand_over.marks.iter().filter_map(letter).collect();
     if !letters.is_empty() {
-        let open: Vec<i64> = sql::query_scalar(
-            "select id from orgstream.dead_letter where org_id = $1 and subscription = $2 \
-             and id = any($3) and state = 'open' order by id for update",
-        )
-        .bind(key.org_id.as_str())
-        .bind(&key.name)
-        .bind(&letters)
-        .fetch_all(conn)
-        .await?;
-        taken.letters.extend(open);
+        taken.letters = take_letters(conn, hand_over.lease, &letters).await?;
     }
     Ok(taken)
+}
+
+/// Names the locks of letters among the advisory locks of two numbers: `orgs` in ASCII.
+const LETTER_LOCK: i32 = 0x6f72_6773;
+
+/// Those of these letters that are open. Until the end of the transaction nobody settles them: neither a person,
+/// whom the rows' locks keep out, nor another transaction like this one, which waits for the other locks. Of the rows
+/// no more is locked, because a position that passes their events is written to them meanwhile, and must not wait
+/// for the handler.
+async fn take_letters(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    letters: &[i64],
+) -> Result<HashSet<i64>, StoreError> {
+    sql::query(
+        // Two letters that share a lock wait for each other, which is harmless.
+        "select pg_advisory_xact_lock($1, number) \
+         from (select (id % 2147483647)::integer as number from unnest($2::bigint[]) as given (id) order by 1) \
+              in_order",
+    )
+    .bind(LETTER_LOCK)
+    .bind(letters)
+    .execute(&mut *conn)
+    .await?;
+    let open: Vec<i64> = sql::query_scalar(
+        "select id from orgstream.dead_letter where org_id = $1 and subscription = $2 \
+         and id = any($3) and state = 'open' order by id for key share",
+    )
+    .bind(lease.key.org_id.as_str())
+    .bind(&lease.key.name)
+    .bind(letters)
+    .fetch_all(conn)
+    .await?;
+    Ok(open.into_iter().collect())
 }
 
 /// Leaves marks of just the events that are finished now, and resolves their letters. The last word before
@@ -290,8 +315,11 @@ async fn settle(
     .map_err(TransactionError::Work)?;
     if !resolved.is_empty() {
         sql::query(
-            "update orgstream.dead_letter \
-             set state = 'handled', resolved_at = now(), retry_asked_at = null where id = any($1)",
+            "with chosen as (select id from orgstream.dead_letter where id = any($1) \
+                             order by id for no key update) \
+             update orgstream.dead_letter d \
+             set state = 'handled', resolved_at = now(), retry_asked_at = null \
+             from chosen where d.id = chosen.id",
         )
         .bind(&resolved)
         .execute(conn)

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::config::StoreConfig;
 use crate::event::{Commit, EventIdentity, OrgId, ReplayId, SchemaId};
-use crate::store::{DeadLetter, Hole, HoleKind, Lease, Store, SubscriptionKey, open};
+use crate::store::{
+    DeadLetter, Hole, HoleKind, Lease, Placed, Store, StoreError, SubscriptionKey, open,
+};
 
 /// The key that tests encrypt under.
 pub(super) const KEY: &str = "a key of the tests, long enough";
@@ -186,6 +189,36 @@ async fn run(conn: &mut PgConnection, sql: String) {
         .execute(conn)
         .await
         .unwrap();
+}
+
+/// Shorter ways to park, for tests.
+#[async_trait]
+pub(super) trait Park {
+    /// Parks an event; gives its number.
+    async fn park(&self, lease: &Lease, letter: &DeadLetter) -> Result<i64, StoreError>;
+
+    /// Several in this order.
+    async fn park_all(
+        &self,
+        lease: &Lease,
+        letters: &[DeadLetter],
+    ) -> Result<Vec<Placed>, StoreError>;
+}
+
+#[async_trait]
+impl Park for dyn Store + '_ {
+    async fn park(&self, lease: &Lease, letter: &DeadLetter) -> Result<i64, StoreError> {
+        let placed = self.park_all(lease, std::slice::from_ref(letter)).await?;
+        Ok(placed[0].id)
+    }
+
+    async fn park_all(
+        &self,
+        lease: &Lease,
+        letters: &[DeadLetter],
+    ) -> Result<Vec<Placed>, StoreError> {
+        Ok(self.park_before(lease, letters, &[]).await?.0)
+    }
 }
 
 pub(super) fn org() -> OrgId {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bed::{BRIEF, Bed, hole, key, letter, org, replay, take};
+use super::bed::{BRIEF, Bed, Park, hole, key, letter, org, replay, take};
 use crate::store::{
     Footing, HoleKind, Lease, Peer, Progress, Refused, Renamed, Store, StoreError, SubscriptionKey,
     Surveyed, TakenOver, Tenure, Worker,

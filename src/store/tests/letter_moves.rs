@@ -1,10 +1,10 @@
 //! What becomes of parked events: tried again, passed on, handled, discarded.
 
-use super::bed::{Bed, letter, org, replay, take};
+use super::bed::{Bed, Park, letter, org, replay, take};
 use crate::config::Start;
 use crate::store::{
-    CommandKind, DeadLetter, Lease, LetterSelection, LetterSummary, Progress, Refusal,
-    SettledAhead, StoreError,
+    CommandKind, DeadLetter, DeadLetterFilter, Lease, LetterSelection, LetterSummary, Progress,
+    Refusal, SettledAhead, StoreError,
 };
 
 const HANDLER: &str = "fulfilment";
@@ -62,6 +62,14 @@ pub(super) async fn letters_parked_together_keep_their_order_and_one_open_again_
         [placed[1].id, placed[2].id, first, again[2].id],
         "{open:?}"
     );
+    let filter = DeadLetterFilter {
+        state: Some("open".to_owned()),
+        limit: 10,
+        ..DeadLetterFilter::default()
+    };
+    let listed = store.dead_letters(&filter).await.unwrap();
+    let listed: Vec<i64> = listed.iter().map(|stored| stored.id).collect();
+    assert_eq!(listed, ids(&open), "as they are handed over");
     let with_payload = store.letters(&[again[2].id, first, 4711]).await.unwrap();
     let found: Vec<i64> = with_payload.iter().map(|stored| stored.id).collect();
     assert_eq!(found, [first, again[2].id]);
@@ -82,6 +90,7 @@ pub(super) async fn an_open_letter_is_summed_up_without_its_payload(bed: &Bed) {
     let summary = LetterSummary {
         placed,
         subscription: "accounts".to_owned(),
+        topic: "/data/AccountChangeEvent".to_owned(),
         handler: given.handler,
         identity: given.identity,
         state: "open".to_owned(),

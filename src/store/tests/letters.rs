@@ -1,6 +1,6 @@
 //! Parked events.
 
-use super::bed::{BRIEF, Bed, key, letter, take};
+use super::bed::{BRIEF, Bed, Park, key, letter, take};
 use crate::store::{DeadLetter, DeadLetterFilter};
 
 fn everything() -> DeadLetterFilter {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::Connection;
 
-use super::bed::{BRIEF, Bed, KEY, key, letter, replay, take};
+use super::bed::{BRIEF, Bed, KEY, Park, key, letter, replay, take};
 use crate::config::StoreConfig;
 use crate::store::{Progress, StoreError, Worker, open};
 

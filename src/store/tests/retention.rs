@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bed::{Bed, hole, letter, now, org, take};
+use super::bed::{Bed, Park, hole, letter, now, org, take};
 use crate::config::RetentionConfig;
 use crate::store::{
     AllocationReading, Hole, HoleKind, PRUNE_PORTION, Progress, Pruned, STATE_CHANGES_KEPT,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::bed::{Bed, letter, org, take};
+use super::bed::{Bed, Park, letter, org, take};
 use crate::config::StoreConfig;
 use crate::store::{DeadLetter, Renamed, StoreError, open};
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::bed::{BRIEF, Bed, hole, key, letter, now, org, replay, take};
+use super::bed::{BRIEF, Bed, Park, hole, key, letter, now, org, replay, take};
 use crate::config::Start;
 use crate::event::{EventIdentity, OrgId};
 use crate::store::{

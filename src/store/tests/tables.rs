@@ -1,6 +1,6 @@
 //! Migrations, the org, schemas.
 
-use super::bed::{Bed, org, take};
+use super::bed::{Bed, Park, org, take};
 use crate::event::{OrgId, SchemaId};
 use crate::store::StoreError;
 use crate::store::migrations::POSTGRES;

@@ -6,11 +6,15 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use sqlx::{Connection, PgConnection};
 
-use super::bed::{BRIEF, Bed, letter, now, replay, take};
+use super::bed::{BRIEF, Bed, now, replay, take};
 use crate::event::EventIdentity;
 use crate::store::{
     FinishedAhead, HandOver, Lease, Mark, Progress, Store, StoreError, TransactionError, Work,
 };
+
+mod letters;
+
+pub(super) use letters::*;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -464,31 +468,6 @@ pub(super) async fn a_commit_whose_answer_does_not_come_is_no_failure_of_the_wor
     // Only another attempt tells what became of it.
     let told = run(0, 20_000).await.unwrap();
     assert_eq!(stored(bed).await, (1, 1), "{told:?}");
-    store.close().await;
-}
-
-pub(super) async fn a_dead_letter_is_resolved_with_the_rows(bed: &Bed) {
-    let (store, lease) = ready(bed).await;
-    let id = store
-        .park(&lease, &letter("001A", Some("rows")))
-        .await
-        .unwrap();
-    let open = || async {
-        let count = "select count(*) from orgstream.dead_letter where state = 'open'";
-        bed.column::<i64>(count).await[0]
-    };
-    let marks = [Mark::Letter(id)];
-    let refused = transact(&*store, &lease, &marks, |_, _| {
-        Box::pin(async { Ok(vec![false]) })
-    });
-    refused.await.unwrap();
-    assert_eq!(open().await, 1);
-    let told = transact(&*store, &lease, &marks, write_all).await.unwrap();
-    assert_eq!(told, [false]);
-    assert_eq!((open().await, stored(bed).await), (0, (1, 0)));
-    let told = transact(&*store, &lease, &marks, write_all).await.unwrap();
-    assert_eq!(told, [true]);
-    assert_eq!(stored(bed).await, (1, 0));
     store.close().await;
 }
 

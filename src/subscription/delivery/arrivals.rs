@@ -10,7 +10,7 @@ use crate::subscription::decoder::{Item, Undecodable};
 use crate::subscription::gaps::gap_of;
 use crate::subscription::held::{Change, Slot};
 use crate::subscription::observe::Outcome;
-use crate::subscription::tracker::{HandlerSet, Tracked};
+use crate::subscription::tracker::{HandlerSet, Seq, Tracked};
 
 impl Delivery {
     pub(super) fn take(&mut self, item: Item) {
@@ -25,8 +25,11 @@ impl Delivery {
                 let over = self.grouping.close(false);
                 self.hand_on(over);
                 self.letters.held.all_came_by(self.tracker.next_seq());
+                let seq = self.tracker.next_seq();
                 self.tracker.push_keepalive(id, received_at);
+                self.pin_next(seq);
             }
+            Item::Pinned(stored) => self.pinned = Some(stored),
             Item::NewPlaces => {
                 self.repeats.clear();
                 self.tracker.knows_places();
@@ -86,9 +89,16 @@ impl Delivery {
     }
 
     fn track(&mut self, tracked: Tracked, what: What) {
-        let finished = (self.finished_before)
-            .remove(&tracked.identity)
-            .unwrap_or(0);
+        let unread = self.unread_name(&tracked.identity, &what);
+        let mut finished = 0;
+        for name in [Some(&tracked.identity), unread.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            finished |= self.finished_before.remove(name).unwrap_or(0);
+        }
+        // A mark under that name is not forgotten with the event.
+        self.position.forget(unread.clone());
         let replay_id = match &what {
             What::Event(event) => event.raw.replay_id.clone(),
             What::Undecodable(event) => event.raw.replay_id.clone(),
@@ -96,7 +106,8 @@ impl Delivery {
         self.replays
             .live_brought(replay_id.as_ref(), finished, &self.finished_before);
         // What is parked waits for its turn once more, so that its letter holds what comes after, and not before.
-        let parked = self.parked_before(&tracked.identity);
+        let parked = self.parked_before(&tracked.identity)
+            | unread.as_ref().map_or(0, |name| self.parked_before(name));
         let finished = finished & !parked;
         // So does what was parked for a handler that does not want it any more.
         let unwanted = match &what {
@@ -114,6 +125,9 @@ impl Delivery {
         let change = Change::of(header, what.received_at(), self.letters.holding);
         let held = &mut self.letters.held;
         held.brought(at, &tracked.identity);
+        if let Some(unread) = &unread {
+            held.brought(at, unread);
+        }
         held.live_at(at, replay_id.as_ref(), change.as_ref());
         let gap = header.and_then(|header| gap_of(header, replay_id.as_ref()));
         let seq = self.tracker.push_event(tracked, replay_id, finished);
@@ -123,6 +137,7 @@ impl Delivery {
             self.position.finished(1);
             self.legs.finished(seq, Instant::now());
         }
+        self.pin_next(seq);
         if let Some(hole) = gap {
             // Stored before the position passes the event.
             self.tracker.pin(seq);
@@ -137,6 +152,27 @@ impl Delivery {
         };
         let over = self.grouping.take(seq, member, Instant::now());
         self.hand_on(over);
+    }
+
+    /// Keeps the position before this place, where a hole before it is still to be stored.
+    fn pin_next(&mut self, seq: Seq) {
+        if let Some(stored) = self.pinned.take() {
+            self.tracker.pin(seq);
+            self.gaps.wait(seq, stored);
+        }
+    }
+
+    /// What an event was known by if nothing of it could be read before, where that is another identity and there
+    /// is something to be known again.
+    fn unread_name(&self, identity: &EventIdentity, what: &What) -> Option<EventIdentity> {
+        if self.finished_before.is_empty() && !self.letters.held.awaits_events() {
+            return None;
+        }
+        let unread = match what {
+            What::Event(event) => event.raw.identity_unread(),
+            What::Undecodable(event) => event.raw.identity_unread(),
+        };
+        (unread != *identity).then_some(unread)
     }
 
     /// Counts an event that these handlers do not want.

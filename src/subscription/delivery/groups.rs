@@ -22,8 +22,9 @@ const STOPPED: Duration = Duration::from_secs(1);
 impl Delivery {
     /// Hands groups over that are complete, and has the position stay before the one that is not.
     pub(super) fn hand_on(&mut self, groups: Vec<Group>) {
-        for group in groups {
+        for mut group in groups {
             self.tracker.join(group.first, group.members.len());
+            self.leave_settled(&mut group);
             match group.undecodable().filter(|_| group.is_new()) {
                 // Without one of its events none is handed over.
                 Some(undecodable) => {

@@ -120,9 +120,19 @@ impl Letters {
                 let own = self.held.awaits_some()
                     || waiting.records.is_empty()
                     || matches!(waiting.origin, Origin::Replay(_));
-                holder.is_some() || (own && self.is_parked(slot, waiting))
+                holder.is_some()
+                    || (own && self.is_parked(slot, waiting))
+                    || self.is_settled(handler, waiting)
             }
         }
+    }
+
+    /// True where a person has settled the letter of an event of this unit since that came off the stream.
+    fn is_settled(&self, handler: usize, waiting: &Waiting) -> bool {
+        waiting.places().any(|place| match place {
+            Origin::Live(seq) => self.held.is_settled(handler, seq),
+            Origin::Replay(_) | Origin::Letter { .. } => false,
+        })
     }
 
     fn is_parked(&self, slot: Slot, waiting: &Waiting) -> bool {

@@ -9,16 +9,24 @@ mod groups;
 mod letters;
 mod parked;
 mod replay;
+mod settled;
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod settled_tests;
 mod show;
 mod side;
 #[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod testing;
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
 mod turns_tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -125,6 +133,8 @@ pub(super) struct Delivery {
     with_handlers: HashMap<(usize, CallId), Vec<Waiting>>,
     calls: JoinSet<Called>,
     gaps: Gaps,
+    /// What comes next is pinned until a hole before it is stored.
+    pinned: Option<oneshot::Receiver<()>>,
     /// The reader says that the position is given up.
     given_up: mpsc::UnboundedReceiver<GivenUp>,
     age: PositionAge,
@@ -215,6 +225,7 @@ impl Delivery {
             with_handlers: HashMap::new(),
             calls: JoinSet::new(),
             gaps: Gaps::new(setup.lease.clone(), setup.store),
+            pinned: None,
             given_up: setup.given_up,
             age: setup.age,
             legs: Legs::new(Instant::now()),

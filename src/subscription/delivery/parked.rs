@@ -3,7 +3,7 @@
 use tracing::{debug, info, warn};
 
 use super::Delivery;
-use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal};
+use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, SubscriptionKey};
 use crate::subscription::handler_run::Verdict;
 use crate::subscription::held::{Known, NewLetter, PARKED_BEHIND, Since, Slot, Ticket};
 use crate::subscription::lanes::{Origin, Waiting};
@@ -63,13 +63,13 @@ impl Delivery {
                     // What kept them may be gone by now.
                     tickets.iter().for_each(|ticket| held.consider(*ticket));
                 }
-                Origin::Live(_) | Origin::Replay(_) => self.park_behind(handler, &waiting),
+                Origin::Live(_) | Origin::Replay(_) => self.set_live_aside(handler, waiting),
             }
         }
     }
 
     /// Parks what has to wait behind a dead letter; what is parked already is finished by that.
-    fn park_behind(&mut self, handler: usize, waiting: &Waiting) {
+    pub(super) fn park_behind(&mut self, handler: usize, waiting: &Waiting) {
         let (name, bit) = (self.runs[handler].name.clone(), self.runs[handler].bit);
         let slot = Slot::Handler(handler);
         let holder = self
@@ -187,7 +187,7 @@ impl Delivery {
     }
 
     /// Events of a unit are parked for these handlers.
-    fn parked(&mut self, origin: Origin, handlers: Option<HandlerSet>) {
+    pub(super) fn parked(&mut self, origin: Origin, handlers: Option<HandlerSet>) {
         self.finished(origin, handlers, Outcome::Parked);
     }
 
@@ -419,7 +419,7 @@ impl Delivery {
                 for (of, (letter, placed)) in
                     each.flat_map(|(of, own)| own.into_iter().map(move |one| (of, one)))
                 {
-                    let summary = asked_summary(letter, placed, &self.lease.key.name);
+                    let summary = asked_summary(letter, placed, &self.lease.key);
                     let records = holding.records(&summary.record_ids);
                     let ticket = held.load(summary, records, false);
                     let met = held.met_at(of.0);
@@ -435,21 +435,10 @@ impl Delivery {
                     "dead letters passed on"
                 );
             }
-            Done::Looked(open) => {
-                let gone = held.sync(open, |summary| holding.records(&summary.record_ids));
-                for ticket in &gone {
-                    if let Some((slot, identity, id)) = held.is_to_come(*ticket) {
-                        // It is given up, and so not to be handed over when it comes.
-                        let of_slot = self.runs.iter().enumerate().filter(|(index, _)| {
-                            slot == Slot::Everyone || slot == Slot::Handler(*index)
-                        });
-                        let bits = of_slot.fold(0, |all, (_, run)| all | run.bit);
-                        *self.finished_before.entry(identity.clone()).or_insert(0) |= bits;
-                        held.ahead.settled(identity, id);
-                    }
-                    held.remove(*ticket);
-                }
-                self.observer.letters_resolved("discarded", gone.len());
+            Done::Looked(open) => self.looked(open),
+            Done::Counted { handled, discarded } => {
+                self.observer.letters_resolved("handled", handled);
+                self.observer.letters_resolved("discarded", discarded);
             }
         }
     }
@@ -459,10 +448,11 @@ impl Delivery {
 const PASSED_ON: &str =
     "could not be decoded when it came; it can be now, and is about to be handed over";
 
-fn asked_summary(letter: DeadLetter, placed: Placed, subscription: &str) -> LetterSummary {
+fn asked_summary(letter: DeadLetter, placed: Placed, of: &SubscriptionKey) -> LetterSummary {
     LetterSummary {
         placed,
-        subscription: subscription.to_owned(),
+        subscription: of.name.clone(),
+        topic: of.topic.to_string(),
         handler: letter.handler,
         identity: letter.identity,
         state: "open".to_owned(),

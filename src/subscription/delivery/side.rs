@@ -421,9 +421,10 @@ impl Delivery {
                 side.done(CAUGHT_UP, false);
                 side.tracker.push_keepalive(id, received_at);
             }
-            // Only where a position is given up, which a side replay has none of.
-            Item::NewPlaces => {}
+            // Only where a position is given up or was lost, which a side replay has none of.
+            Item::NewPlaces | Item::Pinned(_) => {}
             Item::Resumed { continues } => {
+                side.in_flight.arrived();
                 side.repeats = side.tracker.incomplete_events();
                 side.group(|grouping| grouping.resumed(continues, Instant::now()));
             }

@@ -28,6 +28,11 @@ impl Ahead {
         self.settled.entry(identity).or_default().push(id);
     }
 
+    /// True where the stream is still to bring the event of a letter that is settled.
+    pub(in crate::subscription) fn awaits(&self) -> bool {
+        !self.settled.is_empty()
+    }
+
     /// The event of this letter never comes again.
     pub(in crate::subscription) fn never(&mut self, id: i64) {
         self.passed.push(id);

@@ -24,6 +24,8 @@ struct Published {
     undecodable: bool,
     /// Handled or discarded at least once, or forgotten by the bus before it was kept anywhere.
     settled: bool,
+    /// A person discarded its letter. Nobody may be handed it, unless a rewind brings it once more.
+    given_up: bool,
     commit: Option<Commit>,
     forgotten: bool,
 }
@@ -170,6 +172,7 @@ impl Model {
                 id: row.id,
             },
             subscription: "s".to_owned(),
+            topic: "/data/AccountChangeEvent".to_owned(),
             handler: (!row.everyone).then(|| "h0".to_owned()),
             identity: Self::identity(row.event),
             state: "open".to_owned(),
@@ -306,8 +309,12 @@ impl Model {
             );
         }
         let own = self.held.awaits_some() && self.held.open(MINE, &Self::identity(event)).is_some();
-        if holder.is_some() || own {
+        if self.held.is_settled(0, seq) {
+            self.live[seq as usize] = Live::Finished;
+        } else if holder.is_some() || own {
             self.park(seq, MINE, true);
+        } else if self.bus[event].given_up {
+            panic!("{event} was given up, and is handed over");
         } else if accept {
             self.settle(event, true);
             self.live[seq as usize] = Live::Finished;
@@ -455,6 +462,7 @@ impl Model {
                 records: records.into_iter().collect(),
                 undecodable: which.is_multiple_of(5),
                 settled: false,
+                given_up: false,
                 commit: self.next_commit(which),
                 forgotten: false,
             }),

@@ -305,6 +305,7 @@ fn a_look_at_the_store_brings_what_people_changed() {
     let summary = |id: i64, handler: Option<&str>, asked| LetterSummary {
         placed: Placed { place: id, id },
         subscription: "s".to_owned(),
+        topic: "/data/AccountChangeEvent".to_owned(),
         handler: handler.map(str::to_owned),
         identity: identity(&id.to_string()),
         state: "open".to_owned(),

@@ -287,14 +287,41 @@ impl Held {
         self.slots().filter(is_awaited).collect()
     }
 
-    /// Whose letter it is and of which event, where the stream is still to bring that once more.
-    pub(in crate::subscription) fn is_to_come(
-        &self,
+    /// A person has settled this letter, which is no more. Its event must not be handed over any more: where the
+    /// stream is still to bring it once more, gives whose letter it was and of which event; where that has come and
+    /// waits for its turn, [`Held::is_settled`] says so.
+    pub(in crate::subscription) fn settle(
+        &mut self,
         ticket: Ticket,
-    ) -> Option<(Slot, EventIdentity, i64)> {
+    ) -> Option<(Slot, EventIdentity)> {
         let letter = self.letters.get(&ticket)?;
-        let to_come = letter.since == Since::ToCome;
-        to_come.then(|| (letter.slot, letter.identity.clone(), letter.rank.id))
+        let (slot, identity, id) = (letter.slot, letter.identity.clone(), letter.rank.id);
+        let (came, to_come) = (letter.came, letter.since == Since::ToCome);
+        self.remove(ticket);
+        match came {
+            _ if !to_come => None,
+            Some(seq) => {
+                self.settled.entry(seq).or_default().push(slot);
+                None
+            }
+            None => {
+                self.ahead.settled(identity.clone(), id);
+                Some((slot, identity))
+            }
+        }
+    }
+
+    /// True where the letter that a handler had of the event at this place was settled since that came: it is not
+    /// to be handed over in its turn.
+    pub(in crate::subscription) fn is_settled(&self, handler: usize, seq: Seq) -> bool {
+        let is_its = |slot: &Slot| *slot == Slot::Everyone || *slot == Slot::Handler(handler);
+        let slots = self.settled.get(&seq);
+        slots.is_some_and(|slots| slots.iter().any(is_its))
+    }
+
+    /// True where something is to be known again by what a stream brings.
+    pub(in crate::subscription) fn awaits_events(&self) -> bool {
+        !self.to_come.is_empty() || self.ahead.awaits()
     }
 
     /// A side replay begins, or goes on: what it brings comes after `before`, and it has met these letters, by

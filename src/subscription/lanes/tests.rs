@@ -369,3 +369,30 @@ fn a_key_holds_its_record_whatever_it_looks_like() {
     let strict = Holding::new(Ordering::Strict, &"/event/Order__e".parse().unwrap());
     assert_eq!(strict.records(&ids("A")).len(), 0);
 }
+
+#[test]
+fn what_is_left_of_a_unit_comes_in_stretches_that_say_so() {
+    let events: Vec<_> = ["a", "b", "c", "d"].map(|record| event(&[record])).into();
+    let waiting = Waiting::new(
+        Origin::Live(5),
+        Unit::Several(events.into()),
+        Ordering::Record,
+    );
+    let left = waiting.without(&[Origin::Live(6)], Ordering::Record);
+    let places: Vec<Vec<Origin>> = left.iter().map(|w| w.places().collect()).collect();
+    assert_eq!(
+        places,
+        [
+            vec![Origin::Live(5)],
+            vec![Origin::Live(7), Origin::Live(8)]
+        ]
+    );
+    let records: Vec<_> = left.iter().map(|w| w.records.len()).collect();
+    assert_eq!(records, [1, 2]);
+    let events = || left.iter().flat_map(|w| w.unit.events());
+    assert!(events().all(|event| event.partial));
+    let ids: Vec<_> = events().flat_map(|event| event.record_ids()).collect();
+    assert_eq!(ids, ["a", "c", "d"]);
+    let all: Vec<Origin> = waiting.places().collect();
+    assert!(waiting.without(&all, Ordering::Record).is_empty());
+}

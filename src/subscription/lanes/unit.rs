@@ -10,7 +10,7 @@ use crate::event::{Event, Topic, TopicKind, is_entity_wide_id};
 use crate::subscription::tracker::Seq;
 
 /// Stands for a record. Two records that share a hash wait for each other, which is harmless.
-pub(in crate::subscription) type RecordHash = u64;
+pub(crate) type RecordHash = u64;
 
 /// Every event of a `strict` subscription, and platform events without a key, are one record.
 const ONE_LANE: RecordHash = 0;
@@ -61,7 +61,7 @@ impl Order {
 
 /// Which records dead letters hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::subscription) struct Holding {
+pub(crate) struct Holding {
     ordering: Ordering,
     /// Of change events an ID may stand for a whole entity. The key of a platform event never does, whatever
     /// it looks like.
@@ -70,7 +70,7 @@ pub(in crate::subscription) struct Holding {
 
 impl Holding {
     /// That of the events of a topic.
-    pub(in crate::subscription) fn new(ordering: Ordering, topic: &Topic) -> Self {
+    pub(crate) fn new(ordering: Ordering, topic: &Topic) -> Self {
         Self {
             ordering,
             change_events: matches!(
@@ -82,7 +82,7 @@ impl Holding {
 
     /// The records that a dead letter of these IDs holds, or of this key: none where they stand for a whole
     /// entity, and where nothing is ordered by records.
-    pub(in crate::subscription) fn records(self, record_ids: &[String]) -> Vec<RecordHash> {
+    pub(crate) fn records(self, record_ids: &[String]) -> Vec<RecordHash> {
         let entity_wide =
             || self.change_events && record_ids.iter().any(|id| is_entity_wide_id(id));
         match self.ordering {
@@ -222,6 +222,37 @@ impl Waiting {
             successes_seen: 0,
             failing_since: None,
         }
+    }
+
+    /// What is left without the events of these places, each stretch by itself: parts of what it was.
+    pub(in crate::subscription) fn without(
+        &self,
+        places: &[Origin],
+        ordering: Ordering,
+    ) -> Vec<Self> {
+        let each: Vec<(Origin, &Arc<Event>)> = self.places().zip(self.unit.events()).collect();
+        let is_left = |(place, _): &(Origin, &Arc<Event>)| !places.contains(place);
+        let stretches = each.chunk_by(|one, next| is_left(one) == is_left(next));
+        let left = stretches.filter(|stretch| stretch.first().is_some_and(is_left));
+        let part = |stretch: &[(Origin, &Arc<Event>)]| {
+            let (places, mut events): (Vec<Origin>, Vec<Arc<Event>>) = stretch
+                .iter()
+                .map(|(place, event)| (*place, Arc::clone(event)))
+                .unzip();
+            for event in &mut events {
+                Arc::make_mut(event).partial = true;
+            }
+            let unit = match events.len() {
+                1 => Unit::One(events.pop()?),
+                _ => Unit::Several(events.into()),
+            };
+            Some(Self {
+                places: places.clone().into(),
+                attempts: self.attempts,
+                ..Self::new(*places.first()?, unit, ordering)
+            })
+        };
+        left.filter_map(part).collect()
     }
 
     /// Where each of its events came from.

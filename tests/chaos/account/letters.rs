@@ -26,13 +26,12 @@ pub(super) fn have_reasons(
             continue;
         }
         let explained = match letter.reason.as_str() {
-            // In a transaction another event may be to blame.
-            "undecodable" => case.grouped || pieces.any(|piece| piece.poison == Poison::Bytes),
-            "schema_refused" => case.grouped || pieces.any(|piece| piece.poison == Poison::Schema),
+            // The others of its transaction are parked behind it.
+            "undecodable" => pieces.any(|piece| piece.poison == Poison::Bytes),
+            "schema_refused" => pieces.any(|piece| piece.poison == Poison::Schema),
             // Retried while the org could not be asked once more.
             "schema_unavailable" => {
-                case.grouped
-                    || pieces.any(|piece| matches!(piece.poison, Poison::Bytes | Poison::Schema))
+                pieces.any(|piece| matches!(piece.poison, Poison::Bytes | Poison::Schema))
             }
             "rejected" => answers_of(case, letter).any(|answer| answer.status == 422),
             "exhausted" => {
@@ -172,7 +171,7 @@ pub(super) fn seen_to(case: &Case, broken: &mut Vec<String>) {
         let left = case.letters.iter().filter(|letter| letter.state == "open");
         broken.extend(left.map(|letter| format!("{}: {letter:?} was left", case.name)));
         let discarded = case.letters.iter().filter(|l| l.state == "discarded");
-        let mut reasons = vec!["undecodable", "schema_refused", "schema_unavailable"];
+        let mut reasons = vec!["undecodable", "schema_refused"];
         if case.discards {
             reasons.push("rejected");
         }

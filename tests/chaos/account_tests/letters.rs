@@ -158,10 +158,26 @@ fn an_event_that_was_parked_without_need_is_found() {
     finds(&case, "nothing explains");
     case.letters = vec![letter(8, Some("a"), "exhausted")];
     finds(&case, "nothing explains");
-    case.letters = vec![letter(8, None, "undecodable")];
-    finds(&case, "nothing explains");
-    case.pieces[7].poison = Poison::Bytes;
+    for grouped in [false, true] {
+        case.grouped = grouped;
+        for reason in ["undecodable", "schema_refused", "schema_unavailable"] {
+            case.pieces[7].poison = Poison::None;
+            case.letters = vec![letter(8, None, reason)];
+            finds(&case, "nothing explains");
+            case.pieces[7].poison = match reason {
+                "schema_refused" => Poison::Schema,
+                _ => Poison::Bytes,
+            };
+            passes(&case);
+        }
+    }
+    // Only another attempt could have told whether it was one to give up.
+    case.letters[0].state = "discarded".to_owned();
+    case.tidied = true;
+    finds(&case, "nobody discarded");
+    case.letters[0].reason = "undecodable".to_owned();
     passes(&case);
+    case.tidied = false;
     case.letters = vec![letter(21, None, "undecodable")];
     finds(&case, "is of no published event");
 }

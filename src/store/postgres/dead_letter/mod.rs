@@ -277,7 +277,9 @@ async fn list(
             "case when not $6 then payload end",
             "where ($1::text is null or subscription = $1) and ($2::text is null or handler = $2) \
          and ($3::text is null or reason = $3) and ($4::text is null or state = $4) \
-         and ($7::bigint is null or id > $7) order by id asc limit $5"
+         and ($7::bigint is null or (coalesce(place, id), id) \
+              > (select coalesce(d.place, d.id), d.id from orgstream.dead_letter d where d.id = $7)) \
+         order by coalesce(place, id), id limit $5"
         )
     };
     let rows = sql::query(statement)

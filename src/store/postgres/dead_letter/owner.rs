@@ -14,7 +14,7 @@ use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, SettledAhe
 /// What [`summary_from`] reads, less `to_come`.
 macro_rules! summary_columns {
     () => {
-        "d.id, coalesce(d.place, d.id) as place, d.subscription, d.handler, d.identity, d.state, \
+        "d.id, coalesce(d.place, d.id) as place, d.subscription, d.topic, d.handler, d.identity, d.state, \
          d.reason, d.error, d.record_ids, d.unit, d.retry_asked_at is not null as asked, d.replay_id, \
          (extract(epoch from d.received_at) * 1000)::bigint as received_at, d.ahead_until, \
          (extract(epoch from d.committed_at) * 1000)::bigint as committed_at, d.commit_number, \
@@ -186,6 +186,7 @@ pub(super) fn summary_from(row: &PgRow) -> Result<LetterSummary, StoreError> {
             id: row.try_get("id")?,
         },
         subscription: row.try_get("subscription")?,
+        topic: row.try_get("topic")?,
         handler: row.try_get("handler")?,
         identity: EventIdentity::from_stored(row.try_get("identity")?),
         state: row.try_get("state")?,

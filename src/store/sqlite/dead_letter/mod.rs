@@ -315,7 +315,9 @@ async fn list(
             "case when not $6 then payload end",
             "where ($1 is null or subscription = $1) and ($2 is null or handler = $2) \
          and ($3 is null or reason = $3) and ($4 is null or state = $4) \
-         and ($7 is null or id > $7) order by id asc limit $5"
+         and ($7 is null or (coalesce(place, id), id) \
+              > (select coalesce(d.place, d.id), d.id from dead_letter d where d.id = $7)) \
+         order by coalesce(place, id), id limit $5"
         )
     };
     let rows = sqlx::query(statement)

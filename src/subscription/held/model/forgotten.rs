@@ -56,6 +56,7 @@ impl Model {
         let old = self.position;
         let earliest = self.bus.iter().take_while(|event| event.forgotten).count();
         self.position = (which % (old + 1)).max(earliest);
+        self.bus.iter_mut().for_each(|event| event.given_up = false);
         for row in &mut self.rows {
             if row.open && !row.ahead && self.position != old {
                 (row.ahead, row.until) = (true, Some(old));

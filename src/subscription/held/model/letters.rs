@@ -25,14 +25,13 @@ impl Model {
             return;
         }
         row.open = false;
+        self.bus[event].given_up = true;
         self.settle(event, false);
         if let Some(ticket) = ticket {
-            if let Some((_, identity, id)) = self.held.is_to_come(ticket) {
+            if self.held.settle(ticket).is_some() {
                 self.finished.insert(event);
-                self.held.ahead.settled(identity, id);
             }
             self.letters.retain(|other| *other != ticket);
-            self.held.remove(ticket);
         }
     }
 
