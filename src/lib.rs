@@ -67,6 +67,8 @@ pub mod store;
 pub mod subscription;
 #[doc(hidden)]
 pub mod telemetry;
+mod text;
+mod tls;
 mod web;
 #[doc(hidden)]
 pub mod worker;

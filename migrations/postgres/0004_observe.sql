@@ -2,6 +2,13 @@
 -- Safe while the previous release runs: tables and columns are added, none is taken away. `subscription` is locked
 -- first, as those do who write.
 
+alter table orgstream.subscription add column paused_to_rename_at timestamptz;
+comment on column orgstream.subscription.paused_to_rename_at is 'Equals paused_at where no person paused it, but `orgstream rename`, which has not come to its end.';
+
+alter table orgstream.dead_letter add column committed_at timestamptz, add column commit_number bigint;
+comment on column orgstream.dead_letter.committed_at is 'Commit time of its change; null for a platform event, where the header could not be read, and where an older release parked it.';
+comment on column orgstream.dead_letter.commit_number is 'commitNumber of its change: tells changes of one second apart.';
+
 create table orgstream.subscription_sample (
     org_id text not null,
     subscription text not null,
@@ -67,10 +74,3 @@ comment on column orgstream.allocation.remaining is 'What is left of them.';
 
 alter table orgstream.org add column limits_asked_at timestamptz;
 comment on column orgstream.org.limits_asked_at is 'When a worker last set out to ask the org for its limits: one does so for all.';
-
-alter table orgstream.dead_letter add column committed_at timestamptz, add column commit_number bigint;
-comment on column orgstream.dead_letter.committed_at is 'Commit time of its change; null for a platform event, where the header could not be read, and where an older release parked it.';
-comment on column orgstream.dead_letter.commit_number is 'commitNumber of its change: tells changes of one second apart.';
-
-alter table orgstream.subscription add column paused_to_rename_at timestamptz;
-comment on column orgstream.subscription.paused_to_rename_at is 'Equals paused_at where no person paused it, but `orgstream rename`, which has not come to its end.';

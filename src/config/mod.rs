@@ -42,6 +42,7 @@ pub use load::{
     Loaded, Origin, Subscriptions, load, load_bus_retention, load_handlers, load_salesforce,
     load_store, load_subscriptions, load_vault, load_web,
 };
+pub(crate) use shaping::is_within;
 pub use shaping::{FieldsConfig, FilterConfig};
 pub(crate) use show::masked_url;
 pub use show::show;

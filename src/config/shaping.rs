@@ -248,7 +248,8 @@ fn overlap(one: &str, other: &str) -> bool {
     is_within(one, other) || is_within(other, one)
 }
 
-fn is_within(path: &str, field: &str) -> bool {
+/// True where a field is this one, or a component of it.
+pub(crate) fn is_within(path: &str, field: &str) -> bool {
     path.strip_prefix(field)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }

@@ -1,6 +1,6 @@
 //! Hands events over as the daemon's lanes do: the records of a call are nobody else's until it is answered.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub(super) struct Rules {
     pub(super) patience: Duration,
     /// How often within one transaction, where it writes within one.
     pub(super) times: usize,
+    /// Events have records, which are held where one is parked.
+    pub(super) parks_behind: bool,
 }
 
 /// What became of an event.
@@ -376,16 +378,25 @@ impl<'a> Lanes<'a> {
     }
 
     fn look_at_order(&self, chosen: &[usize], answers: &[Answer], did: &str, ears: &mut Ears<'_>) {
-        let mut to_come: HashSet<&str> = HashSet::new();
+        // What was answered for the records of events that are not handled.
+        let mut left: HashMap<&str, &str> = HashMap::new();
         for (number, answer) in chosen.iter().zip(answers) {
             let mut records = self.records(*number);
             match answer {
-                Answer::Retry(_) => to_come.extend(records),
-                Answer::Handled if records.any(|record| to_come.contains(record)) => {
-                    let came = "an event handled, and a retry for one before it of the same record in the same call";
-                    ears.wrong(Mistake::OrderGivenUp, did, came);
+                Answer::Retry(_) => left.extend(records.map(|record| (record, "retry"))),
+                // It is parked, and tried again once somebody says so: behind what was handled past it.
+                Answer::Reject { .. } if self.rules.parks_behind => {
+                    left.extend(records.map(|record| (record, "reject")));
                 }
-                Answer::Handled | Answer::Reject { .. } => {}
+                Answer::Reject { .. } => {}
+                Answer::Handled => {
+                    if let Some(said) = records.find_map(|record| left.get(record)) {
+                        let came = format!(
+                            "an event handled, and a {said} for one before it of the same record in the same call"
+                        );
+                        ears.wrong(Mistake::OrderGivenUp, did, came);
+                    }
+                }
             }
         }
     }

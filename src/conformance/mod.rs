@@ -97,8 +97,8 @@ pub enum ConformanceError {
     #[error("{0}")]
     Events(String),
     /// The store cannot be opened.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    #[error("{0}")]
+    Store(String),
     /// A transactional handler, and no store in Postgres.
     #[error(
         "the handler writes within transactions of the store, which has to be Postgres: set `store.url` (DATABASE_URL)"
@@ -110,6 +110,12 @@ pub enum ConformanceError {
     /// The operating system gives no threads.
     #[error("cannot start a runtime: {0}")]
     Runtime(io::Error),
+}
+
+impl From<StoreError> for ConformanceError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
 }
 
 /// Runs the script with a handler as a daemon of this subscription would have it.

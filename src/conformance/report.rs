@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::text::one_line;
+
 /// A part of the script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -105,7 +107,7 @@ pub enum Mistake {
     RepeatRefused,
     /// Events of a record reached the other side out of order.
     OutOfOrder,
-    /// It handled an event and wants an earlier one of the same record again.
+    /// It handled an event, and not an earlier one of the same record in the same call.
     OrderGivenUp,
     /// It answered for an event that the other side does not have.
     NotThere,
@@ -156,7 +158,7 @@ impl Mistake {
                 "the first arrivals of each record's events in the order in which they were handed over"
             }
             Self::OrderGivenUp => {
-                "nothing handled past an event of the same record that is to come again"
+                "nothing handled past an event of the same record that is to come again or is refused"
             }
             Self::NotThere => {
                 "what was answered with handled is at the other side, whatever happens to the process"
@@ -217,7 +219,7 @@ impl Mistake {
                  one before is sure"
             }
             Self::OrderGivenUp => {
-                "stop at the first event that is to come again, and give `Retry` for all after it in the batch"
+                "stop at the first event that is not handled, and give `Retry::uncounted` for all after it in the batch"
             }
             Self::NotThere => {
                 "await the other side's answer before giving `Handled`: nothing may be left in a buffer, a queue or a \
@@ -338,9 +340,7 @@ impl fmt::Display for Report {
 
 /// What comes from a handler may not steer a terminal.
 fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    one_line(text, usize::MAX)
 }
 
 /// What is found while the script runs.

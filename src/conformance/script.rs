@@ -131,6 +131,7 @@ impl Run<'_> {
             call_limit: self.script.call_limit,
             patience: self.script.patience,
             times: 1,
+            parks_behind: self.maker.has_records(),
         }
     }
 

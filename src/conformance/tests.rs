@@ -62,6 +62,7 @@ enum Flaw {
     RetriesAll,
     RejectsAll,
     HandlesPastARetry,
+    HandlesPastAReject,
     KeepsALockWhenDropped,
     PanicsOnOddEvents,
     WantsNothing,
@@ -107,6 +108,18 @@ impl Subject {
 
     fn each(&self, batch: &EventBatch) -> BatchAnswer {
         BatchAnswer::Each(batch.events.iter().map(|event| self.take(event)).collect())
+    }
+
+    /// None past one that is refused.
+    fn each_in_order(&self, batch: &EventBatch) -> BatchAnswer {
+        let mut answers: Vec<Answer> = Vec::new();
+        for event in &batch.events {
+            answers.push(match answers.last() {
+                None | Some(Answer::Handled) => self.take(event),
+                Some(_) => Answer::Retry(Retry::because("one before it was refused").uncounted()),
+            });
+        }
+        BatchAnswer::Each(answers)
     }
 
     async fn handle_badly(&self, batch: &EventBatch) -> BatchAnswer {
@@ -180,6 +193,7 @@ impl Subject {
                 answers[0] = Answer::Retry(Retry::because("not this one"));
                 return BatchAnswer::Each(answers);
             }
+            Flaw::HandlesPastAReject => return self.each(batch),
             Flaw::KeepsALockWhenDropped => {
                 while self.busy.swap(true, SeqCst) {
                     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -196,7 +210,7 @@ impl Subject {
             Flaw::IsGoneAfterItsEnd => assert!(!self.ended.load(SeqCst), "ended"),
             _ => {}
         }
-        self.each(batch)
+        self.each_in_order(batch)
     }
 }
 
@@ -488,6 +502,20 @@ async fn one_that_handles_past_a_retry_is_found() {
     assert_eq!(
         found(&report, Mistake::OrderGivenUp),
         (Step::Order, Outcome::Wrong)
+    );
+}
+
+#[tokio::test]
+async fn one_that_handles_past_a_reject_is_found() {
+    let report = of_accounts(Flaw::HandlesPastAReject).await;
+    assert_eq!(
+        found(&report, Mistake::OrderGivenUp),
+        (Step::Reject, Outcome::Wrong)
+    );
+    let finding = report.finding(Mistake::OrderGivenUp).unwrap();
+    assert!(
+        finding.came.contains("a reject for one before it"),
+        "{report}"
     );
 }
 

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
 use super::registry::HandlerConfigError;
+use super::written::event_line;
 use super::{Answer, BatchAnswer, BatchLimits, EventBatch, Handler, Options, Retry};
 use crate::config::HandlerConfig;
-use crate::event::Event;
 
 /// Writes events as CloudEvents JSON, one a line. An event is handled once the operating system has
 /// its whole line; while the output cannot be written (closed pipe, full disk) events wait.
@@ -39,41 +39,44 @@ impl LogHandler {
 #[async_trait]
 impl Handler for LogHandler {
     async fn handle(&self, batch: &EventBatch) -> BatchAnswer {
-        let mut lines = Vec::new();
-        let mut answers: Vec<Option<Answer>> = Vec::with_capacity(batch.events.len());
+        let (mut lines, mut rejected) = (Vec::new(), None);
         for event in &batch.events {
-            answers.push(match append_line(&mut lines, event) {
-                Ok(()) => None, // known once it is written
-                Err(error) => Some(Answer::Reject {
-                    reason: format!("cannot be written as CloudEvents JSON: {error}"),
-                }),
-            });
+            match event_line(event) {
+                Ok(mut line) => lines.append(&mut line),
+                Err(error) => {
+                    let reason = format!("cannot be written as CloudEvents JSON: {error}");
+                    rejected = Some(Answer::Reject { reason });
+                    break;
+                }
+            }
         }
-        if lines.is_empty() {
-            return BatchAnswer::Each(answers.into_iter().flatten().collect());
-        }
-        let Written { complete, error } = self.sink.write(lines).await;
-        let all_alike = answers.iter().all(Option::is_none);
-        if error.is_none() && all_alike {
+        let Written { complete, error } = match lines.is_empty() {
+            true => Written::default(),
+            false => self.sink.write(lines).await,
+        };
+        let count = batch.events.len();
+        if error.is_none() && rejected.is_none() {
             return BatchAnswer::HANDLED;
         }
-        let retry = Answer::Retry(Retry::because(format!(
-            "cannot write to standard output: {}",
-            error.unwrap_or_default()
-        )));
-        if complete == 0 && all_alike {
-            return BatchAnswer::All(retry);
-        }
-        let mut left = complete;
-        let answers = answers.into_iter().map(|answer| match answer {
-            Some(rejected) => rejected,
-            None if left > 0 => {
-                left -= 1;
-                Answer::Handled
+        let mut answers = vec![Answer::Handled; complete.min(count)];
+        match error {
+            // A pipe without a reader, a full disk: that is no event's fault.
+            Some(error) => {
+                let why = format!("cannot write to standard output: {error}");
+                let retry = Answer::Retry(Retry::because(why).uncounted());
+                if answers.is_empty() {
+                    return BatchAnswer::All(retry);
+                }
+                answers.resize(count, retry);
             }
-            None => retry.clone(),
-        });
-        BatchAnswer::Each(answers.collect())
+            // Behind one that is parked its record is held, so nothing of it may be out before that.
+            None => {
+                answers.extend(rejected);
+                let why = "not written, because an earlier event of the same call was rejected";
+                answers.resize(count, Answer::Retry(Retry::because(why).uncounted()));
+            }
+        }
+        BatchAnswer::Each(answers)
     }
 
     fn batch_limits(&self) -> BatchLimits {
@@ -82,19 +85,6 @@ impl Handler for LogHandler {
             bytes: 1 << 20,
         }
     }
-}
-
-fn append_line(lines: &mut Vec<u8>, event: &Event) -> Result<(), serde_json::Error> {
-    let mut line = event.cloud_event().to_json()?;
-    // Between JSON tokens a newline is only white space; within texts there is none.
-    for byte in &mut line {
-        if *byte == b'\n' {
-            *byte = b' ';
-        }
-    }
-    line.push(b'\n');
-    lines.append(&mut line);
-    Ok(())
 }
 
 /// An output of whole lines that any number of handlers share. A line is never torn or mixed with
@@ -114,7 +104,7 @@ struct Job {
 }
 
 /// How far a job got.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Written {
     /// Lines that are out completely.
     complete: usize,
@@ -337,18 +327,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_event_that_is_no_json_is_rejected_and_no_other() {
-        let out = Narrow::new(usize::MAX, usize::MAX);
-        let answer = handler(out.clone())
-            .handle(&batch(&["{}", "{not json", "{}"]))
-            .await;
-        let BatchAnswer::Each(answers) = answer else {
-            panic!("{answer:?}");
-        };
-        assert_eq!(answers[0], Answer::Handled);
-        assert!(matches!(answers[1], Answer::Reject { .. }));
-        assert_eq!(answers[2], Answer::Handled);
-        assert_eq!(out.ids(), ["event-0", "event-2"]);
+    async fn nothing_is_written_past_an_event_that_is_rejected() {
+        for (data, written) in [
+            (["{}", "{not json", "{}"], 1),
+            (["{not json", "{}", "{}"], 0),
+            (["{}", "{}", "{not json"], 2),
+        ] {
+            let out = Narrow::new(usize::MAX, usize::MAX);
+            let answer = handler(out.clone()).handle(&batch(&data)).await;
+            let BatchAnswer::Each(answers) = answer else {
+                panic!("{answer:?}");
+            };
+            assert_eq!(answers.len(), 3);
+            assert!(answers[..written].iter().all(|a| *a == Answer::Handled));
+            assert!(matches!(answers[written], Answer::Reject { .. }));
+            // They were not attempted, and may be of its record.
+            let behind = |answer: &Answer| matches!(answer, Answer::Retry(retry) if !retry.counts);
+            assert!(answers[written + 1..].iter().all(behind), "{answers:?}");
+            assert_eq!(out.ids(), ["event-0", "event-1"][..written]);
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -381,7 +378,8 @@ mod tests {
             let handled = match handler.handle(&batch(&["{}", "{}"])).await {
                 BatchAnswer::All(Answer::Retry(_)) => 0,
                 BatchAnswer::Each(answers) => {
-                    assert!(matches!(answers[..], [Answer::Handled, Answer::Retry(_)]));
+                    assert_eq!(answers[0], Answer::Handled);
+                    assert!(matches!(&answers[1..], [Answer::Retry(retry)] if !retry.counts));
                     1
                 }
                 other => panic!("{other:?} with room for {room} bytes only"),
@@ -408,6 +406,7 @@ mod tests {
         match handler(writer).handle(&batch(&["{}"])).await {
             BatchAnswer::All(Answer::Retry(retry)) => {
                 assert!(retry.reason.contains("roken pipe"), "{}", retry.reason);
+                assert!(!retry.counts);
             }
             other => panic!("{other:?}"),
         }

@@ -20,6 +20,7 @@ mod tls_client;
 mod tls_options;
 mod transactional;
 mod webhook;
+mod written;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,8 +64,9 @@ pub enum Answer {
     },
 }
 
-/// Why a handler wants an event again.
+/// Why a handler wants an event again. Made with [`Retry::because`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Retry {
     /// Why, for a person to read; without payload or secrets.
     pub reason: String,
@@ -82,6 +84,15 @@ impl Retry {
             reason: reason.into(),
             after: None,
             counts: true,
+        }
+    }
+
+    /// The same, after this pause at least, of which an hour is kept.
+    #[must_use]
+    pub fn after(self, pause: Duration) -> Self {
+        Self {
+            after: Some(pause),
+            ..self
         }
     }
 
@@ -103,8 +114,10 @@ pub enum BatchAnswer {
     /// The same for all.
     All(Answer),
     /// One for each event, in the batch's order. A list of another length is taken as a retry of the
-    /// whole batch. A handler that handles an event and wants an earlier one of the same record again gives
-    /// that record's order up. The events of a transaction that came together share the worst answer that
+    /// whole batch. A handler that handles an event and wants an earlier one of the same record again, or refuses
+    /// it, gives that record's order up: what is refused is parked, what follows it has to park behind it, and a person
+    /// may have it tried again. So stop at the first that is not handled, at least of its record, and give
+    /// [`Retry::uncounted`] for the rest. The events of a transaction that came together share the worst answer that
     /// one of them got.
     Each(Vec<Answer>),
 }

@@ -116,7 +116,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// A text, where the key is there.
+    /// A text, where the key is there and not blank.
     pub fn text(&mut self, key: &'static str) -> Option<String> {
         let value = self.value(key)?;
         let text = value.as_str().map(str::to_owned);
@@ -125,7 +125,7 @@ impl<'a> Options<'a> {
 
     /// A text that the handler cannot do without; `expected` says what the key takes.
     pub fn required_text(&mut self, key: &'static str, expected: &'static str) -> Option<String> {
-        if !self.config.options.contains_key(key) {
+        if !self.has(key) {
             self.known.push(key);
             self.problems.push(OptionProblem::Missing { key, expected });
             return None;
@@ -269,9 +269,16 @@ impl<'a> Options<'a> {
         texts
     }
 
-    /// Whether the key is there, whatever its value.
+    /// Whether the key is there. A text that is blank counts as left out, as everywhere in the configuration.
     pub fn has(&self, key: &str) -> bool {
-        self.config.options.contains_key(key)
+        self.config.options.contains_key(key) && !self.is_blank(key)
+    }
+
+    /// Whether the key is there with a blank text, for keys that must not count as left out because a variable behind
+    /// them is empty.
+    pub fn is_blank(&self, key: &str) -> bool {
+        let text = self.config.options.get(key).and_then(toml::Value::as_str);
+        text.is_some_and(|text| text.trim().is_empty())
     }
 
     /// Notes that the value of `key`, a dotted path where it lies in a table, cannot be used. `reason`
@@ -312,7 +319,8 @@ impl<'a> Options<'a> {
 
     fn value(&mut self, key: &'static str) -> Option<&'a toml::Value> {
         self.known.push(key);
-        self.config.options.get(key)
+        let value = self.config.options.get(key);
+        value.filter(|_| !self.is_blank(key))
     }
 
     /// Passes `read` on, and notes that `value` has the wrong type where it is `None`.
@@ -382,6 +390,29 @@ mod tests {
         assert!(options.boolean("fast", false));
         assert_eq!(options.secret_table("headers")["a"].expose_secret(), "b");
         assert!(options.finish(Some(())).is_ok());
+    }
+
+    #[test]
+    fn a_blank_text_counts_as_left_out() {
+        let config = config(
+            "x",
+            "name = ' '\npause = ''\nsize = \"\\n\"\nroom = ''\nfast = ''\nlist = ' '\nheaders = ''\nurl = ''",
+        );
+        let mut options = Options::new(&config);
+        assert_eq!(options.text("name"), None);
+        let pause = Duration::from_secs(7);
+        assert_eq!(options.duration("pause", pause), pause);
+        assert_eq!(options.integer("size", 5, 1..=9), 5);
+        assert_eq!(options.bytes("room", 5, 1..=9), 5);
+        assert!(options.boolean("fast", true));
+        assert!(options.texts("list").is_empty());
+        assert!(options.secret_table("headers").is_empty());
+        assert!(!options.has("name") && options.is_blank("name"));
+        assert!(!options.is_blank("nothing"));
+        options.required_text("url", "an address");
+        let error = options.finish(Some(())).unwrap_err().to_string();
+        assert!(error.contains("`url` is missing"), "{error}");
+        assert!(!error.contains("name"), "{error}");
     }
 
     #[test]

@@ -154,8 +154,36 @@ pub(super) fn answer_with(error: &sqlx::Error, reason: String) -> Answer {
     if refused {
         Answer::Reject { reason }
     } else {
-        Answer::Retry(Retry::because(reason))
+        Answer::Retry(retry(error, reason))
     }
+}
+
+/// A retry after this error; it does not count where no event can be to blame.
+pub(super) fn retry(error: &sqlx::Error, reason: String) -> Retry {
+    let retry = Retry::because(reason);
+    if is_of_database(error) {
+        retry.uncounted()
+    } else {
+        retry
+    }
+}
+
+/// Whether it is the database that is away, full, or refuses the login, or a function that asked for time: what an event
+/// is says nothing about that. One that is slow, or locked, may be so for a certain event.
+fn is_of_database(error: &sqlx::Error) -> bool {
+    let error = match error {
+        sqlx::Error::Database(error) => error,
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolClosed => return true,
+        _ => return false,
+    };
+    let code = error.code().unwrap_or_default();
+    let code = &*code;
+    let classes = ["08", "28", "53", "58"];
+    classes.iter().any(|class| code.starts_with(class))
+        || matches!(
+            code,
+            RETRY | EXHAUSTED | "25006" | "57P01" | "57P02" | "57P03"
+        )
 }
 
 /// Whether a SQLSTATE says that a value cannot be, or that a function rejects the event. A violated constraint (class

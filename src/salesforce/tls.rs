@@ -1,4 +1,4 @@
-//! Trust for TLS: the built-in roots, the machine's, and one more CA where the configuration names it.
+//! Trust for TLS: the usual roots, and one more CA where the configuration names it.
 
 use std::path::Path;
 
@@ -6,16 +6,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-/// Both the built-in and the machine's roots, so that it works in a container without CA files and behind
-/// a proxy whose CA the machine (or SSL_CERT_FILE) knows.
-pub(crate) fn usual_roots() -> RootCertStore {
-    let mut roots = RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
-    // What the machine holds that cannot be read or used is none of our business.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
-}
+use crate::tls::usual_roots;
 
 /// The usual roots and those of one more file. The error names the file and its fault.
 pub(crate) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {

@@ -13,7 +13,7 @@ use secrecy::ExposeSecret;
 use serde_json::value::RawValue;
 
 use self::json::{Object, Writer, plain_text};
-use crate::config::FieldsConfig;
+use crate::config::{FieldsConfig, is_within};
 use crate::event::Decoded;
 
 pub use filter::Filter;
@@ -240,10 +240,4 @@ impl fmt::Debug for Shape {
             .field("hash", &self.hash)
             .finish_non_exhaustive()
     }
-}
-
-/// True where a field is this one, or a component of it.
-pub(crate) fn is_within(path: &str, field: &str) -> bool {
-    path.strip_prefix(field)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }

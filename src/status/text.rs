@@ -7,9 +7,7 @@ pub const NONE: &str = "-";
 
 /// Text with every control character made a space: what comes from outside may not steer a terminal.
 pub fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    crate::text::one_line(text, usize::MAX)
 }
 
 /// How long ago, as `12 s`, `4 min`, `3 h 20 min` or `5 d 2 h`; a dash for what never was.

@@ -247,3 +247,89 @@ impl<S: Store> Store for Measured<S> {
         self.0.connections().show();
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::config::StoreConfig;
+    use crate::telemetry::exposition::Exposition;
+    use crate::telemetry::metrics::{
+        Metric, STORE_CONNECTIONS, STORE_CONNECTIONS_MAX, STORE_ERRORS,
+    };
+
+    /// The metrics that calls leave behind.
+    fn recorded(calls: impl AsyncFnOnce(Arc<dyn Store>)) -> Exposition {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        ::metrics::with_local_recorder(&recorder, || {
+            runtime.block_on(async {
+                let config = StoreConfig::new("sqlite::memory:");
+                calls(super::super::open(&config).await.unwrap()).await;
+            });
+        });
+        Exposition::parse(&handle.render()).unwrap()
+    }
+
+    fn value(exposition: &Exposition, metric: &Metric, labels: &[(&str, &str)]) -> Option<f64> {
+        let mut samples = exposition.family(metric.name)?.samples.iter();
+        let found = samples
+            .find(|sample| (labels.iter()).all(|(name, value)| sample.label(name) == Some(*value)));
+        found.map(|sample| sample.value)
+    }
+
+    #[test]
+    fn a_call_is_timed_and_its_failure_counted_by_kind() {
+        let seen = recorded(async |store| {
+            store.ping().await.unwrap();
+            // There are no tables yet.
+            store.subscriptions().await.unwrap_err();
+            store.migrate().await.unwrap();
+            // Nobody waits for this one.
+            drop(store.subscriptions());
+            let call = store.subscriptions();
+            let waited = tokio::time::timeout(Duration::ZERO, call).await;
+            assert!(waited.is_err());
+            store.close().await;
+            store.ping().await.unwrap_err();
+        });
+        let errors = |operation, kind| {
+            let labels = [("operation", operation), ("kind", kind)];
+            value(&seen, &STORE_ERRORS, &labels)
+        };
+        assert_eq!(errors("subscriptions", "not_migrated"), Some(1.0));
+        assert_eq!(errors("subscriptions", "abandoned"), Some(1.0));
+        assert_eq!(errors("ping", "unavailable"), Some(1.0));
+        assert_eq!(errors("migrate", "unavailable"), None);
+        let calls = seen.family("orgstream_store_seconds").unwrap();
+        assert!(
+            calls
+                .samples
+                .iter()
+                .any(|one| one.label("operation") == Some("migrate"))
+        );
+        assert_eq!(value(&seen, &STORE_CONNECTIONS_MAX, &[]), Some(1.0));
+        assert_eq!(
+            value(&seen, &STORE_CONNECTIONS, &[("state", "idle")]),
+            Some(0.0),
+            "closed"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_is_meant_so_is_no_failure() {
+        assert_eq!(
+            StoreError::Paused {
+                subscription: "a".to_owned()
+            }
+            .kind(),
+            None
+        );
+    }
+}

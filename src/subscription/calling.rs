@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 
 use super::lanes::{Origin, Unit, Waiting};
 use crate::event::Event;
-use crate::handler::{Answer, BatchAnswer, EventBatch, Handler, TransactionalHandler};
+use crate::handler::{Answer, BatchAnswer, EventBatch, Handler, Retry, TransactionalHandler};
 use crate::shape::NotShaped;
 use crate::store::{HandOver, Lease, Mark, Store, StoreError, TransactionError, Work};
 
@@ -21,6 +21,8 @@ pub(super) enum CallEnd {
     Answered(BatchAnswer),
     /// It was answered for, and perhaps stored: the answer to the commit was lost.
     Unheard(String),
+    /// The store was asked which units are finished: what it said of each, or why it said nothing.
+    Looked(Result<Vec<bool>, String>),
     /// Another worker has taken over: nothing was written, and it is nobody's fault.
     Fenced,
 }
@@ -35,6 +37,8 @@ pub(super) struct Call {
     marks: Vec<Mark>,
     /// A transaction of the org: all of its events are finished together or none.
     whole: bool,
+    /// Events of each unit, where the store is only asked which of them are finished.
+    look: Option<Vec<usize>>,
     /// One of its events cannot be shown as it ought to be: nothing is handed over.
     not_shaped: Option<NotShaped>,
 }
@@ -71,12 +75,24 @@ impl Call {
             batch,
             marks,
             whole,
+            look: None,
             not_shaped,
         }
     }
 
+    /// The same, but nothing is handed over: the store is asked which of the units are finished. It tells once every
+    /// transaction has ended that may have finished one of them.
+    pub(super) fn only_looks(mut self, waiting: &[Waiting]) -> Self {
+        let events = waiting.iter().map(|waiting| waiting.unit.events().len());
+        self.look = Some(events.collect());
+        self
+    }
+
     /// Makes it. A panic of the handler is taken as a retry.
     pub(super) async fn make(self) -> CallEnd {
+        if let (Some(units), Some(handler)) = (&self.look, self.handler.transactional()) {
+            return self.look(handler, units).await;
+        }
         if let Some(error) = self.not_shaped {
             return CallEnd::Answered(BatchAnswer::All(Answer::Reject {
                 reason: error.to_string(),
@@ -96,29 +112,51 @@ impl Call {
     }
 
     async fn within_transaction(&self, handler: &dyn TransactionalHandler) -> CallEnd {
-        let hand_over = HandOver {
-            lease: &self.lease,
-            handler: &self.name,
-            marks: &self.marks,
-        };
         let mut task = Task {
             handler,
             batch: &self.batch,
             whole: self.whole,
+            begun: false,
             answer: None,
         };
         let done = self
             .store
-            .transact(hand_over, handler.timeout(), &mut task)
+            .transact(self.hand_over(), handler.timeout(), &mut task)
             .await;
         CallEnd::Answered(match done {
             Ok(()) => task.answer.unwrap_or(BatchAnswer::HANDLED),
             Err(TransactionError::Store(StoreError::Fenced { .. })) => return CallEnd::Fenced,
-            // The next attempt finds finished what was stored.
             Err(TransactionError::Unheard(why)) => return CallEnd::Unheard(why),
-            Err(TransactionError::Store(error)) => BatchAnswer::retry(error.to_string()),
+            Err(TransactionError::Store(error)) => {
+                let retry = Retry::because(error.to_string());
+                // Before the handler had its turn it was the store that failed, and no event of these.
+                let retry = if task.begun { retry } else { retry.uncounted() };
+                BatchAnswer::All(Answer::Retry(retry))
+            }
             Err(TransactionError::Work(error)) => BatchAnswer::All(handler.answer_to(&error)),
         })
+    }
+
+    /// Asks the store which of these units, of so many events each, are finished.
+    async fn look(&self, handler: &dyn TransactionalHandler, units: &[usize]) -> CallEnd {
+        let mut look = Look::default();
+        let done = self
+            .store
+            .transact(self.hand_over(), handler.timeout(), &mut look)
+            .await;
+        CallEnd::Looked(match done {
+            Ok(()) => Ok(of_units(&look.finished, units)),
+            Err(TransactionError::Store(StoreError::Fenced { .. })) => return CallEnd::Fenced,
+            Err(error) => Err(error.to_string()),
+        })
+    }
+
+    fn hand_over(&self) -> HandOver<'_> {
+        HandOver {
+            lease: &self.lease,
+            handler: &self.name,
+            marks: &self.marks,
+        }
     }
 }
 
@@ -139,6 +177,8 @@ struct Task<'a> {
     handler: &'a dyn TransactionalHandler,
     batch: &'a EventBatch,
     whole: bool,
+    /// The marks are taken: what goes wrong from now on may be the events' doing.
+    begun: bool,
     /// For all events of the batch, once it has answered.
     answer: Option<BatchAnswer>,
 }
@@ -150,6 +190,7 @@ impl Work for Task<'_> {
         connection: &mut PgConnection,
         finished: &[bool],
     ) -> Result<Vec<bool>, sqlx::Error> {
+        self.begun = true;
         let left = |(event, finished): (&Arc<Event>, &bool)| (!finished).then(|| event.clone());
         let batch = EventBatch {
             subscription: self.batch.subscription.clone(),
@@ -165,6 +206,36 @@ impl Work for Task<'_> {
         self.answer = Some(answer);
         Ok(done)
     }
+}
+
+/// Finds out which events are finished, and finishes none.
+#[derive(Default)]
+struct Look {
+    /// Of each event.
+    finished: Vec<bool>,
+}
+
+#[async_trait]
+impl Work for Look {
+    async fn run(
+        &mut self,
+        _: &mut PgConnection,
+        finished: &[bool],
+    ) -> Result<Vec<bool>, sqlx::Error> {
+        self.finished = finished.to_vec();
+        Ok(finished.to_vec())
+    }
+}
+
+/// Whether each unit of so many events is finished. What came in one transaction of the org was finished in one.
+fn of_units(finished: &[bool], units: &[usize]) -> Vec<bool> {
+    let mut rest = finished;
+    let of_unit = |events: &usize| {
+        let (own, others) = rest.split_at_checked(*events).unwrap_or_default();
+        rest = others;
+        !own.is_empty() && own.iter().all(|finished| *finished)
+    };
+    units.iter().map(of_unit).collect()
 }
 
 /// Makes an answer for the events that were not finished before one for all of the batch; with it, which
@@ -198,7 +269,6 @@ fn for_all(answer: BatchAnswer, finished: &[bool], whole: bool) -> (BatchAnswer,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handler::Retry;
 
     const HANDLED: Answer = Answer::Handled;
 
@@ -222,6 +292,16 @@ mod tests {
         let (answer, done) = for_all(BatchAnswer::HANDLED, &finished, false);
         assert_eq!(answer, BatchAnswer::Each(vec![HANDLED; 4]));
         assert_eq!(done, [true; 4]);
+    }
+
+    #[test]
+    fn a_unit_is_finished_where_all_of_its_events_are() {
+        let finished = [true, false, true, true, true, false];
+        assert_eq!(
+            of_units(&finished, &[1, 2, 2, 1]),
+            [true, false, true, false]
+        );
+        assert_eq!(of_units(&[false], &[1, 1]), [false, false]);
     }
 
     #[test]

@@ -153,6 +153,12 @@ impl HandlerRun {
     /// The next call to make now, if any, or what has to leave the lanes without one because it is `held`.
     pub(super) fn next_call(&mut self, now: Instant, held: IsHeld<'_>) -> Option<Next> {
         let calls = self.lanes.calls();
+        // Whatever the handler is like, for it is not asked; and first, for what is in doubt holds up what follows it.
+        if calls < self.concurrency
+            && let Some(look) = self.lanes.look(now)
+        {
+            return Some(look);
+        }
         let mut next = match (&self.down, self.stopped.keys().next()) {
             // Only what stopped it, until that is done.
             (_, Some(_)) if calls > 0 => None,
@@ -198,6 +204,55 @@ impl HandlerRun {
         self.down.is_some()
     }
 
+    /// Takes the end of a call of which nobody knows whether it finished its events: they are in doubt, and neither
+    /// handed over again nor parked before the store has told.
+    pub(super) fn unheard(
+        &mut self,
+        now: Instant,
+        call: CallId,
+        mut batch: Vec<Waiting>,
+        why: String,
+    ) -> Answered {
+        for waiting in &mut batch {
+            waiting.in_doubt = true;
+        }
+        self.answered(now, call, batch, BatchAnswer::retry(why))
+    }
+
+    /// Takes what the store said of units in doubt: whether each is finished, or why it could not tell.
+    pub(super) fn looked(
+        &mut self,
+        now: Instant,
+        call: CallId,
+        batch: Vec<Waiting>,
+        finished: Result<Vec<bool>, String>,
+    ) -> Answered {
+        self.lanes.end_call(call);
+        let mut result = Answered::default();
+        let finished = finished.unwrap_or_else(|why| {
+            self.judge(now, call, Some((Duration::ZERO, why)), &mut result);
+            Vec::new()
+        });
+        let again = now + pause(&self.retry.backoff, self.failures_in_row);
+        let mut finished = finished.into_iter();
+        for mut waiting in batch {
+            match finished.next() {
+                Some(true) => {
+                    self.stopped.remove(&waiting.origin);
+                    result.done.push((waiting, Verdict::Handled));
+                    continue;
+                }
+                Some(false) => {
+                    waiting.in_doubt = false;
+                    waiting.not_before = None; // it has had its pause
+                }
+                None => waiting.not_before = Some(again),
+            }
+            self.lanes.put(waiting);
+        }
+        result
+    }
+
     /// Takes the answer of a call.
     pub(super) fn answered(
         &mut self,
@@ -205,29 +260,6 @@ impl HandlerRun {
         call: CallId,
         batch: Vec<Waiting>,
         answer: BatchAnswer,
-    ) -> Answered {
-        self.take(now, call, batch, answer, true)
-    }
-
-    /// Takes the end of a call of which nobody knows whether it finished its events. They are tried once more
-    /// whatever happened before, which tells: what is finished must not be parked.
-    pub(super) fn unheard(
-        &mut self,
-        now: Instant,
-        call: CallId,
-        batch: Vec<Waiting>,
-        why: String,
-    ) -> Answered {
-        self.take(now, call, batch, BatchAnswer::retry(why), false)
-    }
-
-    fn take(
-        &mut self,
-        now: Instant,
-        call: CallId,
-        batch: Vec<Waiting>,
-        answer: BatchAnswer,
-        known: bool,
     ) -> Answered {
         self.lanes.end_call(call);
         let whole = matches!(answer, BatchAnswer::All(_)) && batch.len() > 1;
@@ -270,8 +302,7 @@ impl HandlerRun {
                 )),
                 Answer::Retry(retry) => {
                     let records = waiting.records.clone();
-                    let together = whole || follows;
-                    if self.failed(now, waiting, retry, (together, known), &mut result) {
+                    if self.failed(now, waiting, retry, whole || follows, &mut result) {
                         unsettled.extend(records);
                     }
                 }
@@ -281,18 +312,19 @@ impl HandlerRun {
         result
     }
 
-    /// True where it is handed over once more. It failed `together` with others or not, and it is `known`
-    /// that nothing of it is finished, or not.
+    /// True where it is handed over once more. It failed `together` with others or not.
     fn failed(
         &mut self,
         now: Instant,
         mut waiting: Waiting,
         retry: Retry,
-        (together, known): (bool, bool),
+        together: bool,
         result: &mut Answered,
     ) -> bool {
         // An attempt counts against the event only if the handler succeeded with others meanwhile: a
         // handler that is down is not a bad event. Nor does it where the handler says whose fault it was.
+        // What may be finished must not be parked, so it says nothing of that either.
+        let known = !waiting.in_doubt;
         let counts = known && retry.counts && self.successes > waiting.successes_seen;
         if counts {
             waiting.counted += 1;
@@ -339,9 +371,9 @@ impl HandlerRun {
                 result.health = Some(Health::Stopped(why));
             }
         } else {
-            let least = retry.after.unwrap_or_default().min(LONGEST_AFTER);
-            let pause = pause(&self.retry.backoff, waiting.attempts.saturating_sub(1)).max(least);
-            waiting.not_before = Some(now + pause);
+            waiting.asked_for = retry.after.map(|after| now + after.min(LONGEST_AFTER));
+            let pause = pause(&self.retry.backoff, waiting.attempts.saturating_sub(1));
+            waiting.not_before = Some(now + pause).max(waiting.asked_for);
         }
         result.again += waiting.unit.events().len();
         self.lanes.put(waiting);

@@ -21,11 +21,17 @@ pub(super) use unit::{Origin, RecordHash, Unit, Waiting, record_ids};
 /// Names a call of the handler.
 pub(super) type CallId = u64;
 
+/// As many units in doubt are looked up together.
+const LOOKED_UP: usize = 100;
+
 /// What is next.
 #[derive(Debug)]
 pub(super) enum Next {
     /// A batch for the handler, with the name of the call that holds its records.
     Call(CallId, Vec<Waiting>),
+    /// Units in doubt, for the store to tell which of them are finished, with the name of the call that holds their
+    /// records.
+    Look(CallId, Vec<Waiting>),
     /// It is the turn of these, in this order, but they are not to be handed over.
     Aside(Vec<Waiting>),
 }
@@ -51,6 +57,8 @@ pub(super) struct Lanes {
     next_call: CallId,
     /// Barriers that wait.
     barriers: usize,
+    /// Units in doubt that wait.
+    in_doubt: usize,
     /// How many came in.
     arrived: u64,
 }
@@ -63,6 +71,7 @@ impl Lanes {
             waiting.arrived = self.arrived;
         }
         self.barriers += usize::from(waiting.order == Order::Barrier);
+        self.in_doubt += usize::from(waiting.in_doubt);
         self.waiting.insert(waiting.origin, waiting);
     }
 
@@ -80,6 +89,7 @@ impl Lanes {
             .collect();
         let barriers = left.iter().filter(|w| w.order == Order::Barrier);
         self.barriers -= barriers.count();
+        self.in_doubt -= left.iter().filter(|w| w.in_doubt).count();
         left
     }
 
@@ -102,10 +112,10 @@ impl Lanes {
             .min()
     }
 
-    /// The handler is back: what waited for it, and for nothing of its own, need not wait longer.
+    /// The handler is back: what waited for it, and for nothing of its own, need not wait longer than it was asked to.
     pub(super) fn wake_untried(&mut self) {
         for waiting in self.waiting.values_mut().filter(|w| w.counted == 0) {
-            waiting.not_before = None;
+            waiting.not_before = waiting.asked_for;
         }
     }
 
@@ -121,9 +131,20 @@ impl Lanes {
         }
         let chosen = self.choose(now, limits, None, held);
         if chosen.aside.is_empty() {
-            return self.take(&chosen.batch);
+            return self.take(&chosen.batch, Next::Call);
         }
         Some(self.take_aside(&chosen.aside))
+    }
+
+    /// Units in doubt, to be looked up: whatever waits before them, for to look hands nothing over.
+    pub(super) fn look(&mut self, now: Instant) -> Option<Next> {
+        if self.in_doubt == 0 {
+            return None;
+        }
+        let due = |w: &&Waiting| w.in_doubt && w.not_before.is_none_or(|at| at <= now);
+        let doubtful = self.waiting.values().filter(due).map(|w| w.origin);
+        let doubtful: Vec<Origin> = doubtful.take(LOOKED_UP).collect();
+        self.take(&doubtful, Next::Look)
     }
 
     /// One event to find out whether a handler that fails for all is back: the ready one that was tried
@@ -156,14 +177,13 @@ impl Lanes {
                 break;
             }
         }
-        self.take(&[best?.1])
+        self.take(&[best?.1], Next::Call)
     }
 
     /// This event alone, if it waits, is due, and nothing is under way.
     pub(super) fn one(&mut self, origin: Origin, now: Instant) -> Option<Next> {
-        let waiting = self.waiting.get(&origin)?;
-        let due = waiting.not_before.is_none_or(|at| at <= now);
-        (due && self.calls.is_empty()).then(|| self.take(&[origin]))?
+        let due = is_due(self.waiting.get(&origin)?, now);
+        (due && self.calls.is_empty()).then(|| self.take(&[origin], Next::Call))?
     }
 
     /// The call made last.
@@ -194,7 +214,7 @@ impl Lanes {
         }
         let is_barrier = |w: &&Waiting| w.order == Order::Barrier;
         let barrier = self.waiting.values().find(is_barrier)?;
-        let due = barrier.not_before.is_none_or(|at| at <= now);
+        let due = is_due(barrier, now);
         let skipped = skip.is_some_and(|skip| skip.contains(&barrier.origin));
         let mut before = self.waiting.range(..barrier.origin);
         let presses = due && !skipped && before.all(|(_, w)| w.arrived > barrier.arrived);
@@ -232,7 +252,7 @@ impl Lanes {
             };
             let follows = waiting.records.iter().any(|r| set_aside.contains(r));
             let is_replay = matches!(waiting.origin, Origin::Replay(_));
-            let is_held = free && (held(waiting) || (follows && !is_replay));
+            let is_held = free && !waiting.in_doubt && (held(waiting) || (follows && !is_replay));
             // What a side replay brings may be older than what goes aside before it: that is told once those are
             // parked.
             let free = free && (is_held || !follows);
@@ -243,7 +263,7 @@ impl Lanes {
                 earlier_waits = true;
                 continue;
             }
-            let due = waiting.not_before.is_none_or(|at| at <= now);
+            let due = is_due(waiting, now);
             let skipped = skip.is_some_and(|skip| skip.contains(&waiting.origin));
             let size = waiting.unit.size();
             let fits = chosen.batch.is_empty() || (!waiting.alone && bytes + size <= limits.bytes);
@@ -274,7 +294,7 @@ impl Lanes {
         Next::Aside(self.leave(origins))
     }
 
-    fn take(&mut self, origins: &[Origin]) -> Option<Next> {
+    fn take(&mut self, origins: &[Origin], next: fn(CallId, Vec<Waiting>) -> Next) -> Option<Next> {
         let batch = self.leave(origins);
         if batch.is_empty() {
             return None;
@@ -292,6 +312,11 @@ impl Lanes {
         }
         self.next_call += 1;
         self.calls.insert(self.next_call, records);
-        Some(Next::Call(self.next_call, batch))
+        Some(next(self.next_call, batch))
     }
+}
+
+/// Whether it may be handed over now, as far as it alone is concerned.
+fn is_due(waiting: &Waiting, now: Instant) -> bool {
+    !waiting.in_doubt && waiting.not_before.is_none_or(|at| at <= now)
 }

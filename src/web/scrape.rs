@@ -8,8 +8,9 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
 use super::App;
-use super::picture::{Look, Picture, exhausted_at};
+use super::picture::{Look, Picture};
 use crate::status::{STATES, Subscription};
+use crate::store::AllocationReading;
 use crate::telemetry::Recorder;
 use crate::telemetry::exposition::Exposition;
 use crate::telemetry::metrics::stored;
@@ -24,7 +25,7 @@ const PROCESS: &str = "dyno";
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let look = app.pictures.look().await;
     let mut all = own(&app.name);
-    all.merge(of(&look, SystemTime::now()));
+    all.merge(of(&look));
     ([(CONTENT_TYPE, TEXT)], all.to_string()).into_response()
 }
 
@@ -38,7 +39,7 @@ fn own(name: &str) -> Exposition {
 }
 
 /// What the store tells, and the workers through it.
-fn of(look: &Look, now: SystemTime) -> Exposition {
+fn of(look: &Look) -> Exposition {
     let mut all = Exposition::default();
     let picture = look.picture.as_ref().filter(|_| look.away.is_none());
     let up = if picture.is_some() { 1.0 } else { 0.0 };
@@ -46,7 +47,7 @@ fn of(look: &Look, now: SystemTime) -> Exposition {
     let Some(picture) = picture else {
         return all;
     };
-    record(&mut all, picture, now);
+    record(&mut all, picture);
     for seen in &picture.snapshots {
         if let Some(metrics) = &seen.metrics {
             let mut metrics = metrics.clone();
@@ -58,7 +59,7 @@ fn of(look: &Look, now: SystemTime) -> Exposition {
 }
 
 /// What the store tells.
-fn record(all: &mut Exposition, picture: &Picture, now: SystemTime) {
+fn record(all: &mut Exposition, picture: &Picture) {
     for one in &picture.overview.subscriptions {
         // One that the store never began to keep has nothing but its state.
         if one.key.is_some() {
@@ -84,7 +85,7 @@ fn record(all: &mut Exposition, picture: &Picture, now: SystemTime) {
     if let Some(last) = readings.last() {
         all.record(&stored::DELIVERIES_ALLOCATED, &[], number(last.max));
         all.record(&stored::DELIVERIES_REMAINING, &[], number(last.remaining));
-        let exhausted = exhausted_at(readings, now);
+        let exhausted = AllocationReading::exhausted_at(readings);
         all.record(&stored::DELIVERIES_EXHAUSTED, &[], timestamp(exhausted));
     }
 }

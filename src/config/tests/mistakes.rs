@@ -15,7 +15,7 @@ fn each_mistake_is_named_with_its_line_its_key_and_a_cure() {
         ),
         (
             with("[sales]\n"),
-            &[(1, "sales", "unknown key; known here: metrics_addr")],
+            &[(1, "sales", "unknown key; known here: log_samples")],
         ),
         (
             with("[store]\nmax_conections = 4"),

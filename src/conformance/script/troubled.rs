@@ -26,7 +26,7 @@ enum Sort {
 }
 
 impl Run<'_> {
-    /// Odd events and the bad one, each between sound ones.
+    /// Odd events and the bad one, each between sound ones; the one after it is of the same record.
     pub(super) async fn reject(&mut self) -> Result<String, Stop> {
         let rules = Rules {
             concurrency: 1,
@@ -43,11 +43,13 @@ impl Run<'_> {
             let records = self.maker.new_records(2);
             push(self.maker.sound(&records[0])?, Sort::Sound);
             push(self.maker.odd(oddity, &records[1])?, Sort::Odd);
+            push(self.maker.sound(&records[1])?, Sort::Sound);
         }
         if self.maker.knows_bad() {
             let records = self.maker.new_records(2);
             push(self.maker.sound(&records[0])?, Sort::Sound);
             push(self.maker.bad(&records[1])?, Sort::Bad);
+            push(self.maker.sound(&records[1])?, Sort::Sound);
         }
         let record = self.maker.new_record();
         push(self.maker.sound(&record)?, Sort::Sound);
@@ -252,7 +254,7 @@ impl Run<'_> {
         self.instance.bury();
         if let Some(within) = &mut self.within {
             let opened = within.open_again().await;
-            opened.map_err(ConformanceError::Store)?;
+            opened.map_err(ConformanceError::from)?;
         }
         match Instance::start(self.registry, self.config, self.within.clone()) {
             Ok(instance) => {

@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::registry::HandlerConfigError;
+use super::written::event_line;
 use super::{Answer, BatchAnswer, EventBatch, Handler, Options, Retry};
 use crate::config::{BackoffConfig, HandlerConfig};
 use crate::event::{Event, EventIdentity};
@@ -37,11 +38,11 @@ const SUSPECTS: usize = 10_000;
 ///
 /// Options: `command`, the program and its arguments; `env`, variables for it, whose values may be secrets;
 /// `cwd`; `timeout` of an answer (30 s); `in_flight`, events that one process may have at the same time (1);
-/// `workers`, the most processes (as many as calls); `grace`, how long a process may take to end (5 s).
+/// `workers`, the most processes, those that are about to end included (as many as calls); `grace`, how long a process may take to end (5 s).
 ///
 /// A process that ends, does not answer in time or writes what is no answer is ended with whatever it has started,
-/// and its unanswered events are a retry. Where several were in its hands, each comes back to a process of its own,
-/// so that the guilty one is found and no other is blamed for it. After a process that answered nothing the next
+/// and its unanswered events are a retry. Where several were in its hands, each comes back to a process of its own, one
+/// after the other, so that the guilty one is found and no other is blamed for it. After a process that answered nothing the next
 /// is started after a pause, by the handler's own `retry.initial` and `retry.max`.
 pub(super) struct ExecHandler {
     pool: Arc<Pool>,
@@ -78,7 +79,7 @@ impl ExecHandler {
     }
 
     async fn hand_over(&self, subscription: &Arc<str>, event: &Event) -> Answer {
-        let line = match protocol::event_line(event) {
+        let line = match event_line(event) {
             Ok(line) => line,
             Err(error) => {
                 return Answer::Reject {
@@ -97,7 +98,7 @@ impl ExecHandler {
                 answer
             }
             Outcome::Unsent(retry) => Answer::Retry(retry.uncounted()),
-            Outcome::Broken(why) => {
+            Outcome::Broken { why, shared } => {
                 // With one event at a time there is no doubt about which it was.
                 if self.pool.settings.in_flight > 1 {
                     if suspects.len() >= SUSPECTS {
@@ -106,7 +107,9 @@ impl ExecHandler {
                     }
                     suspects.insert(identity);
                 }
-                Answer::Retry(Retry::because(why))
+                let retry = Retry::because(why);
+                // Of several only one is to blame, if any: each shows that by itself.
+                Answer::Retry(if shared { retry.uncounted() } else { retry })
             }
         }
     }

@@ -35,8 +35,15 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct State {
+    /// Those that may be given events.
     processes: Vec<Process>,
     started: u64,
+    /// How many there are with those at their end and the one that has an event to itself.
+    alive: usize,
+    /// There is one that has an event to itself.
+    one_alone: bool,
+    /// Events that wait for a process of their own.
+    wait_alone: usize,
     closed: bool,
     /// Processes in a row that ended without any answer.
     failures: u32,
@@ -92,7 +99,7 @@ impl Pool {
         alone: bool,
     ) -> Outcome {
         let place = if alone {
-            self.start(&mut self.state(), None, subscription)
+            self.place_alone(subscription).await
         } else {
             self.place(subscription).await
         };
@@ -110,7 +117,10 @@ impl Pool {
                 place.done = true;
                 outcome
             }
-            Err(_) => Outcome::Broken("the task of the program ended".to_owned()),
+            Err(_) => Outcome::Broken {
+                why: "the task of the program ended".to_owned(),
+                shared: false,
+            },
         }
     }
 
@@ -125,11 +135,14 @@ impl Pool {
             freed.as_mut().enable();
             {
                 let mut state = self.state();
-                if let Some(process) = state.processes.iter_mut().find(|one| one.free > 0) {
+                let full = state.alive >= self.settings.workers;
+                // Else the process would never be idle that has to make room.
+                let makes_room = full && state.wait_alone > 0 && !state.one_alone;
+                let free = |one: &&mut Process| one.free > 0 && !makes_room;
+                if let Some(process) = state.processes.iter_mut().find(free) {
                     process.free -= 1;
                     return Ok(Place::new(self, Some(process.number), process.line.clone()));
                 }
-                let full = state.processes.len() >= self.settings.workers;
                 if !full && (!patient || state.processes.is_empty()) {
                     let number = state.started;
                     state.started += 1;
@@ -140,6 +153,31 @@ impl Pool {
                 () = freed => {}
                 () = tokio::time::sleep_until(until), if patient => patient = false,
             }
+        }
+    }
+
+    /// A process for one event. Only one of this kind at a time, however many events were in the hands of a process that
+    /// broke: together they might break again for the want of memory alone. Where there are as many processes as there
+    /// may be, one that is idle makes room.
+    async fn place_alone(self: &Arc<Self>, subscription: &Arc<str>) -> Result<Place, Retry> {
+        let _waits = WaitsAlone::new(self);
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            {
+                let mut state = self.state();
+                if state.closed || (!state.one_alone && state.alive < self.settings.workers) {
+                    return self.start(&mut state, None, subscription);
+                }
+                if !state.one_alone && state.alive == state.processes.len() {
+                    let all = self.settings.in_flight;
+                    let idle = state.processes.iter().position(|one| one.free == all);
+                    // Its line goes with it: it is at its end, and says when it is gone.
+                    idle.map(|idle| state.processes.swap_remove(idle));
+                }
+            }
+            freed.await;
         }
     }
 
@@ -156,10 +194,7 @@ impl Pool {
         if let Some(failure) = &state.failed {
             let left = failure.not_before.saturating_duration_since(Instant::now());
             if !left.is_zero() {
-                return Err(Retry {
-                    after: Some(left),
-                    ..Retry::because(&failure.why)
-                });
+                return Err(Retry::because(&failure.why).after(left));
             }
         }
         let (orders, received) = mpsc::channel(self.settings.in_flight);
@@ -179,6 +214,8 @@ impl Pool {
             Retry::because(why)
         })?;
         self.tasks.spawn(worker.run());
+        state.alive += 1;
+        state.one_alone |= number.is_none();
         if let Some(number) = number {
             state.processes.push(Process {
                 number,
@@ -244,7 +281,11 @@ impl Pool {
     /// says nothing about the others.
     pub(super) fn left(&self, number: Option<u64>, started_at: Instant, failed: Option<&str>) {
         let mut state = self.state();
-        state.processes.retain(|one| Some(one.number) != number);
+        state.alive = state.alive.saturating_sub(1);
+        match number {
+            Some(number) => state.processes.retain(|one| one.number != number),
+            None => state.one_alone = false,
+        }
         if let Some(why) = failed.filter(|_| number.is_some()) {
             let name = self.settings.program.name();
             self.failed(&mut state, started_at, format!("`{name}` {why}"));
@@ -258,6 +299,7 @@ impl Pool {
         state.closed = true;
         state.processes.clear();
         self.tasks.close();
+        self.freed.notify_waiters();
     }
 
     /// Gives all processes up and waits for their end; in time, they are asked to hurry.
@@ -271,6 +313,23 @@ impl Pool {
             self.hurry.cancel();
             self.tasks.wait().await;
         }
+    }
+}
+
+/// An event that waits for a process of its own.
+struct WaitsAlone<'a>(&'a Pool);
+
+impl<'a> WaitsAlone<'a> {
+    fn new(pool: &'a Pool) -> Self {
+        pool.state().wait_alone += 1;
+        Self(pool)
+    }
+}
+
+impl Drop for WaitsAlone<'_> {
+    fn drop(&mut self) {
+        self.0.state().wait_alone -= 1;
+        self.0.freed.notify_waiters();
     }
 }
 

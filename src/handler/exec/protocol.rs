@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::event::Event;
 use crate::handler::{Answer, Retry};
+use crate::text::one_line;
 
 /// The longest answer, in bytes. It names an event and perhaps a reason: more than this is no answer.
 pub(super) const LONGEST_ANSWER: usize = 64 << 10;
@@ -16,20 +16,6 @@ const LONGEST_REASON: usize = 500;
 
 /// The longest pause that a program may ask for, in seconds.
 const LONGEST_PAUSE: f64 = 3600.0;
-
-/// An event as one line. Begins with `{"specversion":"1.0","id":"…"`, and the ID needs no escaping, so that a
-/// shell can cut it out.
-pub(super) fn event_line(event: &Event) -> Result<Vec<u8>, serde_json::Error> {
-    let mut line = event.cloud_event().to_json()?;
-    // Between JSON tokens a newline is only white space; within texts there is none.
-    for byte in &mut line {
-        if *byte == b'\n' {
-            *byte = b' ';
-        }
-    }
-    line.push(b'\n');
-    Ok(line)
-}
 
 /// What a program said about one event.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,10 +35,13 @@ pub(super) fn read_answer(line: &[u8]) -> Result<Said, &'static str> {
     let reason = |why: &Value| why.as_str().map(plain);
     let answer = match (said.get("ok"), said.get("retry"), said.get("reject")) {
         (Some(Value::Bool(true)), None, None) => Answer::Handled,
-        (None, Some(why), None) => Answer::Retry(Retry {
-            after: said.get("after").map(pause).transpose()?,
-            ..Retry::because(reason(why).ok_or("`retry` is no text")?)
-        }),
+        (None, Some(why), None) => {
+            let retry = Retry::because(reason(why).ok_or("`retry` is no text")?);
+            Answer::Retry(match said.get("after") {
+                Some(after) => retry.after(pause(after)?),
+                None => retry,
+            })
+        }
         (None, None, Some(why)) => Answer::Reject {
             reason: reason(why).ok_or("`reject` is no text")?,
         },
@@ -73,10 +62,7 @@ fn pause(seconds: &Value) -> Result<Duration, &'static str> {
 
 /// A text of the program's for our own: bounded and on one line.
 pub(super) fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(LONGEST_REASON)
-        .collect()
+    one_line(text, LONGEST_REASON)
 }
 
 /// Cuts what is read into lines.
@@ -120,6 +106,7 @@ impl Lines {
 mod tests {
     use super::super::super::testing::batch;
     use super::*;
+    use crate::handler::written::event_line;
 
     #[test]
     fn an_event_is_one_line_that_begins_with_its_id() {

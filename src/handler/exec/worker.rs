@@ -43,8 +43,11 @@ pub(super) struct Order {
 #[derive(Debug)]
 pub(super) enum Outcome {
     Answered(Answer),
-    /// The process ended, or had to be ended, with this event in its hands: why.
-    Broken(String),
+    /// The process ended, or had to be ended, with this event in its hands: why, and whether with others.
+    Broken {
+        why: String,
+        shared: bool,
+    },
     /// It never had the event.
     Unsent(Retry),
 }
@@ -387,8 +390,10 @@ impl Worker {
             );
         }
         let why = format!("`{name}` {}", why.as_deref().unwrap_or("ended"));
+        let shared = self.pending.len() > 1;
         for (_, pending) in self.pending.drain() {
-            let _ = pending.reply.send(Outcome::Broken(why.clone()));
+            let why = why.clone();
+            let _ = pending.reply.send(Outcome::Broken { why, shared });
         }
         self.orders.close();
         while let Some(order) = self.orders.recv().await {

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 
 use super::records::Record;
 use crate::event::Event;
+use crate::handler::written::repeat_key;
 
 /// What a record's value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub(super) fn record(
     // What a reader knows a repeat by, whatever other subscriptions write to the topic.
     let repeat = (
         "idempotency-key".to_owned(),
-        format!("{subscription}:{}", event.identity()),
+        repeat_key(subscription, event),
     );
     let content_type = |name: &str| ("content-type".to_owned(), name.to_owned());
     let (value, headers) = match format {

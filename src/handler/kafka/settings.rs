@@ -17,7 +17,7 @@ use super::connection::{Address, Dial};
 use super::login::{Login, Mechanism};
 use super::message::Format;
 use crate::config::HandlerConfig;
-use crate::salesforce::tls;
+use crate::tls;
 
 /// The topic where none is named.
 const TOPIC: &str = "orgstream.{topic}";

@@ -1,5 +1,10 @@
 //! What can be wrong between us and the brokers, and the cure.
 
+use crate::text::one_line;
+
+/// The longest text of another's in a reason, in characters.
+const LONGEST: usize = 200;
+
 /// Why events are not there, or not known to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Trouble {
@@ -253,10 +258,7 @@ fn of_connection(why: &str) -> &'static str {
 
 /// One line of bounded length.
 pub(super) fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(200)
-        .collect()
+    one_line(text, LONGEST)
 }
 
 #[cfg(test)]

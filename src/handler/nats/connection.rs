@@ -15,6 +15,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::OnceCell;
 
 use crate::handler::Options;
+use crate::text::one_line;
+
+/// The longest text of another's in a reason, in characters.
+const LONGEST: usize = 200;
 
 /// Where the servers are.
 pub(super) struct Servers(Vec<ServerAddr>);
@@ -287,10 +291,7 @@ fn cure(why: &str) -> &'static str {
 
 /// One line of bounded length.
 pub(super) fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(200)
-        .collect()
+    one_line(text, LONGEST)
 }
 
 // By hand: without the login.

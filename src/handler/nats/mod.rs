@@ -15,6 +15,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::registry::HandlerConfigError;
+use super::written::repeat_key;
 use super::{Answer, BatchAnswer, EventBatch, Handler, Options, Retry, Template};
 use crate::config::HandlerConfig;
 use crate::event::Event;
@@ -29,7 +30,7 @@ const CLOUD_EVENT: &str = "application/cloudevents+json";
 /// Publishes each event to NATS JetStream, and answers when a stream has acknowledged it.
 ///
 /// Options: `url`, one server or several with commas between; `subject`, a [`Template`] (`orgstream.{topic}`); one of
-/// `token`, `user` with `password`, `nkey`, `credentials`; `ca_file`; `timeout` of a whole call (10 s),
+/// `token`, `user` with `password`, `nkey`, `credentials`; `ca_file`; `timeout` of an event (10 s),
 /// `connect_timeout` (5 s).
 ///
 /// The event's identity with the subscription's name and the subject is the `Nats-Msg-Id`: within its duplicate
@@ -38,7 +39,8 @@ const CLOUD_EVENT: &str = "application/cloudevents+json";
 /// Events are published one by one, the next when the one before is acknowledged: a stream that is full may refuse a
 /// large event and take the small one behind it. What runs side by side are calls, which share no record.
 ///
-/// An event that is larger than the server or the stream takes is rejected; all other errors are a [`Retry`].
+/// An event that is larger than the server or the stream takes is rejected; all other errors are a [`Retry`], which
+/// counts only where nobody knows whose fault it was: a stream that is full takes small events and refuses large ones.
 #[derive(Debug)]
 pub(super) struct NatsHandler {
     connection: Connection,
@@ -83,7 +85,7 @@ impl NatsHandler {
                 };
             }
         };
-        let retry = |reason| Answer::Retry(Retry::because(reason));
+        let retry = |reason| Answer::Retry(Retry::because(reason).uncounted());
         let subject = self.subject.render(subscription, event);
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, message_id(subscription, &subject, event));
@@ -123,10 +125,12 @@ impl NatsHandler {
             PublishErrorKind::BrokenPipe => format!("the connection to NATS at {server} broke"),
             kind => match refusal(error) {
                 Some(error) => return refused(server, error),
-                None => format!("NATS at {server}: {kind}"),
+                None => {
+                    return Answer::Retry(Retry::because(format!("NATS at {server}: {kind}")));
+                }
             },
         };
-        Answer::Retry(Retry::because(reason))
+        Answer::Retry(Retry::because(reason).uncounted())
     }
 
     fn late(&self) -> String {
@@ -232,7 +236,7 @@ impl Handler for NatsHandler {
 /// What a stream knows an event by, whatever other subscriptions and handlers publish to it: one ID is one message
 /// of a stream, on whichever subject (nats-server issue #3645).
 fn message_id(subscription: &str, subject: &str, event: &Event) -> String {
-    format!("{subscription}:{}:{subject}", event.identity())
+    format!("{}:{subject}", repeat_key(subscription, event))
 }
 
 /// A template of a subject: levels with dots between, none of them empty, no wildcards.
@@ -301,9 +305,9 @@ fn refused(server: &str, error: &async_nats::jetstream::Error) -> Answer {
         ErrorCode::STREAM_SEALED => {
             ": the stream is sealed, so it takes nothing more: use another one"
         }
-        _ => "",
+        _ => return Answer::Retry(Retry::because(said)),
     };
-    Answer::Retry(Retry::because(format!("{said}{cure}")))
+    Answer::Retry(Retry::because(format!("{said}{cure}")).uncounted())
 }
 
 #[cfg(test)]

@@ -98,6 +98,34 @@ fn what_is_too_large_is_rejected_and_what_has_no_room_waits() {
     }
 }
 
+#[test]
+fn a_stream_without_room_is_not_held_against_the_event_that_it_has_none_for() {
+    let answered = |code: u64, description: &str| {
+        let said = serde_json::json!({"code": 503, "err_code": code, "description": description});
+        refused("h:4222", &serde_json::from_value(said).unwrap())
+    };
+    for (code, description) in [
+        (10077, "maximum bytes exceeded"),
+        (10023, "insufficient resources"),
+        (10047, "insufficient storage resources available"),
+        (10028, "insufficient memory resources available"),
+        (10002, "resource limits exceeded for account"),
+        (10109, "invalid operation on sealed stream"),
+    ] {
+        let Answer::Retry(retry) = answered(code, description) else {
+            panic!("{description}");
+        };
+        assert!(retry.reason.contains(description), "{}", retry.reason);
+        assert!(!retry.counts, "{description}");
+    }
+    let Answer::Retry(retry) = answered(10071, "wrong last sequence") else {
+        panic!("not a retry");
+    };
+    assert!(retry.counts, "nobody knows whose fault that is");
+    let larger = answered(10054, "message size exceeds maximum allowed");
+    assert!(matches!(larger, Answer::Reject { .. }), "{larger:?}");
+}
+
 #[tokio::test]
 async fn a_server_that_is_away_is_a_retry_that_names_it() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -121,5 +149,6 @@ async fn a_server_that_is_away_is_a_retry_that_names_it() {
         "{}",
         retry.reason
     );
-    assert!(matches!(&answers[1], Answer::Retry(_)));
+    assert!(!retry.counts);
+    assert!(matches!(&answers[1], Answer::Retry(retry) if !retry.counts));
 }

@@ -7,8 +7,8 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::table::Table;
 use super::trouble::{Side, character};
 use crate::event::rfc3339;
-use crate::handler::transactional::{has_context, is_refusal};
-use crate::handler::{Answer, EventBatch, Retry, reason_of, sql};
+use crate::handler::transactional::{has_context, is_refusal, retry};
+use crate::handler::{Answer, EventBatch, reason_of, sql};
 
 /// Appends each event to a table, and may notify of it.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl Append {
             ),
             _ => why,
         };
-        Answer::Retry(Retry::because(reason))
+        Answer::Retry(retry(error, reason))
     }
 }
 

@@ -41,7 +41,7 @@ impl Elsewhere {
     async fn hand_over(&self, seat: Seat<'_>, batch: &EventBatch) -> BatchAnswer {
         let mut lent = match connect(seat).await {
             Ok(lent) => lent,
-            Err(why) => return BatchAnswer::retry(why),
+            Err(why) => return unconnected(why),
         };
         let written = self.write(&mut lent, batch).await;
         match written {
@@ -113,6 +113,11 @@ impl Elsewhere {
     }
 }
 
+/// The answer without a connection, which no event is to blame for.
+fn unconnected(why: String) -> BatchAnswer {
+    BatchAnswer::All(Answer::Retry(Retry::because(why).uncounted()))
+}
+
 async fn connect(seat: Seat<'_>) -> Result<Lent<'_>, String> {
     let place = seat.place();
     match timeout(CONNECT_LIMIT, seat.connect()).await {
@@ -170,7 +175,7 @@ impl Handler for Elsewhere {
         // Waited for without a limit: whoever has one is bounded, and to be many is no failure.
         let seat = match self.connections.seat().await {
             Ok(seat) => seat,
-            Err(error) => return BatchAnswer::retry(no_connection(&error)),
+            Err(error) => return unconnected(no_connection(&error)),
         };
         timeout(self.handler.timeout, self.hand_over(seat, batch))
             .await

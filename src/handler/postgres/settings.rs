@@ -102,6 +102,12 @@ fn connections(options: &mut Options<'_>, timeout: Duration) -> Option<Connectio
             "goes with `database_url`; of connections to the store's database `store.max_connections` decides",
         );
     }
+    if options.is_blank("database_url") {
+        // A variable that is empty must not lead events into another database.
+        let reason =
+            "is blank: give it an address, or leave it out to write to the store's database";
+        options.invalid("database_url", reason);
+    }
     let url = url?;
     let url = url.trim();
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {

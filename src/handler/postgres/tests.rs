@@ -88,7 +88,7 @@ fn options_that_cannot_work_are_refused_with_a_reason() {
         ),
         (
             "mode = 'append'\ndatabase_url = ''",
-            "`database_url` must be postgres://",
+            "`database_url` is blank",
         ),
         (
             "mode = 'append'\ndatabase_url = 'postgres://u:hidden@h:port/d'",

@@ -37,7 +37,8 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 /// it, answered; else a server that refuses `MULTI` and takes what follows would take events one by one.
 ///
 /// Redis has no deduplication that we could use: entries carry `id` and `subscription`, by which readers know a repeat.
-/// What is wrong is never an event's own fault here, so all errors are a [`Retry`].
+/// What is wrong is hardly ever an event's own fault here, so all errors are a [`Retry`]; it counts only where the answer
+/// is none that is known.
 pub(super) struct RedisHandler {
     endpoint: Endpoint,
     stream: Template,
@@ -95,6 +96,15 @@ impl RedisHandler {
         resting.pop().map(|(_, connection)| connection)
     }
 
+    /// Gives up what is at rest where it is in this trouble, too: each connection would find that out at the price of a
+    /// failed call, which together look like a server that is still away, and without replicas of a repeat.
+    fn give_up_rested(&self, trouble: &Trouble) {
+        if trouble.is_of_all_connections() {
+            let mut resting = self.resting.lock().unwrap_or_else(|e| e.into_inner());
+            resting.clear();
+        }
+    }
+
     fn rest(&self, connection: Armed) {
         let mut resting = self.resting.lock().unwrap_or_else(|e| e.into_inner());
         resting.push((Instant::now(), connection));
@@ -137,6 +147,15 @@ impl RedisHandler {
     /// What a trouble is for a person: which server, what, and the cure.
     fn reason(&self, trouble: &Trouble) -> String {
         trouble.reason(&self.endpoint, &self.stream)
+    }
+
+    fn retry(&self, trouble: &Trouble) -> Retry {
+        let retry = Retry::because(self.reason(trouble));
+        if trouble.is_the_servers() {
+            retry.uncounted()
+        } else {
+            retry
+        }
     }
 
     async fn look(&self) -> Result<(), Trouble> {
@@ -206,14 +225,17 @@ impl Handler for RedisHandler {
             .await
             .unwrap_or(Err(Trouble::Late(self.timeout)));
         match written {
-            Err(trouble) => BatchAnswer::retry(self.reason(&trouble)),
+            Err(trouble) => {
+                self.give_up_rested(&trouble);
+                BatchAnswer::All(Answer::Retry(self.retry(&trouble)))
+            }
             Ok(written) if written.iter().all(Result::is_ok) => BatchAnswer::HANDLED,
             Ok(written) => BatchAnswer::Each(
                 written
                     .iter()
                     .map(|one| match one {
                         Ok(()) => Answer::Handled,
-                        Err(trouble) => Answer::Retry(Retry::because(self.reason(trouble))),
+                        Err(trouble) => Answer::Retry(self.retry(trouble)),
                     })
                     .collect(),
             ),

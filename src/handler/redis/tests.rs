@@ -121,6 +121,115 @@ fn what_redis_repeats_of_an_event_is_not_told() {
     );
 }
 
+#[test]
+fn what_is_the_servers_is_not_held_against_an_event() {
+    for (code, servers) in [
+        ("OOM", true),
+        ("WRONGTYPE", true),
+        ("NOPERM", true),
+        ("READONLY", true),
+        ("ERR", false),
+        ("UNHEARDOF", false),
+    ] {
+        assert_eq!(
+            server_trouble(code, None).is_the_servers(),
+            servers,
+            "{code}"
+        );
+    }
+    assert!(Trouble::Late(Duration::ZERO).is_the_servers());
+    assert!(!Trouble::NotUnderstood.is_the_servers());
+}
+
+#[test]
+fn connections_at_rest_are_given_up_where_they_are_in_the_same_trouble() {
+    let too_few = Trouble::Replicas { have: 0, wanted: 1 };
+    for trouble in [
+        Trouble::Connection("broken pipe".into()),
+        Trouble::Late(Duration::ZERO),
+        too_few,
+        server_trouble("READONLY", None),
+    ] {
+        assert!(trouble.is_of_all_connections(), "{trouble:?}");
+    }
+    for code in ["OOM", "NOPERM", "ERR"] {
+        assert!(
+            !server_trouble(code, None).is_of_all_connections(),
+            "{code}"
+        );
+    }
+}
+
+/// A server of the test's own; killed when dropped.
+struct Server(std::process::Child);
+
+impl Server {
+    /// `None` where there is no Redis to test with.
+    fn start(port: u16) -> Option<Self> {
+        let port = port.to_string();
+        let args = ["--port", &port, "--bind", "127.0.0.1", "--save", ""];
+        let started = std::process::Command::new("redis-server")
+            .args(args)
+            .stdout(std::process::Stdio::null())
+            .spawn();
+        match started {
+            Ok(child) => Some(Self(child)),
+            Err(error) if std::env::var_os("ORGSTREAM_REQUIRE_REDIS").is_some() => {
+                panic!("redis-server: {error}: run scripts/test")
+            }
+            Err(_) => {
+                println!("skipped: no redis-server (run scripts/test, which brings one)");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn ready(handler: &RedisHandler) {
+    let began = Instant::now();
+    while let Err(why) = handler.check().await {
+        assert!(began.elapsed() < Duration::from_secs(60), "{why}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn after_a_restart_of_the_server_one_call_fails_and_not_one_for_each_connection() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let Some(server) = Server::start(port) else {
+        return;
+    };
+    let handler = handler(&format!("url = 'redis://127.0.0.1:{port}'"));
+    ready(&handler).await;
+    let event = batch(&["{}"]);
+    let calls = (0..8).map(|_| handler.handle(&event));
+    for answer in futures_util::future::join_all(calls).await {
+        assert_eq!(answer, BatchAnswer::HANDLED);
+    }
+    assert_eq!(handler.resting.lock().unwrap().len(), 8);
+    drop(server);
+    let _server = Server::start(port);
+    ready(&handler).await;
+    let mut failed = 0;
+    for _ in 0..8 {
+        match handler.handle(&event).await {
+            BatchAnswer::HANDLED => {}
+            BatchAnswer::All(Answer::Retry(retry)) if !retry.counts => failed += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(failed, 1);
+}
+
 #[tokio::test]
 async fn a_server_that_is_away_is_a_retry_that_names_it() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

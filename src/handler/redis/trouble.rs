@@ -6,6 +6,10 @@ use redis::{ErrorKind, RedisError, Value};
 
 use super::connection::Endpoint;
 use crate::handler::Template;
+use crate::text::one_line;
+
+/// The longest text of another's in a reason, in characters.
+const LONGEST: usize = 200;
 
 /// Why events are not there, or not known to be. None of these is the fault of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,13 +70,54 @@ pub(super) fn server_trouble(code: &str, detail: Option<&str>) -> Trouble {
 
 /// One line of bounded length.
 fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(200)
-        .collect()
+    one_line(text, LONGEST)
 }
 
 impl Trouble {
+    /// Whether it is surely the server's, or the way's to it, and no event's that met with it.
+    pub(super) fn is_the_servers(&self) -> bool {
+        match self {
+            Self::NoConnection
+            | Self::Late(_)
+            | Self::Connection(_)
+            | Self::Password
+            | Self::Replicas { .. } => true,
+            Self::Server { code, .. } => matches!(
+                code.as_str(),
+                "NOAUTH"
+                    | "WRONGPASS"
+                    | "NOPERM"
+                    | "OOM"
+                    | "MISCONF"
+                    | "READONLY"
+                    | "MASTERDOWN"
+                    | "LOADING"
+                    | "BUSY"
+                    | "NOREPLICAS"
+                    | "WRONGTYPE"
+                    | "MOVED"
+                    | "ASK"
+                    | "CROSSSLOT"
+                    | "CLUSTERDOWN"
+                    | "TRYAGAIN"
+            ),
+            Self::NotUnderstood => false,
+        }
+    }
+
+    /// Whether connections at rest are in the same trouble: to a server that is gone, or is not the primary any more.
+    pub(super) fn is_of_all_connections(&self) -> bool {
+        match self {
+            Self::NoConnection | Self::Late(_) | Self::Connection(_) | Self::Replicas { .. } => {
+                true
+            }
+            Self::Server { code, .. } => {
+                matches!(code.as_str(), "READONLY" | "MASTERDOWN" | "LOADING")
+            }
+            Self::Password | Self::NotUnderstood => false,
+        }
+    }
+
     /// For a person: which server, what, and the cure.
     pub(super) fn reason(&self, endpoint: &Endpoint, stream: &Template) -> String {
         let server = endpoint.name();

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -255,15 +255,6 @@ impl Guard {
 fn is_loopback(address: IpAddr) -> bool {
     let address = meant(address);
     Network::v4(127, 0, 0, 8).contains(address) || LOOPBACK_V6.contains(address)
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (Ipv6Addr::from_bits(self.first).to_ipv4_mapped(), self.bits) {
-            (Some(address), bits @ 96..) => write!(f, "{address}/{}", bits - 96),
-            (_, bits) => write!(f, "{}/{bits}", Ipv6Addr::from_bits(self.first)),
-        }
-    }
 }
 
 /// Asks for the addresses of a name.

@@ -1,8 +1,19 @@
 //! Which addresses are public, and which hosts may lead where.
 
+use std::net::Ipv6Addr;
+
 use proptest::prelude::*;
 
 use super::*;
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (Ipv6Addr::from_bits(self.first).to_ipv4_mapped(), self.bits) {
+            (Some(address), bits @ 96..) => write!(f, "{address}/{}", bits - 96),
+            (_, bits) => write!(f, "{}/{bits}", Ipv6Addr::from_bits(self.first)),
+        }
+    }
+}
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()

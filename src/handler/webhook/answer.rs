@@ -9,6 +9,7 @@ use rustls::{AlertDescription, CertificateError};
 
 use super::super::{Answer, Retry, retry_after};
 use super::client::Timeouts;
+use crate::text::one_line;
 
 /// How much of an answer's body is read, and for how long, so that its connection can be used again.
 /// What it says is of no interest.
@@ -21,13 +22,22 @@ pub(super) fn read(host: &str, status: StatusCode, headers: &HeaderMap) -> Answe
     match status.as_u16() {
         200..=299 => Answer::Handled,
         400 | 413 | 415 | 422 => Answer::Reject { reason: reason() },
-        _ => Answer::Retry(Retry {
-            after: headers
+        status => {
+            let after = headers
                 .get(header::RETRY_AFTER)
                 .and_then(|value| value.to_str().ok())
-                .and_then(|value| retry_after::parse(value, SystemTime::now())),
-            ..Retry::because(reason())
-        }),
+                .and_then(|value| retry_after::parse(value, SystemTime::now()));
+            let retry = Retry {
+                after,
+                ..Retry::because(reason())
+            };
+            Answer::Retry(match status {
+                // It says itself that it is not the event: who we are, how often we come, what room it has left.
+                401 | 407 | 429 | 507 => retry.uncounted(),
+                503 if after.is_some() => retry.uncounted(),
+                _ => retry,
+            })
+        }
     }
 }
 
@@ -116,10 +126,7 @@ pub(super) fn chain(error: &reqwest::Error) -> String {
         text.push_str(&error.to_string());
         cause = error.source();
     }
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(300)
-        .collect()
+    one_line(&text, 300)
 }
 
 /// Reads a bounded part of the body away.

@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 use super::super::Options;
 use super::super::tls_client::{self, Defaults, Pem};
 use super::address::{Guard, Guarded, LookUp};
-use crate::salesforce::tls;
+use crate::tls;
 
 /// How long a call and a connection attempt may take.
 #[derive(Debug, Clone, Copy)]

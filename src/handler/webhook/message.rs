@@ -8,6 +8,7 @@ use aws_lc_rs::digest;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::super::EventBatch;
+use super::super::written::repeat_key;
 use crate::event::Event;
 
 /// Structured content mode: one event, all of it in the body.
@@ -85,7 +86,7 @@ fn key(subscription: &str, events: &[Arc<Event>]) -> String {
         }
         return format!("{subscription}:{}", hex::encode(digest.finish()));
     };
-    format!("{subscription}:{}", event.identity())
+    repeat_key(subscription, event)
 }
 
 /// Puts each attribute of an event into a header, and gives the type of its data, which has a header of its own.

@@ -40,7 +40,8 @@ use signature::Signer;
 ///
 /// - 2xx: handled.
 /// - 400, 413, 415, 422: rejected; the event itself is the trouble.
-/// - all others, redirects among them, and no answer in time: retry, after `Retry-After` where there is one.
+/// - all others, redirects among them, and no answer in time: retry, after `Retry-After` where there is one. It does not
+///   count with 401, 407, 429, 507, 503 with `Retry-After`, and without a connection.
 ///
 /// Connections are kept and used again. At most as many requests are under way as the subscription's
 /// `concurrency` says. Reasons name scheme, host and port of `url` and no more of it: path and query may
@@ -110,7 +111,15 @@ impl WebhookHandler {
                 answer::drain(&mut response).await;
                 answer
             }
-            Err(error) => Answer::Retry(Retry::because(self.why_none(&error))),
+            Err(error) => {
+                let retry = Retry::because(self.why_none(&error));
+                // Before there was a connection, it had nothing of the event.
+                Answer::Retry(if error.is_connect() {
+                    retry.uncounted()
+                } else {
+                    retry
+                })
+            }
         }
     }
 

@@ -156,7 +156,7 @@ fn read_limits(options: &mut Options<'_>, mode: Mode) -> BatchLimits {
 fn read_signer(options: &mut Options<'_>) -> Option<Signer> {
     const KEY: &str = "signing_secrets";
     let secrets = options.texts(KEY);
-    if secrets.is_empty() && options.has(KEY) {
+    if secrets.is_empty() && (options.has(KEY) || options.is_blank(KEY)) {
         // A variable that is not set must not switch signatures off.
         options.invalid(KEY, "is blank: give it secrets, or leave it out");
     }

@@ -1,6 +1,7 @@
 //! What a token endpoint's refusals mean, and what to change where: one table (facts 8.7).
 
 use super::AuthError;
+use crate::text::one_line;
 
 /// How a sign-in failed, which decides how soon it is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,11 +204,7 @@ pub(super) fn classify(error: &str, description: &str, clock: Option<String>) ->
 
 /// A server's words, made fit for one line of a log.
 fn shown(text: &str) -> String {
-    text.trim()
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(200)
-        .collect()
+    one_line(text.trim(), 200)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use tonic::{Code, ConnectError, Status};
 
 use super::recovery::{Recovery, Row, row};
 use crate::salesforce::auth::AuthError;
+use crate::text::one_line;
 
 /// What all codes of the `error-code` trailer begin with (facts 6.2).
 pub(super) const CODE_PREFIX: &str = "sfdc.platform.eventbus.grpc.";
@@ -183,10 +184,7 @@ fn lower_first(text: &str) -> String {
 
 /// Fit for one line of a log.
 fn shown(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(LONGEST_MESSAGE)
-        .collect()
+    one_line(text, LONGEST_MESSAGE)
 }
 
 #[cfg(test)]

@@ -34,8 +34,9 @@ impl Delivery {
             loop {
                 let letters = &self.letters;
                 let held = |waiting: &Waiting| letters.is_held(index, waiting);
-                let (call, batch) = match self.runs[index].next_call(now, &held) {
-                    Some(Next::Call(call, batch)) => (call, batch),
+                let (call, batch, looks) = match self.runs[index].next_call(now, &held) {
+                    Some(Next::Call(call, batch)) => (call, batch, false),
+                    Some(Next::Look(call, batch)) => (call, batch, true),
                     Some(Next::Aside(units)) => {
                         self.set_aside(index, units);
                         continue;
@@ -50,6 +51,7 @@ impl Delivery {
                     &batch,
                     |event| self.forms.given(index, event),
                 );
+                let made = if looks { made.only_looks(&batch) } else { made };
                 self.time_hand_over(&batch, now);
                 self.with_handlers.insert((index, call), batch);
                 self.calls.spawn(async move {
@@ -82,6 +84,7 @@ impl Delivery {
         let answered = match called.end {
             CallEnd::Answered(answer) => run.answered(now, called.call, batch, answer),
             CallEnd::Unheard(why) => run.unheard(now, called.call, batch, why),
+            CallEnd::Looked(finished) => run.looked(now, called.call, batch, finished),
             CallEnd::Fenced => return false,
         };
         if stale {

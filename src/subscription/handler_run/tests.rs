@@ -38,7 +38,7 @@ impl HandlerRun {
     fn call(&mut self, now: Instant) -> Option<(CallId, Vec<Waiting>)> {
         self.next_call(now, &|_| false).map(|next| match next {
             Next::Call(call, batch) => (call, batch),
-            Next::Aside(aside) => panic!("{aside:?}"),
+            other => panic!("{other:?}"),
         })
     }
 }
@@ -349,13 +349,37 @@ fn a_pause_that_the_other_side_asks_for_is_kept() {
     let mut run = run(1, 1, OnExhausted::Park);
     let now = Instant::now();
     let (call, batch) = run.call(now).unwrap();
-    let after = Some(Duration::from_secs(77));
-    let answer = BatchAnswer::All(Answer::Retry(Retry {
-        after,
-        ..Retry::because("429")
-    }));
+    let asked = Retry::because("429").after(Duration::from_secs(77));
+    let answer = BatchAnswer::All(Answer::Retry(asked));
     run.answered(now, call, batch, answer);
     assert_eq!(run.wake_at(now), Some(now + Duration::from_secs(77)));
+}
+
+#[test]
+fn a_pause_that_was_asked_for_is_kept_when_the_handler_is_back() {
+    let mut run = run(5, 1, OnExhausted::Park);
+    let start = Instant::now();
+    let asked = Duration::from_secs(77);
+    let (call, batch) = run.call(start).unwrap();
+    let answer = BatchAnswer::All(Answer::Retry(Retry::because("429").after(asked)));
+    run.answered(start, call, batch, answer);
+    while let Some((call, batch)) = run.call(start) {
+        run.answered(start, call, batch, retry());
+    }
+    assert!(run.is_down());
+    let mut now = run.wake_at(start).unwrap();
+    assert!(now < start + asked);
+    // Back: all go on at once, but for the one.
+    let mut handed = vec![];
+    while let Some((call, batch)) = run.call(now) {
+        handed.extend(batch.iter().map(seq_of));
+        run.answered(now, call, batch, BatchAnswer::HANDLED);
+    }
+    handed.sort_unstable();
+    assert_eq!(handed, [1, 2, 3, 4]);
+    assert_eq!(run.wake_at(now), Some(start + asked));
+    now = start + asked;
+    assert_eq!(seq_of(&run.call(now).unwrap().1[0]), 0);
 }
 
 #[test]
@@ -414,12 +438,7 @@ fn failures_of_calls_under_way_do_not_lengthen_the_hold() {
 fn a_handler_that_is_down_is_held_for_as_long_as_it_asks() {
     let mut run = run(10, 1, OnExhausted::Park);
     let now = Instant::now();
-    let asks = || {
-        BatchAnswer::All(Answer::Retry(Retry {
-            after: Some(Duration::MAX),
-            ..Retry::because("429")
-        }))
-    };
+    let asks = || BatchAnswer::All(Answer::Retry(Retry::because("429").after(Duration::MAX)));
     while let Some((call, batch)) = run.call(now) {
         run.answered(now, call, batch, asks());
     }
@@ -612,31 +631,97 @@ fn a_dead_letter_that_is_given_up_again_stops_nobody() {
     assert_eq!(run.stopped(), None);
 }
 
-#[test]
-fn what_may_be_finished_is_tried_once_more_before_it_is_parked() {
-    let mut run = run(1, 1, OnExhausted::Park);
-    let start = Instant::now();
-    let (call, batch) = run.call(start).unwrap();
-    assert!(run.answered(start, call, batch, retry()).done.is_empty());
-    // Its total time is over when the answer to a commit is lost, and again.
-    let mut now = start + Duration::from_secs(3600);
-    for _ in 0..2 {
-        let (call, batch) = run.call(now).unwrap();
-        let answered = run.unheard(now, call, batch, "lost".to_owned());
-        assert_eq!((answered.done.len(), answered.again), (0, 1));
-        now += Duration::from_secs(60);
+impl HandlerRun {
+    /// The next look at what is in doubt, whatever is held.
+    fn look(&mut self, now: Instant) -> Option<(CallId, Vec<Waiting>)> {
+        match self.next_call(now, &|_| true)? {
+            Next::Look(call, batch) => Some((call, batch)),
+            other => panic!("{other:?}"),
+        }
     }
+
+    /// Hands one unit over, at a time when its total time is over, and loses the answer to its commit.
+    fn loses_an_answer(&mut self, now: Instant) {
+        let (call, batch) = self.call(now).unwrap();
+        assert!(self.answered(now, call, batch, retry()).done.is_empty());
+        let now = now + Duration::from_secs(3600);
+        let (call, batch) = self.call(now).unwrap();
+        let answered = self.unheard(now, call, batch, "lost".to_owned());
+        assert_eq!((answered.done.len(), answered.again), (0, 1));
+    }
+}
+
+#[test]
+fn what_may_be_finished_is_neither_handed_over_nor_parked_before_the_store_has_told() {
+    for (finished, stop) in [(true, false), (false, false), (true, true), (false, true)] {
+        let on_exhausted = match stop {
+            true => OnExhausted::Stop,
+            false => OnExhausted::Park,
+        };
+        let mut run = run(1, 1, on_exhausted);
+        run.retry.attempts = 1;
+        let start = Instant::now();
+        run.loses_an_answer(start);
+        let mut now = start + Duration::from_secs(3600);
+        // The store is away; others go well meanwhile, which would count against it.
+        for round in 0..20 {
+            now += Duration::from_secs(60);
+            run.successes += 1;
+            let (call, batch) = run.look(now).unwrap();
+            assert_eq!(seq_of(&batch[0]), 0, "round {round}");
+            let answered = run.looked(now, call, batch, Err("refused".to_owned()));
+            assert!(answered.done.is_empty());
+            assert!(run.look(now).is_none(), "at once again");
+        }
+        now += Duration::from_secs(60);
+        let (call, batch) = run.look(now).unwrap();
+        let answered = run.looked(now, call, batch, Ok(vec![finished]));
+        let verdicts: Vec<_> = answered.done.into_iter().map(|(_, v)| v).collect();
+        if finished {
+            assert_eq!(verdicts, [Verdict::Handled]);
+            continue;
+        }
+        // As any other now: it was tried for too long.
+        assert_eq!(verdicts, []);
+        let (call, batch) = run.call(now).unwrap();
+        let answered = run.answered(now, call, batch, retry());
+        assert_eq!(run.stopped().is_some(), stop);
+        assert_eq!(answered.done.len(), usize::from(!stop), "{answered:?}");
+    }
+}
+
+#[test]
+fn what_may_be_finished_holds_up_its_record_and_nothing_else() {
+    let mut run = run(0, 1, OnExhausted::Park);
+    run.concurrency = 8;
+    put(&mut run, 0, "a");
+    let now = Instant::now();
     let (call, batch) = run.call(now).unwrap();
-    let answered = run.answered(now, call, batch, retry());
-    let verdict = &answered.done[0].1;
-    assert!(
-        matches!(
-            verdict,
-            Verdict::Park {
-                reason: "exhausted",
-                ..
-            }
-        ),
-        "{verdict:?}"
-    );
+    run.unheard(now, call, batch, "lost".to_owned());
+    put(&mut run, 1, "a");
+    put(&mut run, 2, "b");
+    // Before it may be looked up, and meanwhile. Held, it is not set aside either.
+    let (_, batch) = run.call(now).unwrap();
+    assert_eq!(seq_of(&batch[0]), 2);
+    assert!(run.next_call(now, &|_| true).is_none());
+    let later = now + Duration::from_secs(1);
+    let (look, batch) = run.look(later).unwrap();
+    assert!(run.call(later).is_none());
+    run.looked(later, look, batch, Ok(vec![true]));
+    assert_eq!(seq_of(&run.call(later).unwrap().1[0]), 1);
+}
+
+#[test]
+fn a_unit_of_which_the_store_said_nothing_stays_in_doubt() {
+    let mut run = run(2, 2, OnExhausted::Park);
+    let now = Instant::now();
+    let (call, batch) = run.call(now).unwrap();
+    assert_eq!(batch.len(), 2);
+    run.unheard(now, call, batch, "lost".to_owned());
+    let later = now + Duration::from_secs(1);
+    let (call, batch) = run.look(later).unwrap();
+    let answered = run.looked(later, call, batch, Ok(vec![true]));
+    assert_eq!(answered.done.len(), 1);
+    let (_, batch) = run.look(later + Duration::from_secs(1)).unwrap();
+    assert_eq!(seq_of(&batch[0]), 1);
 }

@@ -97,7 +97,7 @@ impl Lanes {
 fn as_call(next: Option<Next>) -> Option<(CallId, Vec<Waiting>)> {
     next.map(|next| match next {
         Next::Call(call, batch) => (call, batch),
-        Next::Aside(aside) => panic!("{aside:?}"),
+        other => panic!("{other:?}"),
     })
 }
 
@@ -194,7 +194,7 @@ fn aside(lanes: &mut Lanes, now: Instant, held: &[&str]) -> Vec<Seq> {
             batch.into_iter().for_each(|waiting| lanes.put(waiting));
             vec![]
         }
-        None => vec![],
+        Some(Next::Look(..)) | None => vec![],
     }
 }
 

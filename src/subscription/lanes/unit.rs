@@ -181,8 +181,13 @@ pub(in crate::subscription) struct Waiting {
     pub(in crate::subscription) records: Vec<RecordHash>,
     /// Not to be handed over before.
     pub(in crate::subscription) not_before: Option<Instant>,
+    /// Not before, because the handler asked for it, however well others fare.
+    pub(in crate::subscription) asked_for: Option<Instant>,
     /// Alone in its batch: a batch that held it was refused as a whole, or it is a transaction.
     pub(in crate::subscription) alone: bool,
+    /// Perhaps finished: the answer to its commit was lost. It is neither handed over nor parked before the store has
+    /// told which it is.
+    pub(in crate::subscription) in_doubt: bool,
     /// Hand-overs so far.
     pub(in crate::subscription) attempts: u32,
     /// Failed hand-overs that count against the unit: the handler succeeded with others meanwhile.
@@ -210,6 +215,8 @@ impl Waiting {
             unit,
             order,
             not_before: None,
+            asked_for: None,
+            in_doubt: false,
             attempts: 0,
             counted: 0,
             successes_seen: 0,

@@ -56,8 +56,8 @@ impl OtlpPush {
     /// TLS cannot be set up, or a header cannot be sent.
     pub fn new(config: OtlpConfig, recorder: Recorder, worker: &str) -> Result<Self, OtlpError> {
         let failed = |why: String| OtlpError(why);
-        let tls =
-            tls::client_config(tls::usual_roots()).map_err(|error| failed(error.to_string()))?;
+        let tls = tls::client_config(crate::tls::usual_roots())
+            .map_err(|error| failed(error.to_string()))?;
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())

@@ -68,6 +68,10 @@
     source.onerror = () => {
       if (source.readyState !== EventSource.CLOSED) return;
       tell(false);
+      // Where the session is over, the page leads to the form.
+      fetch(page, { method: "HEAD", redirect: "manual" })
+        .then((answer) => { if (answer.status === 401) location.reload(); })
+        .catch(() => {});
       pause = Math.min(pause * 2, 15000);
       heard = Infinity;
       setTimeout(open, pause);

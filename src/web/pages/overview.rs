@@ -320,11 +320,11 @@ fn deliveries(readings: &[AllocationReading], now: SystemTime) -> Markup {
                     @if last.remaining == 0 {
                         (Tone::Bad.mark())
                         " Used up: the org delivers nothing to anybody until older deliveries are 24 hours past."
-                    } @else if let Some(at) = super::super::picture::exhausted_at(readings, now) {
+                    } @else if let Some(at) = AllocationReading::exhausted_at(readings) {
                         (Tone::Warn.mark())
                         " Used up in " (length(since(now, at))) ", at " (moment(at)) ", if it goes on as in the last hour."
                     } @else {
-                        (grouped(last.remaining)) " left, enough at the pace of the last hour."
+                        (grouped(last.remaining)) " left; enough for a day at the pace of the last hour."
                     }
                 }
                 (chart::allocation(readings, now))

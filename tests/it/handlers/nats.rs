@@ -12,8 +12,8 @@ use super::endurance::{FarSide, Received, endure};
 use super::throughput::measure;
 use super::trouble::Bench;
 use crate::support::disk::Disk;
-use crate::support::eventually;
 use crate::support::server::{Server, find, self_signed};
+use crate::support::{Store, eventually, record};
 
 /// The server, whose configuration a test may change.
 struct Nats {
@@ -229,6 +229,40 @@ async fn a_missing_stream_and_a_full_one_keep_events_waiting_until_they_are_mend
     assert_eq!(nats.received().await.len(), 13);
     nats.stream(events()).await;
     nats.has(20).await;
+    bench.nothing_parked().await;
+}
+
+#[tokio::test]
+async fn a_large_event_for_which_a_stream_has_no_room_waits_while_small_ones_go_on() {
+    let Some(nats) = Nats::start("").await else {
+        return;
+    };
+    let narrow = Config {
+        max_bytes: 50_000,
+        discard: DiscardPolicy::New,
+        ..events()
+    };
+    nats.stream(narrow).await;
+    // An attempt that counted would be its last.
+    let retry = "attempts = 1, initial = \"10ms\", max = \"20ms\"";
+    let mut bench = Bench::start_trying(Store::sqlite(), retry, &nats.handler()).await;
+    bench
+        .publish_about(&record(9), &format!("{:0>60000}", 777))
+        .await;
+    for count in 1..=20 {
+        bench.publish(1).await;
+        nats.has(count).await;
+    }
+    bench.nothing_parked().await;
+    nats.stream(events()).await;
+    eventually("the large event", async || {
+        let received = nats.received().await;
+        received
+            .iter()
+            .any(|event| event.number == 777)
+            .then_some(())
+    })
+    .await;
     bench.nothing_parked().await;
 }
 

@@ -25,8 +25,14 @@ impl Bench {
 
     /// As [`Bench::start`], with the place kept in this store.
     pub(super) async fn start_in(store: Store, handler: &str) -> Self {
+        let retry = "attempts = 3, initial = \"50ms\", max = \"200ms\"";
+        Self::start_trying(store, retry, handler).await
+    }
+
+    /// As [`Bench::start_in`], with these keys of `retry`.
+    pub(super) async fn start_trying(store: Store, retry: &str, handler: &str) -> Self {
         let org = Emulator::start().await;
-        let config = config(&org, &store, handler);
+        let config = config(&org, &store, retry, handler);
         Self {
             daemon: Daemon::run(&config),
             org,
@@ -43,6 +49,11 @@ impl Bench {
         let events: Vec<Value> = numbers.map(event).collect();
         self.org.publish(ACCOUNTS, &events).await;
         self.published += count;
+    }
+
+    /// How many events [`Bench::publish`] has published.
+    pub(super) fn published(&self) -> usize {
+        self.published
     }
 
     /// As [`Bench::publish`], for one event of this name.
@@ -124,11 +135,11 @@ impl Bench {
     }
 }
 
-fn config(org: &Emulator, store: &Store, handler: &str) -> String {
+fn config(org: &Emulator, store: &Store, retry: &str, handler: &str) -> String {
     format!(
         "{}\n[store]\nurl = \"{}\"\n[[subscription]]\nname = \"accounts\"\ntopic = \"{ACCOUNTS}\"\n\
          start = \"earliest\"\n[[subscription.handler]]\nname = \"far\"\n\
-         retry = {{ attempts = 3, initial = \"50ms\", max = \"200ms\" }}\n{handler}\n",
+         retry = {{ {retry} }}\n{handler}\n",
         org.salesforce(),
         store.url
     )

@@ -1,5 +1,6 @@
 //! Processes to test with, and waits with deadlines.
 
+pub(crate) mod browser;
 pub(crate) mod cluster;
 pub(crate) mod daemon;
 pub(crate) mod disk;

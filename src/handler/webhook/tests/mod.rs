@@ -167,6 +167,12 @@ async fn every_status_has_its_answer() {
                     retry.reason
                 );
                 assert_eq!(retry.after, None);
+                // Where the receiver says that it is not for the event, it is not held against it.
+                assert_eq!(
+                    retry.counts,
+                    ![401, 407, 429, 507].contains(&status),
+                    "{status}"
+                );
             }
         }
     }
@@ -182,6 +188,7 @@ async fn retry_after_is_passed_on() {
         .await;
         let retry = retry(answer(&*receiver.handler("")).await);
         assert_eq!(retry.after, after.map(Duration::from_secs), "{value}");
+        assert_eq!(retry.counts, after.is_none(), "{value}");
     }
     let headers = &[("retry-after", "Fri, 31 Dec 9999 23:59:59 GMT")];
     let receiver = Receiver::answering(429, headers).await;
@@ -215,6 +222,7 @@ async fn a_refused_connection_is_a_retry() {
         "{}",
         retry.reason
     );
+    assert!(!retry.counts, "it had nothing of the event");
 }
 
 #[tokio::test]
@@ -230,6 +238,7 @@ async fn silence_is_a_retry_after_the_timeout() {
     let begun = Instant::now();
     let retry = retry(answer(&*handler(&url, "timeout = '100ms'")).await);
     assert!(retry.reason.contains("within 100ms"), "{}", retry.reason);
+    assert!(retry.counts, "it may be what it does with this event");
     assert!(begun.elapsed() < Duration::from_secs(10));
     silent.abort();
 }

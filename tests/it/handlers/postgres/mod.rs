@@ -4,6 +4,7 @@ mod call;
 mod elsewhere;
 mod examples;
 mod notify;
+mod unheard;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
