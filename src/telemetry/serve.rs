@@ -79,14 +79,11 @@ pub async fn serve(addr: SocketAddr) -> Result<MetricsServer, ServeError> {
     let recorder = Recorder::install()?;
 
     let stop = CancellationToken::new();
-    let server = axum::serve(listener, router(recorder.clone()))
+    let server = axum::serve(listener, router(recorder))
         .with_graceful_shutdown(stop.clone().cancelled_owned())
         .into_future();
-    let stopped = stop.clone();
     let task = tokio::spawn(async move {
-        let keep_up = stopped.run_until_cancelled_owned(recorder.keep_up());
-        let (served, _) = tokio::join!(server, keep_up);
-        if let Err(error) = served {
+        if let Err(error) = server.await {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "metrics are not served any more"
