@@ -232,15 +232,15 @@ impl Picture {
     /// How far a subscription is behind: as its owner knows it, who sees that nothing is outstanding on a quiet
     /// topic; else as the store does.
     pub(super) fn lag(&self, one: &Subscription) -> Option<Duration> {
-        let own = one.held.then(|| self.metrics_of_owner(one)).flatten();
+        let own = self.metrics_of_owner(one);
         let own = own.and_then(|metrics| gauge(metrics, metrics::LAG.name, &one.name));
         own.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
             .or(one.lag)
     }
 
-    /// The metrics of the worker that runs a subscription.
+    /// The metrics of the worker that runs a subscription, where one does.
     pub(super) fn metrics_of_owner(&self, one: &Subscription) -> Option<&Exposition> {
-        let holder = one.holder.as_ref()?;
+        let holder = one.holder.as_ref().filter(|_| one.held)?;
         let seen = self.snapshots.iter().find(|seen| seen.holder == *holder)?;
         seen.metrics.as_ref()
     }

@@ -50,7 +50,7 @@ async fn the_page_stays_up_to_date_in_a_browser_and_its_buttons_work() {
     let row = text_of("#live-subscriptions tbody tr");
     browser.until(&format!("{row}.includes('live')")).await;
     browser
-        .until(&format!("{}.includes('Up to date')", text_of("#link")))
+        .until(&format!("{}.includes('Connected')", text_of("#link")))
         .await;
     // The very same page, which nothing loads again, tells what happens next.
     browser.eval("window.sameStill = true");
@@ -104,7 +104,7 @@ async fn the_page_stays_up_to_date_in_a_browser_and_its_buttons_work() {
     // When nobody is there any more, the page says so; when somebody is again, too.
     browser.open(&format!("{}/", web.url)).await;
     browser
-        .until(&format!("{}.includes('Up to date')", text_of("#link")))
+        .until(&format!("{}.includes('Connected')", text_of("#link")))
         .await;
     assert_eq!(web.daemon.stop().await.1, 0);
     browser

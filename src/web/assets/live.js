@@ -17,7 +17,7 @@
   const tell = (live) => {
     link.hidden = false;
     link.className = "link-state " + (live ? "on" : "off");
-    link.querySelector(".word").textContent = live ? "Up to date" : "Not connected";
+    link.querySelector(".word").textContent = live ? "Connected" : "Not connected";
     lost.hidden = live;
   };
 
