@@ -83,13 +83,13 @@ pub(super) fn read_otlp(reader: &Reader<'_>) -> Option<OtlpConfig> {
         endpoint = format!("{}/v1/metrics", endpoint.trim_end_matches('/'));
     }
     let endpoint = variables.checked(name, endpoint_of(&endpoint));
-    variables.first_of(["OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"], |text| match text {
+    variables.first(["OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"], |text| match text {
         "http/protobuf" => Ok(()),
         _ => Err("orgstream pushes http/protobuf only: set it to that, and the endpoint to the collector's port \
                   for HTTP, by default 4318"),
     });
     let headers = variables
-        .first_of(
+        .first(
             [
                 "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
                 "OTEL_EXPORTER_OTLP_HEADERS",
@@ -98,7 +98,7 @@ pub(super) fn read_otlp(reader: &Reader<'_>) -> Option<OtlpConfig> {
         )
         .unwrap_or_default();
     let timeout = variables
-        .first_of(
+        .first(
             [
                 "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
                 "OTEL_EXPORTER_OTLP_TIMEOUT",
@@ -146,16 +146,16 @@ impl Variables<'_> {
         self.checked(name, parse(&value))
     }
 
-    /// The variable for metrics, else the one for everything. Both whole, so that they are found in the code by name.
-    fn first_of<T, E: fmt::Display>(
+    /// The first of these that is set: the one for metrics before the one for everything.
+    fn first<T, E: fmt::Display>(
         &self,
-        [own, everything]: [&str; 2],
+        names: [&str; 2],
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        match self.0.env.var(own) {
-            Some(_) => self.parsed(own, parse),
-            None => self.parsed(everything, parse),
-        }
+        let name = names
+            .into_iter()
+            .find(|name| self.0.env.var(name).is_some())?;
+        self.parsed(name, parse)
     }
 }
 
