@@ -46,8 +46,6 @@ impl Measuring {
         let mut tasks = Vec::new();
         let mut push = None;
         if let Some(recorder) = &recorder {
-            let keep_up = recorder.clone().keep_up();
-            tasks.push(spawn(async move { match keep_up.await {} }));
             if let Some(every) = config.log_samples {
                 let samples = LogSamples::new(every, recorder.clone(), worker).run();
                 tasks.push(spawn(async move { match samples.await {} }));

@@ -40,9 +40,7 @@ pub(super) async fn run(path: Option<&Path>, WebArgs {}: WebArgs) -> Result<Exit
     let (retention, warning) = config::load_bus_retention(path, &ProcessEnv)?;
     let token = web.token.ok_or_else(no_token)?;
     // Before anything that counts. Without it `/metrics` has what the store and the workers tell.
-    if let Ok(recorder) = Recorder::install() {
-        tokio::spawn(recorder.keep_up());
-    }
+    let _ = Recorder::install();
     let settings = Settings {
         addr: web.addr,
         token,

@@ -83,16 +83,28 @@ pub(super) fn read_otlp(reader: &Reader<'_>) -> Option<OtlpConfig> {
         endpoint = format!("{}/v1/metrics", endpoint.trim_end_matches('/'));
     }
     let endpoint = variables.checked(name, endpoint_of(&endpoint));
-    variables.of_metrics("PROTOCOL", |text| match text {
+    variables.first(["OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"], |text| match text {
         "http/protobuf" => Ok(()),
         _ => Err("orgstream pushes http/protobuf only: set it to that, and the endpoint to the collector's port \
                   for HTTP, by default 4318"),
     });
     let headers = variables
-        .of_metrics("HEADERS", headers_of)
+        .first(
+            [
+                "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
+                "OTEL_EXPORTER_OTLP_HEADERS",
+            ],
+            headers_of,
+        )
         .unwrap_or_default();
     let timeout = variables
-        .of_metrics("TIMEOUT", milliseconds)
+        .first(
+            [
+                "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
+                "OTEL_EXPORTER_OTLP_TIMEOUT",
+            ],
+            milliseconds,
+        )
         .unwrap_or(TIMEOUT);
     let interval = variables.parsed("OTEL_METRIC_EXPORT_INTERVAL", milliseconds);
     let attributes = variables.parsed("OTEL_RESOURCE_ATTRIBUTES", pairs_of);
@@ -134,17 +146,16 @@ impl Variables<'_> {
         self.checked(name, parse(&value))
     }
 
-    /// The variable for metrics, else the one for everything.
-    fn of_metrics<T, E: fmt::Display>(
+    /// The first of these that is set: the one for metrics before the one for everything.
+    fn first<T, E: fmt::Display>(
         &self,
-        what: &str,
+        names: [&str; 2],
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        let own = format!("OTEL_EXPORTER_OTLP_METRICS_{what}");
-        match self.0.env.var(&own) {
-            Some(_) => self.parsed(&own, parse),
-            None => self.parsed(&format!("OTEL_EXPORTER_OTLP_{what}"), parse),
-        }
+        let name = names
+            .into_iter()
+            .find(|name| self.0.env.var(name).is_some())?;
+        self.parsed(name, parse)
     }
 }
 

@@ -275,6 +275,15 @@ impl Exposition {
             .push(sample);
     }
 
+    /// Adds samples of a metric of our table.
+    pub fn extend(&mut self, metric: &Metric, samples: impl IntoIterator<Item = Sample>) {
+        self.families
+            .entry(metric.name.to_owned())
+            .or_insert_with(|| Family::of(metric))
+            .samples
+            .extend(samples);
+    }
+
     /// Adds a family without samples, where it is not there: so that it is described although it has no value.
     pub fn declare(&mut self, metric: &Metric) {
         self.families

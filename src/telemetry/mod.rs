@@ -1,6 +1,7 @@
 //! What operators see: logs on standard error, and metrics.
 
 pub mod exposition;
+mod histograms;
 mod logfmt;
 pub mod metrics;
 mod otlp;

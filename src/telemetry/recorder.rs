@@ -1,18 +1,13 @@
 //! What records the process's metrics, whoever asks for them: `/metrics`, the snapshots in the store, OTLP, and
 //! the lines of the log.
 
-use std::convert::Infallible;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tokio::time::MissedTickBehavior;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::metrics::{self, Kind, process};
-
-/// How often histograms fold what was recorded, which grows until then: by eight bytes for each leg of each
-/// event.
-const UPKEEP: Duration = Duration::from_secs(1);
+use super::histograms::Histograms;
+use super::metrics::{self as table, process};
 
 /// Something else in this process already records metrics.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -26,11 +21,12 @@ pub struct RecorderError {
 #[derive(Debug, Clone)]
 pub struct Recorder {
     handle: PrometheusHandle,
+    histograms: Arc<Histograms>,
 }
 
 impl Recorder {
     /// The process's recorder, installed at the first call. What was counted before is lost, so this comes
-    /// before anything is started that counts. [`Recorder::keep_up`] has to run beside.
+    /// before anything is started that counts.
     ///
     /// # Errors
     ///
@@ -41,21 +37,21 @@ impl Recorder {
         if let Some(recorder) = &*installed {
             return Ok(recorder.clone());
         }
-        let refused = |reason: String| RecorderError { reason };
-        let mut builder = PrometheusBuilder::new();
-        for metric in metrics::ALL {
-            if let Kind::Histogram(bounds) = metric.kind {
-                builder = builder
-                    .set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), bounds)
-                    .map_err(|error| refused(error.to_string()))?;
-            }
-        }
-        let recorder = builder.build_recorder();
-        let handle = recorder.handle();
-        ::metrics::set_global_recorder(recorder).map_err(|error| refused(error.to_string()))?;
-        metrics::describe_all();
-        metrics::build_info();
-        let recorder = Self { handle };
+        let numbers = PrometheusBuilder::new().build_recorder();
+        let recorder = Self {
+            handle: numbers.handle(),
+            histograms: Arc::default(),
+        };
+        let histograms = recorder.histograms.clone();
+        metrics::set_global_recorder(Both {
+            numbers,
+            histograms,
+        })
+        .map_err(|error| RecorderError {
+            reason: error.to_string(),
+        })?;
+        table::describe_all();
+        table::build_info();
         *installed = Some(recorder.clone());
         Ok(recorder)
     }
@@ -64,17 +60,39 @@ impl Recorder {
     /// this process just now. Some 100 microseconds.
     pub fn render(&self) -> String {
         let mut text = self.handle.render();
+        text.push_str(&self.histograms.exposition().to_string());
         text.push_str(&process::exposition().to_string());
         text
     }
+}
 
-    /// Folds what was recorded, until it is dropped: without that, memory grows.
-    pub async fn keep_up(self) -> Infallible {
-        let mut ticks = tokio::time::interval(UPKEEP);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        loop {
-            ticks.tick().await;
-            self.handle.run_upkeep();
-        }
+/// Counters and gauges are the exporter's, histograms ours.
+struct Both {
+    numbers: PrometheusRecorder,
+    histograms: Arc<Histograms>,
+}
+
+impl metrics::Recorder for Both {
+    fn describe_counter(&self, key: KeyName, unit: Option<Unit>, help: SharedString) {
+        self.numbers.describe_counter(key, unit, help);
+    }
+
+    fn describe_gauge(&self, key: KeyName, unit: Option<Unit>, help: SharedString) {
+        self.numbers.describe_gauge(key, unit, help);
+    }
+
+    // The table says what they mean.
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
+        self.numbers.register_counter(key, metadata)
+    }
+
+    fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
+        self.numbers.register_gauge(key, metadata)
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        self.histograms.get(key)
     }
 }

@@ -79,14 +79,11 @@ pub async fn serve(addr: SocketAddr) -> Result<MetricsServer, ServeError> {
     let recorder = Recorder::install()?;
 
     let stop = CancellationToken::new();
-    let server = axum::serve(listener, router(recorder.clone()))
+    let server = axum::serve(listener, router(recorder))
         .with_graceful_shutdown(stop.clone().cancelled_owned())
         .into_future();
-    let stopped = stop.clone();
     let task = tokio::spawn(async move {
-        let keep_up = stopped.run_until_cancelled_owned(recorder.keep_up());
-        let (served, _) = tokio::join!(server, keep_up);
-        if let Err(error) = served {
+        if let Err(error) = server.await {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "metrics are not served any more"
@@ -106,6 +103,7 @@ fn router(recorder: Recorder) -> Router {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::exposition::Exposition;
     use crate::telemetry::metrics::{self, Kind};
 
     const ANY_PORT: SocketAddr =
@@ -155,6 +153,7 @@ mod tests {
         record_everything();
         let (status, kind, text) = get_text(server.addr(), "/metrics").await;
         assert_eq!((status, kind.as_str()), (200, TEXT));
+        let read = Exposition::parse(&text).unwrap();
         for metric in metrics::ALL {
             let kind = match metric.kind {
                 Kind::Counter => "counter",
@@ -168,12 +167,9 @@ mod tests {
             ] {
                 assert!(text.lines().any(|read| read == line), "{line}\n{text}");
             }
-            let sample = text
-                .lines()
-                .find(|line| line.starts_with(name) && !line.starts_with('#'))
-                .unwrap();
+            let sample = &read.family(name).unwrap().samples[0];
             for label in metric.labels {
-                assert!(sample.contains(&format!("{label}=\"")), "{sample}");
+                assert!(sample.label(label).is_some(), "{name} {label}");
             }
         }
         for line in [

@@ -44,6 +44,8 @@ fn tables() -> BTreeMap<String, Vec<Row>> {
         .collect();
     let mut section = String::new();
     let mut has_variables = false;
+    // A table of variables that stand for no key.
+    let mut has_keys = true;
     let mut tables: BTreeMap<String, Vec<Row>> = BTreeMap::new();
     for line in reference().lines() {
         if let Some(heading) = line.strip_prefix("## ") {
@@ -56,7 +58,10 @@ fn tables() -> BTreeMap<String, Vec<Row>> {
                 section = name.to_owned();
             }
         } else if line.starts_with("| key") {
+            has_keys = true;
             has_variables = line.contains("| variable");
+        } else if line.starts_with("| variable") {
+            has_keys = false;
         } else if line.starts_with("| `") || line.starts_with("| |") {
             let cells: Vec<&str> = line.split(" | ").collect();
             let first = quoted(cells[0]);
@@ -71,6 +76,13 @@ fn tables() -> BTreeMap<String, Vec<Row>> {
                     (Some(rest), Some(parent)) => format!("{parent}.{rest}"),
                     _ => key.clone(),
                 });
+            if !has_keys {
+                tables.entry(section.clone()).or_default().push(Row {
+                    keys: Vec::new(),
+                    variables: first,
+                });
+                continue;
+            }
             let variables = if has_variables {
                 quoted(line.split('|').nth(2).unwrap())
             } else {

@@ -454,9 +454,8 @@ async fn after_a_break_there_are_no_more_processes_than_allowed_and_one_at_a_tim
 
 #[tokio::test]
 async fn an_event_that_waits_for_a_process_of_its_own_is_given_back_when_the_handler_ends() {
-    let script = each(&format!(
-        "echo $id >>seen\n[ -e mended ] && sleep 600\n[ $(wc -l <seen) = 2 ] && exit 1"
-    ));
+    let script =
+        each("echo $id >>seen\n[ -e mended ] && sleep 600\n[ $(wc -l <seen) = 2 ] && exit 1");
     let it = Arc::new(Fixture::new(
         &script,
         "in_flight = 2\nworkers = 1\ngrace = '100ms'",

@@ -125,10 +125,7 @@ fn eighty_columns_show_what_matters() {
         text.contains("accounts is blocked: handler `fulfilment` is down"),
         "{text}"
     );
-    assert!(
-        text.contains("dead-letters list --subscription accounts"),
-        "{text}"
-    );
+    assert!(text.contains("`orgstream dead-letters list"), "{text}");
     assert!(lines[23].starts_with("q end"), "{text}");
 }
 
