@@ -51,6 +51,14 @@ fn block(overview: &Overview) -> String {
     text
 }
 
+/// A time, to the second.
+fn second(at: SystemTime) -> String {
+    let since_1970 = at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(since_1970.as_secs()))
+}
+
 /// Where it is shown: in place on a terminal, else one block after another.
 struct Screen {
     terminal: bool,
@@ -68,13 +76,13 @@ impl Screen {
 
     fn show(&mut self, text: &str, at: SystemTime) -> Result<(), Failure> {
         text.clone_into(&mut self.last);
-        self.draw(&format!("{}\n\n{text}", rfc3339(at)))
+        self.draw(&format!("{}\n\n{text}", second(at)))
     }
 
     /// Says why there is nothing new; on a terminal above what was shown last, which is dated no more.
     fn fail(&self, error: &anyhow::Error, json: bool) -> Result<(), Failure> {
         let why = one_line(&format!("{error:#}"));
-        let at = rfc3339(SystemTime::now());
+        let at = second(SystemTime::now());
         match self.terminal && !json {
             true => self.draw(&format!(
                 "{at}  no answer, asking again: {why}\n\n{}",

@@ -230,6 +230,13 @@ async fn overview(path: Option<&Path>, store: &dyn Store, bundle: &mut Bundle) -
     org_id
 }
 
+/// Open dead letters of one subscription, handler and reason.
+struct Parked {
+    open: u64,
+    oldest: SystemTime,
+    newest: SystemTime,
+}
+
 /// Reads of one org what is not in the overview.
 struct Reader<'a> {
     store: &'a dyn Store,
@@ -302,28 +309,32 @@ impl Reader<'_> {
             .store
             .select_letters(&LetterSelection::default())
             .await?;
-        let mut counts: BTreeMap<(String, Option<String>, String), (u64, SystemTime, SystemTime)> =
-            BTreeMap::new();
+        let mut counts: BTreeMap<_, Parked> = BTreeMap::new();
         for letter in letters {
-            let key = (letter.subscription, letter.handler, letter.reason);
             let at = letter.received_at;
-            let (count, oldest, newest) = counts.entry(key).or_insert((0, at, at));
-            *count += 1;
-            *oldest = at.min(*oldest);
-            *newest = at.max(*newest);
+            let parked = counts
+                .entry((letter.subscription, letter.handler, letter.reason))
+                .or_insert(Parked {
+                    open: 0,
+                    oldest: at,
+                    newest: at,
+                });
+            parked.open += 1;
+            parked.oldest = at.min(parked.oldest);
+            parked.newest = at.max(parked.newest);
         }
-        let shown = counts.into_iter().map(
-            |((subscription, handler, reason), (count, oldest, newest))| {
+        let shown = counts
+            .into_iter()
+            .map(|((subscription, handler, reason), parked)| {
                 json!({
                     "subscription": subscription,
                     "handler": handler,
                     "reason": reason,
-                    "open": count,
-                    "oldest_received_at": rfc3339(oldest),
-                    "newest_received_at": rfc3339(newest),
+                    "open": parked.open,
+                    "oldest_received_at": rfc3339(parked.oldest),
+                    "newest_received_at": rfc3339(parked.newest),
                 })
-            },
-        );
+            });
         Ok(shown.collect())
     }
 
