@@ -151,7 +151,7 @@ fn encryption(
 
 /// The narrowest of the limits; -1 is none.
 fn limit(row: &PgRow) -> Result<(u64, &'static str), sqlx::Error> {
-    let number = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(column)?);
+    let number = |column| row.try_get::<Option<i64>, _>(column);
     let server = number("most")?.unwrap_or(0) - number("reserved")?.unwrap_or(0);
     let limits = [
         (Some(server), "the server"),

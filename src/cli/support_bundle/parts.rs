@@ -302,8 +302,8 @@ impl Reader<'_> {
             .store
             .select_letters(&LetterSelection::default())
             .await?;
-        let mut counts: BTreeMap<(String, Option<String>, String), (u64, SystemTime, SystemTime)> =
-            BTreeMap::new();
+        // By subscription, handler and reason: how many, the oldest, the newest.
+        let mut counts = BTreeMap::<_, (u64, SystemTime, SystemTime)>::new();
         for letter in letters {
             let key = (letter.subscription, letter.handler, letter.reason);
             let at = letter.received_at;
