@@ -169,7 +169,8 @@ async fn a_server_that_accepts_and_then_fails_is_not_asked_in_a_tight_loop() {
             .cloned()
     })
     .await;
-    assert!(pause_ms(&line) <= 50, "{line}");
+    // The first pause, of 50 ms and up to half of it again; it had grown to 250 ms at least.
+    assert!((50..=75).contains(&pause_ms(&line)), "{line}");
     publish(&org, "three").await;
     daemon.handled(3).await;
     let (events, code) = daemon.stop().await;
