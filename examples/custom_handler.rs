@@ -40,7 +40,7 @@ impl Handler for Folder {
 impl Folder {
     /// An event that comes again, after a crash, has the same identity, and so the same file.
     async fn keep(&self, event: &Event) -> std::io::Result<()> {
-        let (id, json) = (event.identity(), event.cloud_event().to_json()?);
+        let (id, json) = (event.identity(), event.cloud_event().to_json());
         let begun = self.0.join(format!(".{id}"));
         tokio::fs::create_dir_all(&self.0).await?;
         let mut file = tokio::fs::File::create(&begun).await?;

@@ -8,6 +8,9 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::ops::Range;
+use std::sync::Arc;
+
+use crate::event::FieldNames;
 
 /// A bitmap element that is neither `0x<HEX>` nor `<n>-0x<HEX>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +29,7 @@ pub(super) type Slot = usize;
 /// The fields of a record and the components of its compound fields, by slot.
 #[derive(Debug)]
 pub(super) struct Slots {
-    names: Vec<Box<str>>,
+    names: Arc<[Box<str>]>,
     by_name: HashMap<Box<str>, Slot>,
     /// For each field of the record the slots of its components; empty where it has none.
     components: Vec<Range<Slot>>,
@@ -49,7 +52,7 @@ impl Slots {
         }
         let by_name = names.iter().cloned().zip(0..).collect();
         Self {
-            names,
+            names: names.into(),
             by_name,
             components,
         }
@@ -124,8 +127,8 @@ impl Slots {
     }
 
     /// The names of a set's fields: those of the record in schema order, then the components.
-    pub(super) fn names(&self, set: &FieldSet) -> Vec<String> {
-        set.iter().map(|slot| self.name(slot).to_owned()).collect()
+    pub(super) fn names(&self, set: &FieldSet) -> FieldNames {
+        FieldNames::of(&self.names, set.iter())
     }
 
     /// A set as the platform writes it: upper case, the fewest whole bytes, the record's own fields
@@ -242,7 +245,7 @@ mod tests {
         }))
     }
 
-    fn names(elements: &[&str]) -> Vec<String> {
+    fn names(elements: &[&str]) -> FieldNames {
         let slots = slots();
         slots.names(&slots.read(elements.iter().copied()).unwrap())
     }

@@ -4,6 +4,7 @@
 //! and a field that the bitmaps name and that has no value is present as null. What a field sent as a
 //! diff holds is never passed off as its value: it is moved to `ChangeEventHeader.diffs`.
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -25,6 +26,14 @@ const MAX_JSON: usize = 64 << 20;
 /// Most JSON bytes for each byte of payload, beyond a first megabyte: field names and escapes make text
 /// longer than its datum, but only a hostile pair of schema and payload makes it much longer.
 const MAX_GROWTH: usize = 16;
+
+/// The largest buffer that is kept for the next event, in bytes.
+const MAX_BUFFER: usize = 1 << 20;
+
+thread_local! {
+    /// Where the JSON of an event is written, before it is known how long it is.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// A payload that is not a datum of its schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,17 +85,20 @@ pub(super) fn decode(
     record_name: &Arc<str>,
     payload: &[u8],
 ) -> Result<Decoded, DecodeFailure> {
-    let mut decoder = Decoder::new(plan, payload);
+    let mut decoder = Decoder::with_buffer(plan, payload, BUFFER.take());
     let mut header = None;
-    match decoder.event(&mut header) {
+    let read = decoder.event(&mut header);
+    // Exactly as long as it is, for it is kept for as long as the event is in flight.
+    let data = Bytes::copy_from_slice(&decoder.out);
+    let out = std::mem::take(&mut decoder.out);
+    if out.capacity() <= MAX_BUFFER {
+        BUFFER.set(out);
+    }
+    match read {
         Ok(ignored_bits) => Ok(Decoded {
             record_name: Arc::clone(record_name),
             header,
-            data: {
-                // Kept for as long as the event is in flight.
-                decoder.out.shrink_to_fit();
-                Bytes::from(decoder.out)
-            },
+            data,
             ignored_bits,
         }),
         Err(reason) => Err(DecodeFailure {
@@ -134,10 +146,17 @@ pub(super) struct Decoder<'s, 'd> {
 
 impl<'s, 'd> Decoder<'s, 'd> {
     pub(super) fn new(plan: &'s Plan, payload: &'d [u8]) -> Self {
+        Self::with_buffer(plan, payload, Vec::new())
+    }
+
+    /// One that writes into this buffer, whatever is in it.
+    fn with_buffer(plan: &'s Plan, payload: &'d [u8], mut out: Vec<u8>) -> Self {
+        out.clear();
+        out.reserve(2 * payload.len() + 256);
         Self {
             plan,
             datum: Datum::new(payload),
-            out: Vec::with_capacity(2 * payload.len() + 256),
+            out,
             visits: 8 * payload.len() + 4096,
             max_json: (MAX_GROWTH * payload.len() + (1 << 20)).min(MAX_JSON),
             at: None,

@@ -14,7 +14,7 @@ use super::decode::Decoder;
 use super::json;
 use super::plan::{Node, NodeId, Plan};
 use super::schema::Schema;
-use crate::event::{ChangeEventHeader, ChangeType};
+use crate::event::{ChangeEventHeader, ChangeType, FieldNames};
 
 /// Most items in one of the header's lists. An event of the platform's largest size, 1 MB, has room for
 /// half as many record IDs; a list of the shortest items would take 50 times the payload's memory.
@@ -66,9 +66,9 @@ fn empty() -> ChangeEventHeader {
         commit_timestamp: 0,
         commit_number: 0,
         commit_user: String::new(),
-        nulled_fields: Vec::new(),
-        diff_fields: Vec::new(),
-        changed_fields: Vec::new(),
+        nulled_fields: FieldNames::default(),
+        diff_fields: FieldNames::default(),
+        changed_fields: FieldNames::default(),
     }
 }
 
@@ -105,7 +105,8 @@ fn read_field(
         ("commitNumber", Node::Long) => header.commit_number = long(decoder, number)?,
         ("recordIds", Node::Array(items)) if is_text(plan, *items) => {
             let ids = texts(decoder, number)?;
-            header.record_ids = put_texts(decoder, ids.into_iter().map(str::to_owned).collect());
+            put_texts(decoder, ids.iter().copied());
+            header.record_ids = ids.into_iter().map(str::to_owned).collect();
         }
         ("nulledFields", Node::Array(items)) if is_text(plan, *items) => {
             (header.nulled_fields, *nulled) = bitmap(decoder, number)?;
@@ -158,28 +159,28 @@ fn texts<'d>(decoder: &mut Decoder<'_, 'd>, number: usize) -> Result<Vec<&'d str
     }
 }
 
-fn put_texts(decoder: &mut Decoder<'_, '_>, texts: Vec<String>) -> Vec<String> {
+fn put_texts<'t>(decoder: &mut Decoder<'_, '_>, texts: impl Iterator<Item = &'t str>) {
     let start = decoder.out.len();
-    for text in &texts {
+    for text in texts {
         decoder.out.push(b',');
         json::put_string(&mut decoder.out, text);
     }
     json::close(&mut decoder.out, start, *b"[]");
-    texts
 }
 
 /// A bitmap array as field names; as it came where it is not well formed.
 fn bitmap(
     decoder: &mut Decoder<'_, '_>,
     number: usize,
-) -> Result<(Vec<String>, Result<FieldSet, BitmapError>), DecodeReason> {
+) -> Result<(FieldNames, Result<FieldSet, BitmapError>), DecodeReason> {
     let elements = texts(decoder, number)?;
     let set = decoder.plan.slots.read(elements.iter().copied());
     let names = match &set {
         Ok(set) => decoder.plan.slots.names(set),
-        Err(_) => elements.into_iter().map(str::to_owned).collect(),
+        Err(_) => elements.into_iter().collect(),
     };
-    Ok((put_texts(decoder, names), set))
+    put_texts(decoder, names.iter());
+    Ok((names, set))
 }
 
 /// The header of an event whose schema is not to be had, by trying the two layouts that are known.
@@ -238,11 +239,11 @@ fn read_layout(layout: &Schema, payload: &[u8]) -> Option<ChangeEventHeader> {
     Some(header)
 }
 
-fn raw_bitmap(decoder: &mut Decoder<'_, '_>, number: usize) -> Option<Vec<String>> {
+fn raw_bitmap(decoder: &mut Decoder<'_, '_>, number: usize) -> Option<FieldNames> {
     let elements = texts(decoder, number).ok()?;
     // Any schema will do to see whether they are well formed.
     decoder.plan.slots.read(elements.iter().copied()).ok()?;
-    Some(elements.into_iter().map(str::to_owned).collect())
+    Some(elements.into_iter().collect())
 }
 
 fn is_plausible(header: &ChangeEventHeader) -> bool {

@@ -291,7 +291,7 @@ impl Tail {
                 let mut line = if self.data_only {
                     event.decoded.data.to_vec()
                 } else {
-                    event.cloud_event().to_json().map_err(anyhow::Error::from)?
+                    event.cloud_event().to_json()
                 };
                 line.push(b'\n');
                 print(&String::from_utf8_lossy(&line))

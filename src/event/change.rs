@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use super::FieldNames;
+
 /// Kind of change, from `ChangeEventHeader.changeType`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ChangeType {
@@ -106,11 +108,11 @@ pub struct ChangeEventHeader {
     /// User ID.
     pub commit_user: String,
     /// Fields set to null, by name.
-    pub nulled_fields: Vec<String>,
+    pub nulled_fields: FieldNames,
     /// Fields sent as a diff, by name.
-    pub diff_fields: Vec<String>,
+    pub diff_fields: FieldNames,
     /// Fields changed, by name.
-    pub changed_fields: Vec<String>,
+    pub changed_fields: FieldNames,
 }
 
 /// When a change was committed. Changes of one record are on the bus in this order.

@@ -1,17 +1,19 @@
 //! An event as CloudEvents 1.0 JSON: one mapping, used by every handler (design 4.3).
 
+use std::convert::Infallible;
 use std::fmt;
+use std::io::Write as _;
 use std::time::SystemTime;
 
-use serde::Serialize;
-use serde::ser::{Error as _, SerializeMap};
-use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{ChangeType, Event};
+use super::Event;
 
-/// A view of an [`Event`] that serialises as a CloudEvents JSON object.
+/// Bytes of JSON that the attributes of most events take.
+pub(crate) const ATTRIBUTES_SIZE: usize = 768;
+
+/// A view of an [`Event`] as a CloudEvents JSON object.
 #[derive(Debug, Clone, Copy)]
 pub struct CloudEvent<'a> {
     event: &'a Event,
@@ -24,14 +26,31 @@ impl<'a> CloudEvent<'a> {
 
     /// `com.salesforce.cdc.Account.update.v1` or `com.salesforce.event.Order__e.v1`.
     pub fn type_name(&self) -> String {
-        match &self.event.decoded.header {
-            Some(header) => format!(
-                "com.salesforce.cdc.{}.{}.v1",
-                header.entity_name,
-                type_suffix(&header.change_type)
-            ),
-            None => format!("com.salesforce.event.{}.v1", self.event.decoded.record_name),
+        let mut text = String::new();
+        self.put_type_name(&mut text);
+        text
+    }
+
+    fn put_type_name(&self, text: &mut String) {
+        let parts: [&str; 4] = match &self.event.decoded.header {
+            Some(header) => {
+                let change = header.change_type.symbol();
+                ["com.salesforce.cdc.", &header.entity_name, ".", change]
+            }
+            None => [
+                "com.salesforce.event.",
+                &self.event.decoded.record_name,
+                "",
+                "",
+            ],
+        };
+        let [.., change] = parts;
+        parts.iter().for_each(|part| text.push_str(part));
+        let from = text.len() - change.len();
+        if let Some(change) = text.get_mut(from..) {
+            change.make_ascii_lowercase();
         }
+        text.push_str(".v1");
     }
 
     /// The record the event is about: the first one it names, or the value of the `key` field.
@@ -45,21 +64,44 @@ impl<'a> CloudEvent<'a> {
 
     /// `//<my-domain host>/<org id><topic>`; `/<org id><topic>` where the host is not known.
     pub fn source(&self) -> String {
+        let mut text = String::new();
+        self.put_source(&mut text);
+        text
+    }
+
+    fn put_source(&self, text: &mut String) {
         let source = &self.event.source;
-        if source.host.is_empty() {
-            return format!("/{}{}", source.org_id, source.topic);
+        if !source.host.is_empty() {
+            text.push_str("//");
+            text.push_str(&source.host);
         }
-        format!("//{}/{}{}", source.host, source.org_id, source.topic)
+        text.push('/');
+        text.push_str(source.org_id.as_str());
+        text.push_str(source.topic.as_str());
     }
 
-    /// The whole object as one line of JSON text, without a newline.
-    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(self)
+    /// The whole object as JSON text, without a newline at its end. `data` stands in it as the decoder wrote it.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut json = Vec::with_capacity(self.event.decoded.data.len() + ATTRIBUTES_SIZE);
+        self.append_json(&mut json);
+        json
     }
-}
 
-fn type_suffix(change_type: &ChangeType) -> String {
-    change_type.symbol().to_ascii_lowercase()
+    /// Appends what [`CloudEvent::to_json`] gives.
+    pub fn append_json(&self, json: &mut Vec<u8>) {
+        let mut before: &[u8] = b"{\"";
+        let Ok(()) = self.each_attribute(|name, value| {
+            json.extend_from_slice(before);
+            json.extend_from_slice(name.as_bytes());
+            json.extend_from_slice(b"\":");
+            before = b",\"";
+            value.append_json(json);
+            Ok::<(), Infallible>(())
+        });
+        json.extend_from_slice(b",\"data\":");
+        json.extend_from_slice(&self.event.decoded.data);
+        json.push(b'}');
+    }
 }
 
 /// A time as RFC 3339 text in UTC, from 1970 to the end of the year 9999; what lies outside is moved
@@ -86,20 +128,29 @@ impl CloudEvent<'_> {
     ) -> Result<(), E> {
         use Attribute::{Boolean, Integer, Text};
         let event = self.event;
+        // One buffer for all that has to be put together.
+        let mut text = String::with_capacity(128);
         show("specversion", Text("1.0"))?;
         show("id", Text(event.identity().as_str()))?;
-        show("source", Text(&self.source()))?;
-        show("type", Text(&self.type_name()))?;
+        self.put_source(&mut text);
+        show("source", Text(&text))?;
+        text.clear();
+        self.put_type_name(&mut text);
+        show("type", Text(&text))?;
         if let Some(subject) = self.subject() {
             show("subject", Text(subject))?;
         }
         show("time", Text(&rfc3339(event.occurred_at())))?;
         show("datacontenttype", Text("application/json"))?;
-        let schema = format!("urn:salesforce:avro:{}", event.raw.schema_id);
-        show("dataschema", Text(&schema))?;
+        text.clear();
+        text.push_str("urn:salesforce:avro:");
+        text.push_str(event.raw.schema_id.as_str());
+        show("dataschema", Text(&text))?;
         show("topic", Text(event.source.topic.as_str()))?;
         if let Some(replay_id) = &event.raw.replay_id {
-            show("replayid", Text(&replay_id.to_string()))?;
+            text.clear();
+            replay_id.put_hex(&mut text);
+            show("replayid", Text(&text))?;
         }
         show("orgid", Text(event.source.org_id.as_str()))?;
         if let Some(key) = self.subject() {
@@ -118,8 +169,7 @@ impl CloudEvent<'_> {
 }
 
 /// The value of an attribute. Its text is what CloudEvents calls the canonical string representation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attribute<'a> {
     /// Any text.
     Text(&'a str),
@@ -139,13 +189,13 @@ impl fmt::Display for Attribute<'_> {
     }
 }
 
-impl Serialize for CloudEvent<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let data: &RawValue =
-            serde_json::from_slice(&self.event.decoded.data).map_err(S::Error::custom)?;
-        let mut map = serializer.serialize_map(None)?;
-        self.each_attribute(|name, value| map.serialize_entry(name, &value))?;
-        map.serialize_entry("data", data)?;
-        map.end()
+impl Attribute<'_> {
+    fn append_json(self, json: &mut Vec<u8>) {
+        // Neither fails: the text is text, and a vector takes what it is given.
+        let _ = match self {
+            Self::Text(text) => serde_json::to_writer(json, text).map_err(Into::into),
+            Self::Integer(number) => write!(json, "{number}"),
+            Self::Boolean(truth) => write!(json, "{truth}"),
+        };
     }
 }

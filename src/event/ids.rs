@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 /// Text that is not the identifier it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,13 +74,14 @@ fn id_suffix(id: &str) -> String {
 
 /// A place on the bus: opaque bytes, kept as received, shown as hexadecimal, never computed.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct ReplayId(Bytes);
+pub struct ReplayId(SmallVec<[u8; 16]>);
 
 impl ReplayId {
     /// From the wire; `None` where the platform sent none.
     pub fn from_wire(bytes: Bytes) -> Option<Self> {
-        // A copy, because these bytes are a slice of a whole response's buffer and are kept for long.
-        (!bytes.is_empty()).then(|| Self(Bytes::copy_from_slice(&bytes)))
+        // A copy, because these bytes are a slice of a whole response's buffer and are kept for long. Those of
+        // today are ten, so that nothing is allocated.
+        (!bytes.is_empty()).then(|| Self(SmallVec::from_slice(&bytes)))
     }
 
     /// The bytes as the platform sent them.
@@ -87,9 +89,20 @@ impl ReplayId {
         &self.0
     }
 
+    /// Appends its hexadecimal digits.
+    pub(super) fn put_hex(&self, text: &mut String) {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        text.reserve(2 * self.0.len());
+        for byte in &self.0 {
+            for digit in [byte >> 4, byte & 15] {
+                text.push(char::from(DIGITS[usize::from(digit)]));
+            }
+        }
+    }
+
     /// For a request.
     pub fn to_wire(&self) -> Bytes {
-        self.0.clone()
+        Bytes::copy_from_slice(&self.0)
     }
 }
 
@@ -108,7 +121,9 @@ impl FromStr for ReplayId {
 
 impl fmt::Display for ReplayId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(&self.0))
+        let mut text = String::new();
+        self.put_hex(&mut text);
+        f.write_str(&text)
     }
 }
 
@@ -146,6 +161,23 @@ impl fmt::Debug for SchemaId {
     }
 }
 
+/// The longest part of an identity that stands in it as it is, in bytes.
+const LONGEST_PART: usize = 64;
+
+/// Appends a part of an identity: as it is, or its digest where it is long or not plain.
+fn put_part(text: &mut String, part: &str) {
+    let is_plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*');
+    if part.len() <= LONGEST_PART && part.bytes().all(is_plain) {
+        text.push_str(part);
+    } else {
+        text.push_str(&hex::encode(digest::digest(
+            &digest::SHA256,
+            part.as_bytes(),
+        )));
+    }
+}
+
 /// What tells one event from every other: the publisher's ID, the replay ID and, for a change event,
 /// its first record ID, as one stable text. It is the CloudEvents `id` and whatever deduplicates uses it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -154,27 +186,20 @@ pub struct EventIdentity(Arc<str>);
 impl EventIdentity {
     /// A publisher may choose any `id`, of any length, so one that is long or not plain is hashed.
     pub fn new(id: &str, replay_id: Option<&ReplayId>, record_id: Option<&str>) -> Self {
-        let plain = |text: &str| {
-            text.len() <= 64
-                && text
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"-_.*".contains(&b))
-        };
-        let part = |text: &str| {
-            if plain(text) {
-                text.to_owned()
-            } else {
-                hex::encode(digest::digest(&digest::SHA256, text.as_bytes()))
-            }
-        };
-        let mut text = part(id);
+        let mut text = String::with_capacity(96);
+        put_part(&mut text, id);
         text.push(':');
         if let Some(replay_id) = replay_id {
-            text.push_str(&part(&replay_id.to_string()));
+            let from = text.len();
+            replay_id.put_hex(&mut text);
+            if text.len() - from > LONGEST_PART {
+                let long = text.split_off(from);
+                put_part(&mut text, &long);
+            }
         }
         if let Some(record_id) = record_id {
             text.push(':');
-            text.push_str(&part(record_id));
+            put_part(&mut text, record_id);
         }
         Self(text.into())
     }

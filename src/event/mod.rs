@@ -5,6 +5,7 @@
 
 mod change;
 mod cloud_event;
+mod field_names;
 mod ids;
 mod shown;
 mod topic;
@@ -16,7 +17,9 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 
 pub use change::{ChangeEventHeader, ChangeType, Commit, is_entity_wide_id};
+pub(crate) use cloud_event::ATTRIBUTES_SIZE;
 pub use cloud_event::{Attribute, CloudEvent, rfc3339};
+pub use field_names::FieldNames;
 pub use ids::{EventIdentity, InvalidId, OrgId, ReplayId, SchemaId};
 pub use shown::Shown;
 pub use topic::{InvalidTopic, Topic, TopicKind};

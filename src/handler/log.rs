@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
 use super::registry::HandlerConfigError;
-use super::written::event_line;
+use super::written::{append_line, longest_line};
 use super::{Answer, BatchAnswer, BatchLimits, EventBatch, Handler, Options, Retry};
 use crate::config::HandlerConfig;
 
@@ -39,43 +39,24 @@ impl LogHandler {
 #[async_trait]
 impl Handler for LogHandler {
     async fn handle(&self, batch: &EventBatch) -> BatchAnswer {
-        let (mut lines, mut rejected) = (Vec::new(), None);
+        let sizes = batch.events.iter().map(|event| longest_line(event));
+        let mut lines = Vec::with_capacity(sizes.sum());
         for event in &batch.events {
-            match event_line(event) {
-                Ok(mut line) => lines.append(&mut line),
-                Err(error) => {
-                    let reason = format!("cannot be written as CloudEvents JSON: {error}");
-                    rejected = Some(Answer::Reject { reason });
-                    break;
-                }
-            }
+            append_line(event, &mut lines);
         }
-        let Written { complete, error } = match lines.is_empty() {
-            true => Written::default(),
-            false => self.sink.write(lines).await,
-        };
-        let count = batch.events.len();
-        if error.is_none() && rejected.is_none() {
+        let Written { complete, error } = self.sink.write(lines).await;
+        let Some(error) = error else {
             return BatchAnswer::HANDLED;
+        };
+        // A pipe without a reader, a full disk: that is no event's fault.
+        let why = format!("cannot write to standard output: {error}");
+        let retry = Answer::Retry(Retry::because(why).uncounted());
+        if complete == 0 {
+            return BatchAnswer::All(retry);
         }
+        let count = batch.events.len();
         let mut answers = vec![Answer::Handled; complete.min(count)];
-        match error {
-            // A pipe without a reader, a full disk: that is no event's fault.
-            Some(error) => {
-                let why = format!("cannot write to standard output: {error}");
-                let retry = Answer::Retry(Retry::because(why).uncounted());
-                if answers.is_empty() {
-                    return BatchAnswer::All(retry);
-                }
-                answers.resize(count, retry);
-            }
-            // Behind one that is parked its record is held, so nothing of it may be out before that.
-            None => {
-                answers.extend(rejected);
-                let why = "not written, because an earlier event of the same call was rejected";
-                answers.resize(count, Answer::Retry(Retry::because(why).uncounted()));
-            }
-        }
+        answers.resize(count, retry);
         BatchAnswer::Each(answers)
     }
 
@@ -226,20 +207,11 @@ fn write_lines(out: &mut impl Write, torn: &mut Vec<u8>, lines: &[u8]) -> Writte
         let end = rest.iter().position(|byte| *byte == b'\n');
         torn.extend_from_slice(&rest[..end.map_or(rest.len(), |end| end + 1)]);
     }
-    match failure.map_or_else(|| out.flush(), Err) {
-        Ok(()) => Written {
-            complete: count_lines(lines),
-            error: None,
-        },
-        Err(error) => Written {
-            complete: count_lines(done),
-            error: Some(error.to_string()),
-        },
+    let error = failure.or_else(|| out.flush().err());
+    Written {
+        complete: memchr::memchr_iter(b'\n', done).count(),
+        error: error.map(|error| error.to_string()),
     }
-}
-
-fn count_lines(bytes: &[u8]) -> usize {
-    bytes.iter().filter(|byte| **byte == b'\n').count()
 }
 
 /// Writes what `out` accepts: the number of bytes, and the error that ended it early.
@@ -324,28 +296,6 @@ mod tests {
             .await;
         assert_eq!(answer, BatchAnswer::HANDLED);
         assert_eq!(out.ids(), ["event-0", "event-1"]);
-    }
-
-    #[tokio::test]
-    async fn nothing_is_written_past_an_event_that_is_rejected() {
-        for (data, written) in [
-            (["{}", "{not json", "{}"], 1),
-            (["{not json", "{}", "{}"], 0),
-            (["{}", "{}", "{not json"], 2),
-        ] {
-            let out = Narrow::new(usize::MAX, usize::MAX);
-            let answer = handler(out.clone()).handle(&batch(&data)).await;
-            let BatchAnswer::Each(answers) = answer else {
-                panic!("{answer:?}");
-            };
-            assert_eq!(answers.len(), 3);
-            assert!(answers[..written].iter().all(|a| *a == Answer::Handled));
-            assert!(matches!(answers[written], Answer::Reject { .. }));
-            // They were not attempted, and may be of its record.
-            let behind = |answer: &Answer| matches!(answer, Answer::Retry(retry) if !retry.counts);
-            assert!(answers[written + 1..].iter().all(behind), "{answers:?}");
-            assert_eq!(out.ids(), ["event-0", "event-1"][..written]);
-        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

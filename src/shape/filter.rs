@@ -1,7 +1,7 @@
 //! Which events a handler wants.
 
 use crate::config::FilterConfig;
-use crate::event::{ChangeEventHeader, ChangeType};
+use crate::event::{ChangeEventHeader, ChangeType, FieldNames};
 
 /// Which events a handler wants, by their change header. What has none, a platform event, is wanted by all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Filter {
             &header.nulled_fields,
             &header.diff_fields,
         ];
-        let mut named = lists.into_iter().flatten().peekable();
+        let mut named = lists.into_iter().flat_map(FieldNames::iter).peekable();
         named.peek().is_none() || named.any(|name| wanted.iter().any(|one| touches(one, name)))
     }
 }
@@ -79,9 +79,9 @@ mod tests {
             commit_timestamp: 0,
             commit_number: 0,
             commit_user: String::new(),
-            nulled_fields: Vec::new(),
-            diff_fields: Vec::new(),
-            changed_fields: changed.iter().map(|name| (*name).to_owned()).collect(),
+            nulled_fields: FieldNames::default(),
+            diff_fields: FieldNames::default(),
+            changed_fields: changed.iter().copied().collect(),
         }
     }
 
@@ -147,10 +147,10 @@ mod tests {
             assert!(filter.wants(Some(&header("Account", change, &["Name"]))));
         }
         let mut nulled = header("Account", "UPDATE", &["Name"]);
-        nulled.nulled_fields = vec!["Phone".to_owned()];
+        nulled.nulled_fields = FieldNames::from_iter(["Phone"]);
         assert!(filter.wants(Some(&nulled)));
         let mut diff = header("Account", "UPDATE", &["Name"]);
-        diff.diff_fields = vec!["Phone".to_owned()];
+        diff.diff_fields = FieldNames::from_iter(["Phone"]);
         assert!(filter.wants(Some(&diff)));
     }
 

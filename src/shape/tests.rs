@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::event::{ChangeEventHeader, ChangeType};
+use crate::event::{ChangeEventHeader, ChangeType, FieldNames};
 
 fn owned(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
@@ -58,9 +58,9 @@ fn change(changed: &[&str], header: Value, mut data: Value) -> Decoded {
             commit_timestamp: 0,
             commit_number: 0,
             commit_user: String::new(),
-            nulled_fields: Vec::new(),
-            diff_fields: Vec::new(),
-            changed_fields: owned(changed),
+            nulled_fields: FieldNames::default(),
+            diff_fields: FieldNames::default(),
+            changed_fields: changed.iter().copied().collect(),
         }),
         data: serde_json::to_vec(&data).unwrap().into(),
         ignored_bits: 0,
@@ -214,10 +214,7 @@ fn the_header_loses_what_is_left_out_and_hides_what_is_hidden_in_diffs() {
         })
     );
     let header = shaped.header.unwrap();
-    assert_eq!(
-        header.changed_fields,
-        owned(&["Phone", "Addr.City", "Notes"])
-    );
+    assert_eq!(header.changed_fields, ["Phone", "Addr.City", "Notes"]);
     assert_eq!(header.record_ids, owned(&["001A"]));
 }
 

@@ -190,9 +190,9 @@ mod tests {
             commit_timestamp: 1_790_000_000_000,
             commit_number: 1,
             commit_user: String::new(),
-            nulled_fields: Vec::new(),
-            diff_fields: Vec::new(),
-            changed_fields: Vec::new(),
+            nulled_fields: crate::event::FieldNames::default(),
+            diff_fields: crate::event::FieldNames::default(),
+            changed_fields: crate::event::FieldNames::default(),
         }
     }
 

@@ -1,12 +1,12 @@
 //! One handler of a subscription: what it is given when, and what its answers mean (design 3.1, rules 5
 //! and 6). Pure: time is passed in, and nothing is called.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::pause;
-use super::lanes::{CallId, IsHeld, Lanes, Next, Origin, RecordHash, Unit, Waiting};
+use super::lanes::{CallId, IsHeld, Lanes, Next, Origin, RecordSet, Unit, Waiting};
 use super::tracker::HandlerSet;
 use crate::config::{BackoffConfig, HandlerConfig, OnExhausted, Ordering, RetryConfig};
 use crate::handler::{Answer, BatchAnswer, BatchLimits, Retry};
@@ -277,7 +277,7 @@ impl HandlerRun {
         self.successes += handled as u64;
         // Records of those that are handed over once more: what follows them in this batch is not parked
         // before they are settled, or they would find themselves behind it.
-        let mut unsettled: HashSet<RecordHash> = HashSet::new();
+        let mut unsettled = RecordSet::default();
         for (mut waiting, answer) in batch.into_iter().zip(answers) {
             waiting.attempts += 1;
             let follows = waiting.records.iter().any(|r| unsettled.contains(r));
@@ -290,7 +290,7 @@ impl HandlerRun {
                 Answer::Reject { .. } if whole || follows => {
                     waiting.alone = true;
                     result.again += waiting.unit.events().len();
-                    unsettled.extend(&waiting.records);
+                    unsettled.extend(waiting.records.iter().copied());
                     self.lanes.put(waiting);
                 }
                 Answer::Reject { reason } => result.done.push((

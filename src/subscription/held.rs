@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
 
-use super::lanes::{Origin, RecordHash};
+use super::lanes::{Origin, RecordHash, Records};
 use super::tracker::Seq;
 use crate::event::{Commit, EventIdentity, ReplayId};
 use crate::store::{LetterSummary, Placed};
@@ -87,7 +87,7 @@ enum Phase {
 struct Letter {
     slot: Slot,
     identity: EventIdentity,
-    records: Vec<RecordHash>,
+    records: Records,
     unit: Option<String>,
     bytes: usize,
     /// Nobody has refused it: it goes as soon as nothing older is in its way.
@@ -116,7 +116,7 @@ pub(super) struct NewLetter {
     pub(super) slot: Slot,
     pub(super) identity: EventIdentity,
     /// Records it concerns, as [`super::lanes::Holding::records`] gives them.
-    pub(super) records: Vec<RecordHash>,
+    pub(super) records: Records,
     pub(super) unit: Option<String>,
     pub(super) bytes: usize,
     /// Parked behind another one.
@@ -217,7 +217,7 @@ impl Held {
     pub(super) fn load(
         &mut self,
         summary: LetterSummary,
-        records: Vec<RecordHash>,
+        records: Records,
         to_come: bool,
     ) -> Option<Ticket> {
         let id = summary.placed.id;
@@ -471,7 +471,7 @@ impl Held {
     pub(super) fn sync(
         &mut self,
         open: Vec<LetterSummary>,
-        records: impl Fn(&LetterSummary) -> Vec<RecordHash>,
+        records: impl Fn(&LetterSummary) -> Records,
     ) -> Vec<Ticket> {
         let ids: HashSet<i64> = open.iter().map(|summary| summary.placed.id).collect();
         self.foreign.retain(|id, _| ids.contains(id));

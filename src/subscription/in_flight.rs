@@ -34,6 +34,18 @@ struct Held {
     undecoded_since: Option<SystemTime>,
 }
 
+impl Held {
+    fn arrived(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
+    }
+
+    fn grow(&mut self, bytes: usize, whole: usize) {
+        self.bytes += bytes;
+        let sunk = self.largest - self.largest / 64;
+        self.largest = sunk.max(whole).max(SMALLEST_EVENT);
+    }
+}
+
 impl InFlight {
     pub(super) fn new(max_events: usize, max_bytes: usize) -> Self {
         Self {
@@ -51,11 +63,14 @@ impl InFlight {
         }
     }
 
-    /// Takes one received event in.
-    pub(super) fn take(&self, bytes: usize) {
-        self.held().events += 1;
-        self.sent();
-        self.grow(bytes, bytes);
+    /// Takes the received events of a response in, each of so many bytes.
+    pub(super) fn take(&self, sizes: impl IntoIterator<Item = usize>) {
+        let mut held = self.held();
+        for bytes in sizes {
+            held.events += 1;
+            held.under_way += 1;
+            held.grow(bytes, bytes);
+        }
     }
 
     /// An event, or the beginning of a stream, is on its way to the delivery.
@@ -65,8 +80,15 @@ impl InFlight {
 
     /// It has come to the delivery.
     pub(super) fn arrived(&self) {
+        self.held().arrived();
+    }
+
+    /// An event has come to the delivery, and holds so many bytes more than it was taken in with: its decoded form.
+    /// `whole` is its size now.
+    pub(super) fn arrived_decoded(&self, bytes: usize, whole: usize) {
         let mut held = self.held();
-        held.under_way = held.under_way.saturating_sub(1);
+        held.arrived();
+        held.grow(bytes, whole);
     }
 
     /// What has not come to the delivery yet.
@@ -86,10 +108,7 @@ impl InFlight {
 
     /// Adds what an event holds beyond what it was taken in with: its decoded form. `whole` is its size now.
     pub(super) fn grow(&self, bytes: usize, whole: usize) {
-        let mut held = self.held();
-        held.bytes += bytes;
-        let sunk = held.largest - held.largest / 64;
-        held.largest = sunk.max(whole).max(SMALLEST_EVENT);
+        self.held().grow(bytes, whole);
     }
 
     /// The decoder says what waits for a schema, and when nothing does any more.
@@ -151,9 +170,9 @@ mod tests {
     fn room_is_bounded_in_events_and_in_bytes() {
         let in_flight = InFlight::new(10, 4 * SMALLEST_EVENT);
         assert_eq!(in_flight.room().free, 4);
-        in_flight.take(100);
+        in_flight.take([100]);
         assert_eq!(in_flight.room().free, 3);
-        in_flight.take(2 * SMALLEST_EVENT);
+        in_flight.take([2 * SMALLEST_EVENT]);
         let room = in_flight.room();
         assert_eq!((room.free, room.capacity, room.empty), (0, 2, false));
         in_flight.release(2, 100 + 2 * SMALLEST_EVENT);
@@ -164,11 +183,11 @@ mod tests {
     #[test]
     fn a_large_event_makes_later_requests_smaller_for_a_while_only() {
         let in_flight = InFlight::new(1000, 100 * SMALLEST_EVENT);
-        in_flight.take(10 * SMALLEST_EVENT);
+        in_flight.take([10 * SMALLEST_EVENT]);
         in_flight.release(1, 10 * SMALLEST_EVENT);
         assert_eq!(in_flight.room().free, 10);
         for _ in 0..1000 {
-            in_flight.take(1);
+            in_flight.take([1]);
             in_flight.release(1, 1);
         }
         assert_eq!(in_flight.room().free, 100);

@@ -14,9 +14,9 @@ use crate::handler::BatchLimits;
 pub(super) mod tests;
 mod unit;
 
-pub(crate) use unit::Holding;
 use unit::Order;
-pub(super) use unit::{Origin, RecordHash, Unit, Waiting, record_ids};
+pub(crate) use unit::{Holding, Records};
+pub(super) use unit::{Origin, RecordHash, RecordMap, RecordSet, Unit, Waiting, record_ids};
 
 /// Names a call of the handler.
 pub(super) type CallId = u64;
@@ -52,7 +52,7 @@ pub(super) struct Lanes {
     waiting: BTreeMap<Origin, Waiting>,
     /// Records held by each call under way.
     calls: HashMap<CallId, Vec<RecordHash>>,
-    held: HashMap<RecordHash, usize>,
+    held: RecordMap<usize>,
     barrier_with_handler: bool,
     next_call: CallId,
     /// Barriers that wait.
@@ -61,6 +61,18 @@ pub(super) struct Lanes {
     in_doubt: usize,
     /// How many came in.
     arrived: u64,
+    /// What the last look found, where that was nothing.
+    stuck: Option<Stuck>,
+}
+
+/// Everything that waits up to a place waits for records that calls hold, or for something before it that does. That
+/// changes when a call ends, or something leaves or comes before that place: until then only what came after it has to
+/// be looked at, however often something else happens.
+#[derive(Debug)]
+struct Stuck {
+    to: Origin,
+    /// The records that it waits for.
+    blocked: RecordSet,
 }
 
 impl Lanes {
@@ -70,6 +82,7 @@ impl Lanes {
             self.arrived += 1;
             waiting.arrived = self.arrived;
         }
+        self.stuck.take_if(|stuck| waiting.origin <= stuck.to);
         self.barriers += usize::from(waiting.order == Order::Barrier);
         self.in_doubt += usize::from(waiting.in_doubt);
         self.waiting.insert(waiting.origin, waiting);
@@ -83,6 +96,7 @@ impl Lanes {
 
     /// Takes these out, in this order.
     fn leave(&mut self, origins: &[Origin]) -> Vec<Waiting> {
+        self.stuck = None;
         let left: Vec<Waiting> = origins
             .iter()
             .filter_map(|origin| self.waiting.remove(origin))
@@ -129,7 +143,9 @@ impl Lanes {
         if self.barrier_with_handler {
             return None;
         }
-        let chosen = self.choose(now, limits, None, held);
+        let before = self.stuck.take().filter(|_| self.barriers == 0);
+        let (chosen, stuck) = self.choose(now, limits, None, held, before);
+        self.stuck = stuck;
         if chosen.aside.is_empty() {
             return self.take(&chosen.batch, Next::Call);
         }
@@ -161,7 +177,7 @@ impl Lanes {
         let mut skip = HashSet::new();
         // A few dozen candidates tell enough; each look is a scan.
         for _ in 0..32 {
-            let chosen = self.choose(now, one, Some(&skip), held);
+            let (chosen, _) = self.choose(now, one, Some(&skip), held, None);
             if !chosen.aside.is_empty() {
                 return Some(self.take_aside(&chosen.aside));
             }
@@ -193,6 +209,7 @@ impl Lanes {
 
     /// Ends a call: its records are free again.
     pub(super) fn end_call(&mut self, call: CallId) {
+        self.stuck = None;
         for record in self.calls.remove(&call).unwrap_or_default() {
             if let Some(count) = self.held.get_mut(&record) {
                 *count -= 1;
@@ -221,22 +238,31 @@ impl Lanes {
         presses.then_some(barrier.origin)
     }
 
+    /// What of it is next, from the first that is not known to be stuck `before`; and what is stuck then, where that
+    /// is all.
     fn choose(
         &self,
         now: Instant,
         limits: BatchLimits,
         skip: Option<&HashSet<Origin>>,
         held: IsHeld<'_>,
-    ) -> Chosen {
+        before: Option<Stuck>,
+    ) -> (Chosen, Option<Stuck>) {
         let mut chosen = Chosen::default();
         let (mut events, mut bytes) = (0, 0);
-        let mut blocked: HashSet<RecordHash> = HashSet::new();
         // Records of the batch, and of what goes aside.
-        let mut in_batch: HashSet<RecordHash> = HashSet::new();
-        let mut set_aside: HashSet<RecordHash> = HashSet::new();
-        let mut earlier_waits = false;
+        let mut in_batch = RecordSet::default();
+        let mut set_aside = RecordSet::default();
+        let mut earlier_waits = before.is_some();
         let first = self.pressing(now, skip);
-        let from = first.map_or(Bound::Unbounded, Bound::Included);
+        let from = match (&before, first) {
+            (Some(before), _) => Bound::Excluded(before.to),
+            (None, Some(first)) => Bound::Included(first),
+            (None, None) => Bound::Unbounded,
+        };
+        let mut stuck_to = before.as_ref().map(|before| before.to);
+        let mut blocked = before.map_or_else(RecordSet::default, |before| before.blocked);
+        let mut all_stuck = first.is_none();
         for waiting in self.waiting.range((from, Bound::Unbounded)).map(|(_, w)| w) {
             if events >= limits.events {
                 break;
@@ -257,9 +283,11 @@ impl Lanes {
             // parked.
             let free = free && (is_held || !follows);
             // What goes to the handler before it may come to be parked: it goes aside only after that.
+            all_stuck &= !free && !waiting.in_doubt && waiting.order != Order::Barrier;
+            stuck_to = Some(waiting.origin);
             if is_held && !waiting.records.iter().any(|r| in_batch.contains(r)) {
                 chosen.aside.push(waiting.origin);
-                set_aside.extend(&waiting.records);
+                set_aside.extend(waiting.records.iter().copied());
                 earlier_waits = true;
                 continue;
             }
@@ -269,7 +297,7 @@ impl Lanes {
             let fits = chosen.batch.is_empty() || (!waiting.alone && bytes + size <= limits.bytes);
             if due && !skipped && free && !is_held && fits {
                 chosen.batch.push(waiting.origin);
-                in_batch.extend(&waiting.records);
+                in_batch.extend(waiting.records.iter().copied());
                 events += waiting.unit.events().len();
                 bytes += size;
                 if waiting.alone || waiting.order == Order::Barrier {
@@ -279,7 +307,7 @@ impl Lanes {
                 earlier_waits = true;
                 match &waiting.order {
                     Order::Free => {}
-                    Order::Records(records) => blocked.extend(records),
+                    Order::Records(records) => blocked.extend(records.iter().copied()),
                     Order::Barrier => break,
                 }
                 if free && !fits {
@@ -287,7 +315,8 @@ impl Lanes {
                 }
             }
         }
-        chosen
+        let stuck = stuck_to.filter(|_| all_stuck);
+        (chosen, stuck.map(|to| Stuck { to, blocked }))
     }
 
     fn take_aside(&mut self, origins: &[Origin]) -> Next {

@@ -323,11 +323,11 @@ impl Reader {
             self.resume.saw_keepalive(&id, received_at);
             arrivals.push(Arrival::Keepalive { id, received_at });
         }
+        self.in_flight.take(batch.events.iter().map(RawEvent::size));
         for mut raw in batch.events {
             // A copy: a slice would keep its whole response alive for as long as one event waits.
             raw.payload = Bytes::copy_from_slice(&raw.payload);
             self.resume.saw_event(raw.replay_id.as_ref(), last_at);
-            self.in_flight.take(raw.size());
             arrivals.push(Arrival::Event { raw, received_at });
         }
         if !arrivals.is_empty() {

@@ -97,7 +97,7 @@ impl<'a> Decoder<'a> {
         };
         match event {
             Ok(event) => {
-                let text = event.cloud_event().to_json().map_err(anyhow::Error::from)?;
+                let text = event.cloud_event().to_json();
                 line["event"] = serde_json::from_slice(&text).map_err(anyhow::Error::from)?;
             }
             Err(why) => line["event_error"] = why.into(),

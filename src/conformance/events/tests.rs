@@ -23,7 +23,7 @@ fn events_are_those_of_the_topic_and_can_be_told_from_an_orgs() {
         let record = maker.new_record();
         assert!(record.len() == 18 && record.starts_with("000t"));
         let made = maker.sound(&record).unwrap();
-        let json = made.event.cloud_event().to_json().unwrap();
+        let json = made.event.cloud_event().to_json();
         let event: Value = serde_json::from_slice(&json).unwrap();
         assert_eq!(event["topic"], topic);
         assert_eq!(event["orgid"], NO_ORG);
@@ -59,7 +59,8 @@ fn odd_events_decode_and_the_largest_is_as_large_as_an_event_may_be() {
         for oddity in oddities {
             let record = maker.new_record();
             let made = maker.odd(oddity, &record).unwrap();
-            assert!(made.event.cloud_event().to_json().is_ok(), "{oddity:?}");
+            let json = made.event.cloud_event().to_json();
+            assert!(serde_json::from_slice::<Value>(&json).is_ok(), "{oddity:?}");
         }
         let largest = maker.largest("000t").unwrap().unwrap();
         let size = largest.event.raw.payload.len();
@@ -91,7 +92,7 @@ fn what_a_handler_is_not_shown_is_not_in_its_events() {
     ] {
         let mut maker = shown_to(fields);
         let made = maker.sound("000t").unwrap();
-        let json = made.event.cloud_event().to_json().unwrap();
+        let json = made.event.cloud_event().to_json();
         let json = String::from_utf8(json).unwrap();
         assert!(!json.contains(&maker.canary()), "{json}");
         assert!(made.event.raw.payload.is_empty());

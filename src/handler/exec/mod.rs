@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::registry::HandlerConfigError;
-use super::written::event_line;
+use super::written::append_line;
 use super::{Answer, BatchAnswer, EventBatch, Handler, Options, Retry};
 use crate::config::{BackoffConfig, HandlerConfig};
 use crate::event::{Event, EventIdentity};
@@ -79,14 +79,8 @@ impl ExecHandler {
     }
 
     async fn hand_over(&self, subscription: &Arc<str>, event: &Event) -> Answer {
-        let line = match event_line(event) {
-            Ok(line) => line,
-            Err(error) => {
-                return Answer::Reject {
-                    reason: format!("cannot be written as CloudEvents JSON: {error}"),
-                };
-            }
-        };
+        let mut line = Vec::new();
+        append_line(event, &mut line);
         let identity = event.identity();
         let alone = self.suspects().contains(&identity);
         let id = identity.as_str().to_owned();

@@ -106,12 +106,14 @@ impl Lines {
 mod tests {
     use super::super::super::testing::batch;
     use super::*;
-    use crate::handler::written::event_line;
+    use crate::handler::written::append_line;
 
     #[test]
     fn an_event_is_one_line_that_begins_with_its_id() {
         let batch = batch(&["{\n \"a\": \"x\\ny\"\n}"]);
-        let line = String::from_utf8(event_line(&batch.events[0]).unwrap()).unwrap();
+        let mut line = Vec::new();
+        append_line(&batch.events[0], &mut line);
+        let line = String::from_utf8(line).unwrap();
         let id = batch.events[0].identity();
         let begin = format!("{{\"specversion\":\"1.0\",\"id\":\"{id}\",");
         assert!(line.starts_with(&begin), "{line}");

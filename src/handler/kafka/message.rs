@@ -16,15 +16,7 @@ pub(super) enum Format {
 }
 
 /// The record of an event.
-///
-/// # Errors
-///
-/// Where the event cannot be written as JSON.
-pub(super) fn record(
-    format: Format,
-    subscription: &str,
-    event: &Event,
-) -> Result<Record, serde_json::Error> {
+pub(super) fn record(format: Format, subscription: &str, event: &Event) -> Record {
     let cloud_event = event.cloud_event();
     // What a reader knows a repeat by, whatever other subscriptions write to the topic.
     let repeat = (
@@ -34,7 +26,7 @@ pub(super) fn record(
     let content_type = |name: &str| ("content-type".to_owned(), name.to_owned());
     let (value, headers) = match format {
         Format::Json => (
-            cloud_event.to_json()?,
+            cloud_event.to_json(),
             vec![
                 content_type("application/cloudevents+json; charset=UTF-8"),
                 repeat,
@@ -52,12 +44,12 @@ pub(super) fn record(
             (event.raw.payload.to_vec(), headers)
         }
     };
-    Ok(Record {
+    Record {
         // The attribute `partitionkey`.
         key: cloud_event.subject().map(str::to_owned),
         value,
         headers,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -73,7 +65,7 @@ mod tests {
     #[test]
     fn a_structured_record_is_the_whole_event() {
         let batch = batch(&[r#"{"a":1}"#]);
-        let record = record(Format::Json, "orders", &batch.events[0]).unwrap();
+        let record = record(Format::Json, "orders", &batch.events[0]);
         let value: serde_json::Value = serde_json::from_slice(&record.value).unwrap();
         assert_eq!(value["data"]["a"], 1);
         assert_eq!(record.key, None);
@@ -93,7 +85,7 @@ mod tests {
     fn a_binary_record_is_the_payload_with_the_attributes_beside_it() {
         let mut batch = batch(&["{}"]);
         std::sync::Arc::make_mut(&mut batch.events[0]).key = Some("k1".into());
-        let record = record(Format::Avro, "orders", &batch.events[0]).unwrap();
+        let record = record(Format::Avro, "orders", &batch.events[0]);
         assert_eq!(record.value, b"payload");
         assert_eq!(record.key.as_deref(), Some("k1"));
         let headers = headers(&record);

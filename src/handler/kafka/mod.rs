@@ -160,18 +160,9 @@ impl KafkaHandler {
         events: &[usize],
         deadline: Instant,
     ) -> (usize, Option<Answer>) {
-        let mut records = Vec::with_capacity(events.len());
-        let mut unreadable = None;
-        for at in events {
-            match message::record(self.format, &batch.subscription, &batch.events[*at]) {
-                Ok(record) => records.push(record),
-                Err(error) => {
-                    let reason = format!("cannot be written as CloudEvents JSON: {error}");
-                    unreadable = Some(Answer::Reject { reason });
-                    break;
-                }
-            }
-        }
+        let events = events.iter().map(|at| &batch.events[*at]);
+        let records = events.map(|event| message::record(self.format, &batch.subscription, event));
+        let records: Vec<_> = records.collect();
         let mut todo = in_batches(&records, self.producer.fits(place));
         todo.reverse();
         while let Some(part) = todo.pop() {
@@ -192,7 +183,7 @@ impl KafkaHandler {
                 }
             }
         }
-        (records.len(), unreadable)
+        (records.len(), None)
     }
 
     async fn look(&self) -> Result<(), Trouble> {

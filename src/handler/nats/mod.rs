@@ -77,14 +77,7 @@ impl NatsHandler {
 
     /// Publishes an event and waits until a stream has it.
     async fn publish(&self, subscription: &str, event: &Event) -> Answer {
-        let payload = match event.cloud_event().to_json() {
-            Ok(payload) => payload,
-            Err(error) => {
-                return Answer::Reject {
-                    reason: format!("cannot be written as CloudEvents JSON: {error}"),
-                };
-            }
-        };
+        let payload = event.cloud_event().to_json();
         let retry = |reason| Answer::Retry(Retry::because(reason).uncounted());
         let subject = self.subject.render(subscription, event);
         let mut headers = HeaderMap::new();

@@ -206,10 +206,7 @@ fn statement(function: &Name, batch: bool) -> String {
 /// The CloudEvents of a batch.
 fn texts(batch: &EventBatch) -> Result<Vec<String>, String> {
     let text = |json: Vec<u8>| String::from_utf8(json).map_err(|error| error.to_string());
-    let texts = batch.events.iter().map(|event| {
-        let json = event.cloud_event().to_json();
-        json.map_err(|error| error.to_string()).and_then(text)
-    });
+    let texts = (batch.events.iter()).map(|event| text(event.cloud_event().to_json()));
     texts
         .collect::<Result<_, _>>()
         .map_err(|why| format!("cannot be written as CloudEvents JSON: {why}"))

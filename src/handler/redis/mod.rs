@@ -111,7 +111,7 @@ impl RedisHandler {
     }
 
     /// The `XADD` of an event.
-    fn entry(&self, subscription: &str, event: &Event) -> Result<Cmd, serde_json::Error> {
+    fn entry(&self, subscription: &str, event: &Event) -> Cmd {
         let cloud_event = event.cloud_event();
         let mut entry = self.add_to(&self.stream.render(subscription, event));
         entry
@@ -128,8 +128,8 @@ impl RedisHandler {
             .arg("time")
             .arg(rfc3339(event.occurred_at()))
             .arg("event")
-            .arg(cloud_event.to_json()?);
-        Ok(entry)
+            .arg(cloud_event.to_json());
+        entry
     }
 
     /// The beginning of an `XADD`, without fields.
@@ -212,15 +212,7 @@ impl Handler for RedisHandler {
             .events
             .iter()
             .map(|event| self.entry(&batch.subscription, event));
-        let entries: Vec<Cmd> = match entries.collect() {
-            Ok(entries) => entries,
-            // For all: the batch is split, and the event alone is parked, in its turn.
-            Err(error) => {
-                return BatchAnswer::All(Answer::Reject {
-                    reason: format!("cannot be written as CloudEvents JSON: {error}"),
-                });
-            }
-        };
+        let entries = entries.collect();
         let written = tokio::time::timeout(self.timeout, self.write(entries))
             .await
             .unwrap_or(Err(Trouble::Late(self.timeout)));

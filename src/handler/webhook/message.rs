@@ -48,21 +48,24 @@ pub(super) struct Message {
 
 impl Message {
     /// Makes one message of all events of a batch.
-    ///
-    /// # Errors
-    ///
-    /// An event whose data is not JSON.
-    pub(super) fn new(mode: Mode, batch: &EventBatch) -> Result<Self, serde_json::Error> {
+    pub(super) fn new(mode: Mode, batch: &EventBatch) -> Self {
         let mut headers = HeaderMap::new();
         let (content_type, body) = match (mode, &batch.events[..]) {
-            (Mode::Structured, [event]) => (ONE_EVENT, event.cloud_event().to_json()?),
+            (Mode::Structured, [event]) => (ONE_EVENT, event.cloud_event().to_json()),
             (Mode::Binary, [event]) => {
                 let content_type = put_attributes(event, &mut headers);
                 (content_type, event.decoded.data.to_vec())
             }
             (_, events) => {
-                let events: Vec<_> = events.iter().map(|event| event.cloud_event()).collect();
-                (SEVERAL_EVENTS, serde_json::to_vec(&events)?)
+                let mut body = b"[".to_vec();
+                for (number, event) in events.iter().enumerate() {
+                    if number > 0 {
+                        body.push(b',');
+                    }
+                    event.cloud_event().append_json(&mut body);
+                }
+                body.push(b']');
+                (SEVERAL_EVENTS, body)
             }
         };
         let key = key(&batch.subscription, &batch.events);
@@ -71,7 +74,7 @@ impl Message {
         if let Ok(value) = HeaderValue::from_str(&key) {
             headers.insert(IDEMPOTENCY_KEY, value);
         }
-        Ok(Self { headers, body, key })
+        Self { headers, body, key }
     }
 }
 
@@ -181,8 +184,8 @@ mod tests {
         event.replayed = true;
         event.partial = true;
         batch.events = vec![Arc::new(event)];
-        let binary = Message::new(Mode::Binary, &batch).unwrap();
-        let structured = Message::new(Mode::Structured, &batch).unwrap();
+        let binary = Message::new(Mode::Binary, &batch);
+        let structured = Message::new(Mode::Structured, &batch);
         let body: Value = serde_json::from_slice(&structured.body).unwrap();
         let attributes = body.as_object().unwrap();
 
@@ -221,7 +224,7 @@ mod tests {
             (Mode::Binary, &two, &SEVERAL_EVENTS),
             (Mode::Batched, &two, &SEVERAL_EVENTS),
         ] {
-            let message = Message::new(mode, events).unwrap();
+            let message = Message::new(mode, events);
             assert_eq!(message.headers[header::CONTENT_TYPE], content_type);
             if content_type == SEVERAL_EVENTS {
                 let body: Vec<Value> = serde_json::from_slice(&message.body).unwrap();
@@ -232,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_key_is_that_of_the_events_and_of_their_subscription() {
-        let key = |events: &EventBatch| Message::new(Mode::Structured, events).unwrap().key;
+        let key = |events: &EventBatch| Message::new(Mode::Structured, events).key;
         let mut other = batch(&["1"]);
         let identity = other.events[0].identity();
         assert_eq!(key(&other), format!("orders:{identity}"));

@@ -35,6 +35,8 @@ pub struct FetchStream {
     answered: bool,
     rpc_id: Option<String>,
     endpoint: Arc<str>,
+    /// The schema of the event that came last: most often that of the next, too.
+    last_schema: Option<SchemaId>,
 }
 
 enum Call {
@@ -68,6 +70,7 @@ impl FetchStream {
             answered: false,
             rpc_id: None,
             endpoint,
+            last_schema: None,
         }
     }
 
@@ -108,7 +111,7 @@ impl FetchStream {
                 if self.rpc_id.is_none() && !response.rpc_id.is_empty() {
                     self.rpc_id = Some(response.rpc_id.clone());
                 }
-                Ok(Some(batch(response)))
+                Ok(Some(self.batch(response)))
             }
             Ok(None) => {
                 self.call = Call::Ended;
@@ -118,6 +121,18 @@ impl FetchStream {
                 self.call = Call::Ended;
                 Err(self.error(&status))
             }
+        }
+    }
+
+    fn batch(&mut self, response: FetchResponse) -> FetchBatch {
+        let events = response.events.into_iter();
+        FetchBatch {
+            events: events
+                .map(|event| raw_event(event, &mut self.last_schema))
+                .collect(),
+            latest_replay_id: ReplayId::from_wire(response.latest_replay_id),
+            pending_num_requested: u32::try_from(response.pending_num_requested).unwrap_or(0),
+            rpc_id: response.rpc_id,
         }
     }
 
@@ -182,21 +197,16 @@ impl fmt::Debug for FetchStream {
     }
 }
 
-fn batch(response: FetchResponse) -> FetchBatch {
-    FetchBatch {
-        events: response.events.into_iter().map(raw_event).collect(),
-        latest_replay_id: ReplayId::from_wire(response.latest_replay_id),
-        pending_num_requested: u32::try_from(response.pending_num_requested).unwrap_or(0),
-        rpc_id: response.rpc_id,
-    }
-}
-
 /// An event without a body is kept: it cannot be decoded, is parked, and so is not lost.
-fn raw_event(event: ConsumerEvent) -> RawEvent {
+fn raw_event(event: ConsumerEvent, last_schema: &mut Option<SchemaId>) -> RawEvent {
     let body = event.event.unwrap_or_default();
+    let known = last_schema.take();
+    let known = known.filter(|known| known.as_str() == body.schema_id);
+    let schema_id = known.unwrap_or_else(|| SchemaId::new(&body.schema_id));
+    *last_schema = Some(schema_id.clone());
     RawEvent {
         id: body.id,
-        schema_id: SchemaId::new(&body.schema_id),
+        schema_id,
         payload: body.payload,
         replay_id: ReplayId::from_wire(event.replay_id),
     }

@@ -56,13 +56,13 @@ impl Delivery {
     }
 
     fn take_event(&mut self, event: Arc<Event>) {
-        self.in_flight.arrived();
         let identity = event.identity();
         let (raw_size, size) = (event.raw.size(), event.size());
         if self.is_repeat(&identity, raw_size) {
+            self.in_flight.arrived();
             return;
         }
-        self.in_flight.grow(size - raw_size, size);
+        self.in_flight.arrived_decoded(size - raw_size, size);
         let tracked = Tracked {
             identity,
             occurred_at: event.occurred_at(),
@@ -91,11 +91,13 @@ impl Delivery {
     fn track(&mut self, tracked: Tracked, what: What) {
         let unread = self.unread_name(&tracked.identity, &what);
         let mut finished = 0;
-        for name in [Some(&tracked.identity), unread.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            finished |= self.finished_before.remove(name).unwrap_or(0);
+        if !self.finished_before.is_empty() {
+            for name in [Some(&tracked.identity), unread.as_ref()]
+                .into_iter()
+                .flatten()
+            {
+                finished |= self.finished_before.remove(name).unwrap_or(0);
+            }
         }
         // A mark under that name is not forgotten with the event.
         self.position.forget(unread.clone());
@@ -122,8 +124,11 @@ impl Delivery {
         let committed_at = header.and_then(ChangeEventHeader::committed_at);
         self.observer.came(what.received_at(), committed_at);
         let at = self.tracker.next_seq();
-        let change = Change::of(header, what.received_at(), self.letters.holding);
         let held = &mut self.letters.held;
+        let change = match held.to_come_count() {
+            0 => None, // nobody asks
+            _ => Change::of(header, what.received_at(), self.letters.holding),
+        };
         held.brought(at, &tracked.identity);
         if let Some(unread) = &unread {
             held.brought(at, unread);

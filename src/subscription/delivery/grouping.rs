@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::config::{Group as GroupBy, SubscriptionConfig};
 use crate::event::{ChangeEventHeader, Event, EventIdentity};
 use crate::store::PART;
@@ -53,6 +55,12 @@ pub(super) struct Member {
     pub(super) unwanted: HandlerSet,
 }
 
+/// The events of a group: one, most often, for which nothing is allocated.
+pub(super) type Members = SmallVec<[Member; 1]>;
+
+/// Groups, in bus order.
+pub(super) type Groups = SmallVec<[Group; 1]>;
+
 /// Events that are handed over or parked together.
 #[derive(Debug, Clone)]
 pub(super) struct Group {
@@ -61,7 +69,7 @@ pub(super) struct Group {
     /// The place of each, where others between them are left out.
     pub(super) places: Option<Vec<Seq>>,
     /// At least one, in bus order.
-    pub(super) members: Vec<Member>,
+    pub(super) members: Members,
     /// Perhaps not the whole transaction; the events say so, too.
     pub(super) partial: bool,
 }
@@ -71,7 +79,7 @@ impl Group {
         Self {
             first,
             places: None,
-            members: vec![member],
+            members: smallvec![member],
             partial: false,
         }
     }
@@ -90,22 +98,22 @@ impl Group {
 
     /// What a handler has not finished of it: the whole, nothing, or else stretches, as parts: they were
     /// grouped otherwise when it was given the rest. What it does not want is no part of it.
-    pub(super) fn left_for(&self, handler: HandlerSet) -> Vec<Self> {
+    pub(super) fn left_for(&self, handler: HandlerSet) -> Groups {
         let Some(wanted) = self.wanted(|member| member.unwanted & handler == 0) else {
-            return Vec::new();
+            return Groups::new();
         };
         let left = |member: &Member| member.finished & handler == 0;
         if wanted.members.iter().all(left) {
-            return vec![wanted];
+            return smallvec![wanted];
         }
-        let mut stretches = Vec::new();
+        let mut stretches = Groups::new();
         let mut places = wanted.places().into_iter();
         for stretch in (wanted.members).chunk_by(|one, next| left(one) == left(next)) {
             let places: Vec<Seq> = places.by_ref().take(stretch.len()).collect();
             if let Some(first) = places.first().filter(|_| stretch.first().is_some_and(left)) {
                 stretches.push(Self {
                     places: wanted.places.as_ref().map(|_| places.clone()),
-                    ..Self::part(*first, stretch.to_vec())
+                    ..Self::part(*first, stretch.into())
                 });
             }
         }
@@ -118,7 +126,7 @@ impl Group {
             return Some(self.clone());
         }
         let each = self.places().into_iter().zip(&self.members);
-        let (places, members): (Vec<Seq>, Vec<Member>) = each
+        let (places, members): (Vec<Seq>, Members) = each
             .filter(|(_, member)| wanted(member))
             .map(|(place, member)| (place, member.clone()))
             .unzip();
@@ -136,7 +144,7 @@ impl Group {
         self.places.clone().unwrap_or_else(following)
     }
 
-    fn part(first: Seq, mut members: Vec<Member>) -> Self {
+    fn part(first: Seq, mut members: Members) -> Self {
         for member in &mut members {
             if let What::Event(event) = &mut member.what {
                 Arc::make_mut(event).partial = true;
@@ -152,8 +160,15 @@ impl Group {
 
     /// Its events, where all of them can be handed over.
     pub(super) fn unit(&self) -> Option<Unit> {
-        let events = self.members.iter().map(event).collect::<Option<_>>()?;
-        unit(events)
+        if let [member] = &self.members[..] {
+            return event(member).map(Unit::One);
+        }
+        let events = self
+            .members
+            .iter()
+            .map(event)
+            .collect::<Option<Arc<[_]>>>()?;
+        Some(Unit::Several(events))
     }
 
     /// True where no handler had finished any of it.
@@ -183,13 +198,6 @@ fn event(member: &Member) -> Option<Arc<Event>> {
         What::Event(event) => Some(event.clone()),
         What::Undecodable(_) => None,
     }
-}
-
-fn unit(mut events: Vec<Arc<Event>>) -> Option<Unit> {
-    if events.len() > 1 {
-        return Some(Unit::Several(events.into()));
-    }
-    events.pop().map(Unit::One)
 }
 
 /// The key of the transaction that a change event is of.
@@ -222,7 +230,7 @@ fn name(key: &str, partial: bool, first: &EventIdentity) -> String {
 struct Open {
     key: Arc<str>,
     first: Seq,
-    members: Vec<Member>,
+    members: Members,
     /// Came after the members and tell nothing of their transaction: of this one, if more of it follows.
     unread: Vec<Member>,
     partial: bool,
@@ -276,9 +284,9 @@ impl Grouping {
     }
 
     /// Takes what came off the stream; gives what is complete by that, in bus order.
-    pub(super) fn take(&mut self, seq: Seq, member: Member, now: Instant) -> Vec<Group> {
+    pub(super) fn take(&mut self, seq: Seq, member: Member, now: Instant) -> Groups {
         let Some(limits) = self.limits else {
-            return vec![Group::one(seq, member)];
+            return smallvec![Group::one(seq, member)];
         };
         let until = now + limits.wait;
         let key = transaction(member.what.header());
@@ -288,11 +296,11 @@ impl Grouping {
             .map_or(0, |header| header.sequence_number);
         match (key, &mut self.open) {
             (Some(key), Some(open)) if *open.key == *key => {
-                open.members.append(&mut open.unread);
+                open.members.extend(open.unread.drain(..));
                 open.until = until;
                 if open.members.len() < limits.events {
                     open.members.push(member);
-                    return Vec::new();
+                    return Groups::new();
                 }
                 let key = open.key.clone();
                 let part = self.close(true);
@@ -308,7 +316,7 @@ impl Grouping {
             (None, Some(open)) if matches!(member.what, What::Undecodable(_)) => {
                 open.unread.push(member);
                 open.until = until;
-                Vec::new()
+                Groups::new()
             }
             (None, _) => {
                 self.doubt |= matches!(member.what, What::Undecodable(_));
@@ -326,16 +334,16 @@ impl Grouping {
             partial: doubt || self.over.as_ref() == Some(&key),
             key,
             first: seq,
-            members: vec![member],
+            members: smallvec![member],
             unread: Vec::new(),
             until,
         });
     }
 
     /// Nothing more comes of the open transaction; `partial` where more of it may exist.
-    pub(super) fn close(&mut self, partial: bool) -> Vec<Group> {
+    pub(super) fn close(&mut self, partial: bool) -> Groups {
         let Some(mut open) = self.open.take() else {
-            return Vec::new();
+            return Groups::new();
         };
         let unread = std::mem::take(&mut open.unread);
         // They may have been of this transaction, or of the next.
@@ -350,10 +358,10 @@ impl Grouping {
     }
 
     /// A new stream begins: where the last one broke, or, if it does not continue that, somewhere else.
-    pub(super) fn resumed(&mut self, continues: bool, now: Instant) -> Vec<Group> {
+    pub(super) fn resumed(&mut self, continues: bool, now: Instant) -> Groups {
         if continues {
             self.wait_again(now);
-            return Vec::new();
+            return Groups::new();
         }
         let broken = self.close(true);
         self.doubt = true;

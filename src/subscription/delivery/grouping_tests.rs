@@ -220,7 +220,7 @@ fn what_a_handler_has_left_of_a_unit_is_not_kept_by_an_event_that_it_has_finishe
     let mut group = Group {
         first: 0,
         places: None,
-        members: vec![of("a", 1), undecodable(Some("a")), of("a", 3)],
+        members: smallvec![of("a", 1), undecodable(Some("a")), of("a", 3)],
         partial: false,
     };
     assert!(group.is_new() && group.unit().is_none());
@@ -238,6 +238,7 @@ fn what_a_handler_has_left_of_a_unit_is_not_kept_by_an_event_that_it_has_finishe
 #[test]
 fn dead_letters_of_a_unit_have_its_name_and_those_of_parts_differ() {
     let name = |first, members: Vec<Member>, partial| {
+        let members = Members::from(members);
         let group = Group {
             first,
             places: None,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Delivery;
-use super::grouping::{Group, Grouping, Member, What};
+use super::grouping::{Group, Grouping, Groups, Member, What};
 use super::parked::Moment;
 use crate::store::DeadLetter;
 use crate::subscription::credits::Credits;
@@ -21,7 +21,7 @@ const STOPPED: Duration = Duration::from_secs(1);
 
 impl Delivery {
     /// Hands groups over that are complete, and has the position stay before the one that is not.
-    pub(super) fn hand_on(&mut self, groups: Vec<Group>) {
+    pub(super) fn hand_on(&mut self, groups: Groups) {
         for mut group in groups {
             self.tracker.join(group.first, group.members.len());
             self.leave_settled(&mut group);

@@ -10,6 +10,7 @@ use crate::event::{ChangeEventHeader, Event};
 use crate::handler::{BatchAnswer, EventBatch};
 use crate::store::{DeadLetter, LetterSummary, SettledAhead};
 use crate::subscription::decoder::Undecodable;
+use crate::subscription::lanes::Records;
 use crate::subscription::lanes::tests::event as change_event;
 use crate::subscription::parking::Done;
 
@@ -195,7 +196,7 @@ async fn what_is_open_no_more_is_counted_as_what_became_of_it() {
         let ticket = delivery
             .letters
             .held
-            .load(summary.clone(), Vec::new(), false);
+            .load(summary.clone(), Records::new(), false);
         assert!(ticket.is_some());
         open.push(summary.placed.id);
     }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Delivery;
 use super::bounds::{from_ms, read, to_ms};
-use super::grouping::{Group, Grouping, Limits, Member, What, transaction};
+use super::grouping::{Group, Grouping, Groups, Limits, Member, What, transaction};
 use super::groups::{Silence, silence};
 use super::letters::Letters;
 use super::replay::Ending;
@@ -221,7 +221,7 @@ impl Side {
     }
 
     /// Takes what is complete now, and has the place stay before what is not.
-    fn group(&mut self, collect: impl FnOnce(&mut Grouping) -> Vec<Group>) {
+    fn group(&mut self, collect: impl FnOnce(&mut Grouping) -> Groups) {
         for group in collect(&mut self.grouping) {
             self.tracker.join(group.first, group.members.len());
             self.complete.push(group);

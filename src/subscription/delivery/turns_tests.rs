@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::testing::{Begin, Kept, begin, summary};
 use super::*;
 use crate::event::EventIdentity;
+use crate::subscription::lanes::Records;
 use crate::subscription::letter_loader::LoadedLetter;
 use crate::subscription::parking::Done;
 use crate::subscription::sleepless::Moment;
@@ -54,7 +55,10 @@ async fn a_letter_that_turns_out_to_be_settled_has_the_store_looked_at() {
     // What the store says of the first look, at the beginning.
     let one = summary(EventIdentity::from_stored("a"), 7);
     for lost in [true, false] {
-        let ticket = delivery.letters.held.load(one.clone(), Vec::new(), false);
+        let ticket = delivery
+            .letters
+            .held
+            .load(one.clone(), Records::new(), false);
         let ticket = ticket.unwrap();
         if lost {
             // Passed on, without an answer, and once more.

@@ -20,7 +20,7 @@ const MINE: Slot = Slot::Handler(0);
 
 #[derive(Debug, Clone)]
 struct Published {
-    records: Vec<RecordHash>,
+    records: Records,
     undecodable: bool,
     /// Handled or discarded at least once, or forgotten by the bus before it was kept anywhere.
     settled: bool,

@@ -21,7 +21,7 @@ fn new(slot: Slot, name: &str, records: &[RecordHash]) -> NewLetter {
     NewLetter {
         slot,
         identity: identity(name),
-        records: records.to_vec(),
+        records: records.into(),
         unit: None,
         bytes: 10,
         behind: false,
@@ -321,7 +321,7 @@ fn a_look_at_the_store_brings_what_people_changed() {
         to_come: false,
         until: None,
     };
-    let records = |summary: &LetterSummary| vec![summary.placed.id as u64];
+    let records = |summary: &LetterSummary| Records::from_slice(&[summary.placed.id as u64]);
     let first = [
         summary(1, Some("h0"), false),
         summary(2, Some("h0"), false),

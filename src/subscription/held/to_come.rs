@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::{Held, Letter, Since, Slot, Ticket};
 use crate::event::{ChangeEventHeader, Commit, EventIdentity, ReplayId};
 use crate::store::LetterSummary;
-use crate::subscription::lanes::{Holding, RecordHash};
+use crate::subscription::lanes::{Holding, RecordMap, Records};
 use crate::subscription::tracker::Seq;
 
 /// How far the clock of this machine may be behind that of the org.
@@ -24,7 +24,7 @@ pub(super) struct ToCome {
     by_time: BTreeSet<(SystemTime, Ticket)>,
     by_place: HashMap<ReplayId, Vec<Ticket>>,
     /// Of change events, by each of their records and the commit time; with the commit's number.
-    by_record: HashMap<RecordHash, BTreeMap<(SystemTime, Ticket), Option<i64>>>,
+    by_record: RecordMap<BTreeMap<(SystemTime, Ticket), Option<i64>>>,
     /// The stream is at a place of [`ToCome::by_place`]; several events may share it.
     at_place: Option<ReplayId>,
 }
@@ -34,7 +34,7 @@ pub(super) struct ToCome {
 pub(in crate::subscription) struct Change {
     pub(in crate::subscription) commit: Commit,
     /// Those of its records whose order is kept.
-    pub(in crate::subscription) records: Vec<RecordHash>,
+    pub(in crate::subscription) records: Records,
 }
 
 impl Change {

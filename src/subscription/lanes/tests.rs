@@ -23,9 +23,9 @@ pub(in crate::subscription) fn event(records: &[&str]) -> Arc<Event> {
         commit_timestamp: 0,
         commit_number: 0,
         commit_user: String::new(),
-        nulled_fields: vec![],
-        diff_fields: vec![],
-        changed_fields: vec![],
+        nulled_fields: crate::event::FieldNames::default(),
+        diff_fields: crate::event::FieldNames::default(),
+        changed_fields: crate::event::FieldNames::default(),
     };
     Arc::new(Event {
         source: Arc::new(Source {

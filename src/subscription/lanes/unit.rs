@@ -1,9 +1,12 @@
 //! What waits in the lanes: events, and the records by which they wait for each other.
 
 use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
+
+use smallvec::{SmallVec, smallvec};
 
 use crate::config::Ordering;
 use crate::event::{Event, Topic, TopicKind, is_entity_wide_id};
@@ -11,6 +14,35 @@ use crate::subscription::tracker::Seq;
 
 /// Stands for a record. Two records that share a hash wait for each other, which is harmless.
 pub(crate) type RecordHash = u64;
+
+/// Hashes of the records of an event: one, most often.
+pub(crate) type Records = SmallVec<[RecordHash; 1]>;
+
+/// What is already a hash need not be hashed once more.
+#[derive(Debug, Default, Clone, Copy)]
+pub(in crate::subscription) struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+/// A set of records.
+pub(in crate::subscription) type RecordSet = HashSet<RecordHash, BuildHasherDefault<AsItIs>>;
+
+/// Something for each record.
+pub(in crate::subscription) type RecordMap<T> = HashMap<RecordHash, T, BuildHasherDefault<AsItIs>>;
 
 /// Every event of a `strict` subscription, and platform events without a key, are one record.
 const ONE_LANE: RecordHash = 0;
@@ -21,7 +53,7 @@ pub(super) enum Order {
     /// Nothing.
     Free,
     /// Earlier events of these records.
-    Records(Vec<RecordHash>),
+    Records(Records),
     /// Anything, and nothing may overtake it: it concerns a whole entity.
     Barrier,
 }
@@ -29,7 +61,10 @@ pub(super) enum Order {
 impl Order {
     /// A unit waits for the records of all its events.
     fn of_unit(unit: &Unit, ordering: Ordering) -> Self {
-        let mut all = Vec::new();
+        if let Unit::One(event) = unit {
+            return Self::of(event, ordering);
+        }
+        let mut all = Records::new();
         for event in unit.events() {
             match Self::of(event, ordering) {
                 Self::Free => {}
@@ -47,13 +82,13 @@ impl Order {
     fn of(event: &Event, ordering: Ordering) -> Self {
         match ordering {
             Ordering::None => Self::Free,
-            Ordering::Strict => Self::Records(vec![ONE_LANE]),
+            Ordering::Strict => Self::Records(smallvec![ONE_LANE]),
             Ordering::Record => match &event.decoded.header {
                 Some(header) if header.is_entity_wide() => Self::Barrier,
                 Some(header) if !header.record_ids.is_empty() => {
                     Self::Records(header.record_ids.iter().map(hash).collect())
                 }
-                _ => Self::Records(vec![event.key.as_ref().map_or(ONE_LANE, hash)]),
+                _ => Self::Records(smallvec![event.key.as_ref().map_or(ONE_LANE, hash)]),
             },
         }
     }
@@ -82,12 +117,12 @@ impl Holding {
 
     /// The records that a dead letter of these IDs holds, or of this key: none where they stand for a whole
     /// entity, and where nothing is ordered by records.
-    pub(crate) fn records(self, record_ids: &[String]) -> Vec<RecordHash> {
+    pub(crate) fn records(self, record_ids: &[String]) -> Records {
         let entity_wide =
             || self.change_events && record_ids.iter().any(|id| is_entity_wide_id(id));
         match self.ordering {
             Ordering::Record if !entity_wide() => record_ids.iter().map(hash).collect(),
-            _ => Vec::new(),
+            _ => Records::new(),
         }
     }
 
@@ -178,7 +213,7 @@ pub(in crate::subscription) struct Waiting {
     /// Where its events came from, where those between them are left out; else they follow each other.
     pub(in crate::subscription) places: Arc<[Origin]>,
     /// Records by which it is held back, and which it would hold if it were parked.
-    pub(in crate::subscription) records: Vec<RecordHash>,
+    pub(in crate::subscription) records: Records,
     /// Not to be handed over before.
     pub(in crate::subscription) not_before: Option<Instant>,
     /// Not before, because the handler asked for it, however well others fare.

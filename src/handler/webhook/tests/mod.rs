@@ -379,14 +379,6 @@ async fn events_that_come_together_are_rejected_together() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_no_json_is_rejected_without_a_call() {
-    let receiver = Receiver::answering(200, &[]).await;
-    let answer = receiver.handler("").handle(&batch(&["{not json"])).await;
-    assert!(matches!(answer, BatchAnswer::All(Answer::Reject { .. })));
-    assert_eq!(receiver.requests(), 0);
-}
-
-#[tokio::test]
 async fn the_check_sends_no_event() {
     for (status, good) in [
         (200, true),

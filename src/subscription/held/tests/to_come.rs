@@ -70,7 +70,7 @@ fn change(second: u64, number: Option<i64>, records: &[RecordHash]) -> Change {
             at: at(second),
             number,
         },
-        records: records.to_vec(),
+        records: records.into(),
     }
 }
 
