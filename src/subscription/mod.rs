@@ -34,6 +34,7 @@ mod notes;
 mod observe;
 mod parking;
 mod position;
+mod quiet;
 mod reader;
 mod replay_end;
 mod resume;

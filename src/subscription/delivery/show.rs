@@ -19,13 +19,13 @@ impl Delivery {
         }
         let seq = self.tracker.next_seq();
         self.letters.held.it_is(SystemTime::now(), seq);
-        let live = *self.stream_state.borrow() == State::Live;
+        let hears = self.hears();
         let oldest = self
             .tracker
             .oldest_unfinished()
             .or_else(|| self.in_flight.waits_for_schema_since());
         let behind_since = self.caught_up_at.unwrap_or(self.behind_since);
-        let since = match (oldest, live) {
+        let since = match (oldest, hears) {
             (oldest, true) => oldest,
             (Some(oldest), false) => Some(oldest.min(behind_since)),
             (None, false) => Some(behind_since),

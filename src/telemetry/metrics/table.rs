@@ -33,11 +33,11 @@ table! {
     DEAD_LETTERS_RESOLVED = "dead_letters_resolved_total", Kind::Counter, Count, ["subscription", "outcome"],
         "Dead letters that are open no more: handled after all, or discarded by a person.";
     LAG = "lag_seconds", Kind::Gauge, Seconds, ["subscription"],
-        "Age of the oldest received unfinished event; while the stream is not live, and where nobody runs the subscription, at least the time since it was last caught up; NaN where another worker runs it.";
+        "Age of the oldest received unfinished event; while the stream is not live, and where nobody runs the subscription, at least the time since it was last caught up; a stream that is silent for longer than silence_limit is not live; NaN where another worker runs it.";
     LAG_LEG = "lag_leg_seconds", Kind::Histogram(LEG_SECONDS), Seconds, ["subscription", "leg"],
         "Time that each event spent on a leg of its way: bus (commit to receipt; change events only), wait (receipt to first hand-over), handler (first hand-over to finished, retries included), position (finished to position stored).";
     LAST_MESSAGE = "last_message_timestamp_seconds", Kind::Gauge, Seconds, ["subscription"],
-        "When the last event or keepalive was received; NaN before the first, and where another worker runs the subscription.";
+        "When the last event or keepalive was received; before the first, when the stream was first opened; NaN before that, and where another worker runs the subscription.";
     POSITION_KEPT = "position_kept_seconds", Kind::Gauge, Seconds, ["subscription"],
         "How long the bus still keeps what follows the position; below zero where it is older than that; NaN where another worker runs the subscription.";
     IN_FLIGHT_EVENTS = "in_flight_events", Kind::Gauge, Count, ["subscription"],
