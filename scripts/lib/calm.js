@@ -2,7 +2,7 @@
 "use strict";
 const { Installation, TOKEN } = require("./installation.js");
 const { prometheus, original } = require("./prometheus.js");
-const { sleep } = require("./local.js");
+const { sleep, until } = require("./local.js");
 
 /** The ways of replacing workers, and the minute of each. */
 const REPLACED = [
@@ -26,6 +26,19 @@ const REPLACED = [
     await all.live();
   }],
 ];
+
+/** With times as they are a database that accepts connections and answers nothing is told from a page that is down. */
+async function frozen(all, watch, minute) {
+  all.way.frozen = true;
+  console.log(`${minute().toFixed(1)} min: the database answers orgstream web no more`);
+  const firing = async () => (await watch.alerts()).filter((one) => one.state === "firing").map((one) => one.labels.alertname).join();
+  const fired = await until("an alert", firing, 240);
+  all.way.thaw();
+  console.log(`${minute().toFixed(1)} min: ${fired} fires; the database answers again`);
+  await until("none", async () => !(await firing()), 120);
+  console.log(`${minute().toFixed(1)} min: none fires`);
+  return fired === "OrgstreamDatabaseAway";
+}
 
 /** True where no alert fired within so many minutes. Those that were pending are told. */
 async function calm(minutes) {
@@ -57,7 +70,7 @@ async function calm(minutes) {
   ]) console.log(`${what}: ${(await watch.query(expression)).map((one) => `${one.metric.subscription || ""} ${Number(one.value[1]).toFixed(1)}`.trim()).join(", ") || "-"}`);
   const fired = [...seen.keys()].filter((name) => name.startsWith("firing"));
   console.log(fired.length ? `fired: ${fired.join(", ")}` : `no alert fired in ${minutes} minutes`);
-  return !fired.length;
+  return !fired.length && frozen(all, watch, minute);
 }
 
 module.exports = { calm };

@@ -73,9 +73,9 @@ const LANES = [[
     },
     off: (all) => all.org.calm(),
   }, {
-    name: "connections dropped", alerts: of("ReconnectFlapping"),
-    on: (all) => { stop = repeatedly(async () => { await all.org.tell("/connections/drop"); await sleep(3000); }); },
-    off: () => stop(),
+    name: "stream ends again and again", alerts: of("ReconnectFlapping", ["contacts"]),
+    on: (all) => all.org.tell("/faults", { rpc: "Subscribe", kind: "end", topic: TOPICS.contacts, after_events: 2 }),
+    off: (all) => all.org.calm(),
   }, {
     name: "sign-in refused", alerts: ["OrgstreamTokenRefreshFailing", ...of("StreamBlocked")],
     on: async (all) => {
@@ -196,7 +196,7 @@ const LANES = [[
     on: (all) => deliver(all, 20),
     off: delivered,
   }, {
-    name: "allocation spent", alerts: ["OrgstreamDeliveriesSpent", "OrgstreamDeliveriesNearlySpent", ...of("StreamNotLive")],
+    name: "allocation spent", alerts: ["OrgstreamDeliveriesSpent", "OrgstreamDeliveriesNearlySpent", ...of("StreamBlocked")],
     on: async (all) => {
       await deliver(all, 1);
       all.publishing = true;
