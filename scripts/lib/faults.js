@@ -2,7 +2,7 @@
 //
 // What is not brought about: OrgstreamStoreConnectionsUsedUp (its gauge is as of a moment each 15 s, and the worker needs
 // a free connection to tell it). Made smaller than they would be: a position is aged by SQL (paused, or it would move on),
-// a lag without workers too, thousands of parked events are copies of one, and of the deliveries of the last half hour a
+// a lag of hours too, thousands of parked events are copies of one, and of the deliveries of the last half hour a
 // reading is made up. All else happens to the processes.
 "use strict";
 const { sleep, sql, admin, until } = require("./local.js");
@@ -109,7 +109,7 @@ const LANES = [[
   }, {
     name: "workers crash in a loop", alerts: of("LeaseFlapping"),
     on: (all) => {
-      stop = repeatedly(async () => { await all.endWorkers("SIGKILL"); all.startWorkers(); await sleep(7000); });
+      stop = repeatedly(async () => { await all.endWorkers("SIGKILL"); all.startWorkers(); await sleep(6000); });
     },
     off: () => stop(),
   }, {
@@ -144,6 +144,8 @@ const LANES = [[
       await all.org.tell("/clock", { offset_ms: -2 * 3600 * 1000 });
       await all.accounts(1);
       await all.org.tell("/clock", { offset_ms: 0 });
+      await until("down", () => all.sql("select 1 from orgstream.subscription where name = 'accounts' and state = 'blocked'"));
+      all.sql("update orgstream.subscription set caught_up_at = now() - interval '2 hours' where name = 'accounts'");
     },
     off: (all) => all.receiver.open(all.receiver.port),
   }, {
@@ -282,7 +284,7 @@ class Lane {
   }
 
   async run(faults, rules) {
-    const s = (minutes) => `${minutes * MINUTE}s`;
+    const s = (minutes) => `${minutes * MINUTE * 1000}ms`;
     this.all = await Installation.begin(this.name, {
       orgs: ["--keepalive", "2s"],
       // As the defaults, at MINUTE; the allocation is asked for and tried again sooner.
