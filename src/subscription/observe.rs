@@ -129,7 +129,6 @@ impl Observer {
                 .collect(),
         }));
         new.ended();
-        m::begin_to_count(subscription);
         new
     }
 

@@ -195,6 +195,13 @@ async fn what_cannot_be_decoded_is_counted_and_the_rest_goes_on() {
             n == 0.0
         })
         .await;
+    for (name, label) in [
+        ("orgstream_holes_total", ("kind", "lost")),
+        ("orgstream_events_parked_total", ("reason", "exhausted")),
+        ("orgstream_lease_changes_total", ("change", "lost")),
+    ] {
+        assert_eq!(metrics.value(name, &[OURS, label]).await, Some(0.0));
+    }
     let refused = [("outcome", "refused")];
     metrics
         .until("orgstream_token_refreshes_total", &refused, |n| n == 0.0)
@@ -242,11 +249,9 @@ async fn an_idle_subscription_has_no_lag_and_hears_keepalives() {
     // Nothing came yet, so that silence counts from the stream's beginning; and there is no position that could leave
     // the bus.
     metrics
-        .until(
-            "orgstream_last_message_timestamp_seconds",
-            &[OURS],
-            |at| at > 0.0,
-        )
+        .until("orgstream_last_message_timestamp_seconds", &[OURS], |at| {
+            at > 0.0
+        })
         .await;
     is_nan(&metrics, "orgstream_position_kept_seconds").await;
     is_nan(&metrics, "orgstream_dead_letters_oldest_timestamp_seconds").await;

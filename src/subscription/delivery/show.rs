@@ -55,7 +55,8 @@ impl Delivery {
         let stream = self.stream_state.borrow().clone();
         let full = self.letters.full(&self.lease.key.name);
         let why = match stream {
-            State::Live => stopped.map(str::to_owned).or(full).or_else(down),
+            // Paused because the buffer is full of what that handler does not take.
+            State::Live | State::Paused => stopped.map(str::to_owned).or(full).or_else(down),
             _ => stopped.map(str::to_owned).or(full),
         };
         let state = why.map_or(stream, |detail| State::Blocked { detail });

@@ -72,10 +72,10 @@ table! {
         "Time of a call to the store; transact holds the handler's own time within its transaction.";
     STORE_ERRORS = "store_errors_total", Kind::Counter, Count, ["operation", "kind"],
         "Calls to the store that failed: unavailable, not_migrated, fenced (another worker has taken over), refused, config, or abandoned because nobody waited any longer.";
-    STORE_CONNECTIONS = "store_connections", Kind::Gauge, Count, ["state"],
+    STORE_CONNECTIONS = "store_connections", Kind::Gauge, Count, ["pool", "state"],
         "Connections to the store's database that are open: idle or in_use.";
-    STORE_CONNECTIONS_MAX = "store_connections_max", Kind::Gauge, Count, [],
-        "Connections to the store's database that this process may open.";
+    STORE_CONNECTIONS_MAX = "store_connections_max", Kind::Gauge, Count, ["pool"],
+        "Connections to the store's database that this process may open, by what they are for: store for all calls but those, lease for heartbeats, handlers for transactions of handlers, once one had any.";
     LEASE_HELD = "lease_held", Kind::Gauge, Count, ["subscription"],
         "1 where this process holds the subscription's lease.";
     LEASE_CHANGES = "lease_changes_total", Kind::Counter, Count, ["subscription", "change"],
@@ -105,6 +105,9 @@ table! {
     BUILD_INFO = "build_info", Kind::Gauge, Count, ["version", "commit"],
         "1 for the version that runs; the commit is empty where the build was not told.";
 }
+
+/// What connections to the store's database are for.
+const POOLS: &[&str] = &["store", "lease", "handlers"];
 
 /// What the labels may be whose values are words of ours: name of the metric without its prefix, label, words.
 pub const VALUES: &[(&str, &str, &[&str])] = &[
@@ -185,7 +188,9 @@ pub const VALUES: &[(&str, &str, &[&str])] = &[
             "abandoned",
         ],
     ),
+    ("store_connections", "pool", POOLS),
     ("store_connections", "state", &["idle", "in_use"]),
+    ("store_connections_max", "pool", POOLS),
     (
         "lease_changes_total",
         "change",
