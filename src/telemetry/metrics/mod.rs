@@ -191,12 +191,15 @@ pub fn store_called(operation: &'static str, took: Duration, failure: Option<&'s
     }
 }
 
-/// Shows how the connections to the store's database are used.
+/// Shows how the connections to the store's database are used; `pool` is what they are for: `calls`, `lease` or
+/// `handlers`.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-pub fn store_connections(idle: usize, in_use: usize, max: usize) {
-    STORE_CONNECTIONS.gauge(&["idle"]).set(idle as f64);
-    STORE_CONNECTIONS.gauge(&["in_use"]).set(in_use as f64);
-    STORE_CONNECTIONS_MAX.gauge(&[]).set(max as f64);
+pub fn store_connections(pool: &'static str, idle: usize, in_use: usize, max: usize) {
+    STORE_CONNECTIONS.gauge(&[pool, "idle"]).set(idle as f64);
+    STORE_CONNECTIONS
+        .gauge(&[pool, "in_use"])
+        .set(in_use as f64);
+    STORE_CONNECTIONS_MAX.gauge(&[pool]).set(max as f64);
 }
 
 /// Counts a hole: `lost` or `gap`.
