@@ -317,7 +317,10 @@ mod tests {
                 .iter()
                 .any(|one| one.label("operation") == Some("migrate"))
         );
-        assert_eq!(value(&seen, &STORE_CONNECTIONS_MAX, &[("pool", "calls")]), Some(1.0));
+        assert_eq!(
+            value(&seen, &STORE_CONNECTIONS_MAX, &[("pool", "calls")]),
+            Some(1.0)
+        );
         assert_eq!(
             value(
                 &seen,

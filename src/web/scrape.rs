@@ -83,7 +83,10 @@ fn record(all: &mut Exposition, picture: &Picture) {
     }
     // A reading of an hour ago, when workers still lived or the org still told, says nothing of now.
     let readings = &picture.history.allocation;
-    if let Some(last) = readings.last().filter(|_| picture.overview.allocation.is_some()) {
+    if let Some(last) = readings
+        .last()
+        .filter(|_| picture.overview.allocation.is_some())
+    {
         all.record(&stored::DELIVERIES_ALLOCATED, &[], number(last.max));
         all.record(&stored::DELIVERIES_REMAINING, &[], number(last.remaining));
         let exhausted = AllocationReading::exhausted_at(readings);

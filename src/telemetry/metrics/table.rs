@@ -185,11 +185,7 @@ pub const VALUES: &[(&str, &str, &[&str])] = &[
             "abandoned",
         ],
     ),
-    (
-        "store_connections",
-        "pool",
-        &["calls", "lease", "handlers"],
-    ),
+    ("store_connections", "pool", &["calls", "lease", "handlers"]),
     ("store_connections", "state", &["idle", "in_use"]),
     (
         "store_connections_max",
