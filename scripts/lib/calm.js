@@ -27,17 +27,24 @@ const REPLACED = [
   }],
 ];
 
-/** With times as they are a database that accepts connections and answers nothing is told from a page that is down. */
-async function frozen(all, watch, minute) {
-  all.way.frozen = true;
-  console.log(`${minute().toFixed(1)} min: the database answers orgstream web no more`);
+/** Faults that need times as they are: what is done, undone, and the one alert that has to fire. */
+const FAULTS = [
+  ["the webhook answers 500", "OrgstreamHandlerDown", (all) => { all.receiver.status = 500; }, (all) => { all.receiver.status = 204; }],
+  ["the database accepts connections and answers orgstream web nothing", "OrgstreamDatabaseAway", (all) => { all.way.frozen = true; }, (all) => all.way.thaw()],
+];
+
+/** True where that alert fires, no other one before it, and none after it is mended. */
+async function fault(all, watch, minute, [what, wanted, on, off]) {
+  const say = (text) => console.log(`${minute().toFixed(1)} min: ${text}`);
   const firing = async () => (await watch.alerts()).filter((one) => one.state === "firing").map((one) => one.labels.alertname).join();
-  const fired = await until("an alert", firing, 240);
-  all.way.thaw();
-  console.log(`${minute().toFixed(1)} min: ${fired} fires; the database answers again`);
+  await on(all);
+  say(what);
+  const fired = await until("an alert", firing, 480);
+  await off(all);
+  say(`${fired} fires; mended`);
   await until("none", async () => !(await firing()), 120);
-  console.log(`${minute().toFixed(1)} min: none fires`);
-  return fired === "OrgstreamDatabaseAway";
+  say("none fires");
+  return fired === wanted;
 }
 
 /** True where no alert fired within so many minutes. Those that were pending are told. */
@@ -70,7 +77,9 @@ async function calm(minutes) {
   ]) console.log(`${what}: ${(await watch.query(expression)).map((one) => `${one.metric.subscription || ""} ${Number(one.value[1]).toFixed(1)}`.trim()).join(", ") || "-"}`);
   const fired = [...seen.keys()].filter((name) => name.startsWith("firing"));
   console.log(fired.length ? `fired: ${fired.join(", ")}` : `no alert fired in ${minutes} minutes`);
-  return !fired.length && frozen(all, watch, minute);
+  let well = !fired.length;
+  for (const one of FAULTS) well = await fault(all, watch, minute, one) && well;
+  return well;
 }
 
 module.exports = { calm };

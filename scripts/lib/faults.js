@@ -51,6 +51,9 @@ async function restart(all, topics) {
   all.startWorkers(topics);
 }
 let stop;
+// Nobody shortens the 15 s after which a worker posts that a handler is down; until then the subscription is just blocked.
+// With times as they are that is over before anything fires (scripts/alerts calm).
+const POSTED_LATE = of("StreamBlocked", ["accounts"]);
 
 /** Side by side, each on an installation of its own. */
 const LANES = [[
@@ -92,10 +95,10 @@ const LANES = [[
     off: (all) => all.startWorker("worker.1"),
   }, {
     name: "both workers killed",
-    alerts: ["OrgstreamNoWorker", "OrgstreamWorkerGone", ...of("SubscriptionUnowned"), ...of("LagWithoutWorker"), ...of("LagHigh")],
+    alerts: ["OrgstreamNoWorker", "OrgstreamWorkerGone", ...of("SubscriptionUnowned"), ...of("LagWithoutWorker"), ...of("LagHigh"), ...of("LagVeryHigh")],
     on: async (all) => {
       await all.endWorkers("SIGKILL");
-      all.sql("update orgstream.subscription set caught_up_at = now() - interval '20 minutes'");
+      all.sql("update orgstream.subscription set caught_up_at = now() - interval '2 hours'");
     },
     off: (all) => all.startWorkers(),
   }, {
@@ -138,18 +141,11 @@ const LANES = [[
   },
 ], [
   {
-    name: "handler refuses connections, for two hours", alerts: [...of("HandlerDown", ["accounts"]), ...of("LagHigh", ["accounts"]), ...of("LagVeryHigh", ["accounts"])],
-    on: async (all) => {
-      all.receiver.close();
-      await all.org.tell("/clock", { offset_ms: -2 * 3600 * 1000 });
-      await all.accounts(1);
-      await all.org.tell("/clock", { offset_ms: 0 });
-      await until("down", () => all.sql("select 1 from orgstream.subscription where name = 'accounts' and state = 'blocked'"));
-      all.sql("update orgstream.subscription set caught_up_at = now() - interval '2 hours' where name = 'accounts'");
-    },
+    name: "handler refuses connections", alerts: of("HandlerDown", ["accounts"]), may: POSTED_LATE,
+    on: (all) => all.receiver.close(),
     off: (all) => all.receiver.open(all.receiver.port),
   }, {
-    name: "handler answers 500", alerts: of("HandlerDown", ["accounts"]),
+    name: "handler answers 500", alerts: of("HandlerDown", ["accounts"]), may: POSTED_LATE,
     on: (all) => { all.receiver.status = 500; },
     off: (all) => { all.receiver.status = 204; },
   }, {
@@ -251,9 +247,11 @@ class Lane {
     const began = Date.now();
     const took = () => ((Date.now() - began) / 1000).toFixed(0);
     const wanted = new Set(fault.alerts);
+    const may = new Set(fault.may);
     const times = new Map();
     const look = async () => {
-      const firing = (await this.alerts()).filter((one) => one.state === "firing").map(subject);
+      const all = (await this.alerts()).filter((one) => one.state === "firing").map(subject);
+      const firing = all.filter((one) => !may.has(one));
       for (const one of firing) {
         if (!wanted.has(one)) throw new Error(`${fault.name}: ${one} fires, which is not expected`);
         if (!times.has(one)) times.set(one, took());

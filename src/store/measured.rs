@@ -328,7 +328,7 @@ mod tests {
                 .iter()
                 .any(|one| one.label("operation") == Some("migrate"))
         );
-        let pool = [("pool", "store")];
+        let pool = [("pool", "calls")];
         assert_eq!(value(&seen, &STORE_CONNECTIONS_MAX, &pool), Some(1.0));
         assert_eq!(
             value(&seen, &STORE_CONNECTIONS, &[("state", "idle")]),

@@ -109,7 +109,7 @@ pub trait Store:
 /// Connections to a database, kept for one purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionUse {
-    /// `store` for all calls but those of the others, `lease` for heartbeats and surveys, `handlers` for transactions
+    /// `calls` for all but those of the others, `lease` for heartbeats and surveys, `handlers` for transactions
     /// of handlers.
     pub pool: &'static str,
     /// Open and at rest.

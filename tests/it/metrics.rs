@@ -109,7 +109,7 @@ async fn lag_grows_while_a_webhook_is_down_and_falls_to_zero_after() {
         metrics
             .value("orgstream_events_parked_total", &[OURS])
             .await,
-        None,
+        Some(0.0),
         "a handler that is down parks nothing"
     );
     up.store(true, std::sync::atomic::Ordering::SeqCst);

@@ -139,7 +139,7 @@ impl Store for PostgresStore {
 
     fn connections(&self) -> Vec<ConnectionUse> {
         let pools = [
-            ("store", &self.connections),
+            ("calls", &self.connections),
             ("lease", &self.lease_connection),
             ("handlers", &self.handler_connections),
         ];

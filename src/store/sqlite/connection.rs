@@ -137,7 +137,7 @@ impl Database {
             Err(_) => (0, 1),
         };
         ConnectionUse {
-            pool: "store",
+            pool: "calls",
             idle,
             in_use,
             max: 1,

@@ -68,13 +68,13 @@ async fn connections_that_calls_hang_on_are_counted_by_what_they_are_for() {
         pools.collect::<Vec<_>>()
     };
     // No handler has a transaction here.
-    assert_eq!(pools(), [("store", 0, 1), ("lease", 0, 1)]);
+    assert_eq!(pools(), [("calls", 0, 1), ("lease", 0, 1)]);
     let hangs = tokio::spawn({
         let store = store.clone();
         async move { store.ping().await }
     });
     let begun = Instant::now();
-    while pools() != [("store", 1, 1), ("lease", 0, 1)] {
+    while pools() != [("calls", 1, 1), ("lease", 0, 1)] {
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", pools());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

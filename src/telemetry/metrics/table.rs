@@ -75,7 +75,7 @@ table! {
     STORE_CONNECTIONS = "store_connections", Kind::Gauge, Count, ["pool", "state"],
         "Connections to the store's database that are open: idle or in_use.";
     STORE_CONNECTIONS_MAX = "store_connections_max", Kind::Gauge, Count, ["pool"],
-        "Connections to the store's database that this process may open, by what they are for: store for all calls but those, lease for heartbeats, handlers for transactions of handlers, once one had any.";
+        "Connections to the store's database that this process may open, by what they are for: calls of the store, the lease (heartbeats), and transactions of handlers, once one had any.";
     LEASE_HELD = "lease_held", Kind::Gauge, Count, ["subscription"],
         "1 where this process holds the subscription's lease.";
     LEASE_CHANGES = "lease_changes_total", Kind::Counter, Count, ["subscription", "change"],
@@ -107,7 +107,7 @@ table! {
 }
 
 /// What connections to the store's database are for.
-const POOLS: &[&str] = &["store", "lease", "handlers"];
+const POOLS: &[&str] = &["calls", "lease", "handlers"];
 
 /// What the labels may be whose values are words of ours: name of the metric without its prefix, label, words.
 pub const VALUES: &[(&str, &str, &[&str])] = &[
