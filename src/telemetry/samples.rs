@@ -159,6 +159,7 @@ mod tests {
         );
         let mut later = Exposition::default();
         later.record(&metrics::LAG, &["accounts"], 0.0);
+        later.record(&metrics::LEASE_HELD, &["accounts"], 1.0);
         later.record(&metrics::EVENTS_RECEIVED, &["accounts"], 12.0);
         let line = log.lines(&later);
         assert!(
