@@ -19,7 +19,7 @@ use super::{
 use crate::config::{RetentionConfig, Start};
 use crate::event::{OrgId, ReplayId, SchemaId};
 use crate::salesforce::auth::{CredentialVault, StoredCredential, VaultError};
-use crate::telemetry::metrics;
+use crate::telemetry::{self, metrics};
 
 /// A store whose calls are measured.
 pub(super) struct Measured<S>(pub(super) S);
@@ -67,6 +67,12 @@ impl Failure for VaultError {
 }
 
 impl<S: Store> Measured<S> {
+    fn show_connections(&self) {
+        for pool in self.0.connections() {
+            metrics::store_connections(pool.pool, pool.idle, pool.in_use, pool.max);
+        }
+    }
+
     async fn call<T, E: Failure>(
         &self,
         operation: &'static str,
@@ -79,7 +85,7 @@ impl<S: Store> Measured<S> {
         };
         let answer = call.await;
         call_made.failure = answer.as_ref().err().and_then(Failure::kind);
-        self.0.connections().show();
+        self.show_connections();
         answer
     }
 }
@@ -97,11 +103,16 @@ impl Drop for CallMade {
     }
 }
 
-impl ConnectionUse {
-    /// As metrics.
-    fn show(self) {
-        metrics::store_connections(self.idle, self.in_use, self.max);
-    }
+/// The store with its calls measured, whose connections are counted, too, whenever metrics are asked for: calls that
+/// hang have no end at which they could be.
+pub(super) fn shown<S: Store + 'static>(store: S) -> Arc<dyn Store> {
+    let store = Arc::new(Measured(store));
+    let look = Arc::downgrade(&store);
+    telemetry::when_asked(move || {
+        let store = look.upgrade();
+        store.inspect(|store| store.show_connections()).is_some()
+    });
+    store
 }
 
 /// Measures the calls of these traits. The name of a call is the method's.
@@ -204,7 +215,7 @@ measured! {
         fn post_sample(lease: &Lease, sample: &Sample) -> Result<(), StoreError>;
         fn samples(key: &SubscriptionKey, since: SystemTime) -> Result<Vec<Sample>, StoreError>;
         fn state_changes(org_id: &OrgId, subscription: Option<&str>, limit: u32) -> Result<Vec<StateChange>, StoreError>;
-        fn claim_allocation(org_id: &OrgId, every: Duration) -> Result<bool, StoreError>;
+        fn claim_allocation(org_id: &OrgId, every: Duration) -> Result<Option<SystemTime>, StoreError>;
         fn record_allocation(org_id: &OrgId, reading: &AllocationReading) -> Result<(), StoreError>;
         fn allocation(org_id: &OrgId, since: SystemTime) -> Result<Vec<AllocationReading>, StoreError>;
     }
@@ -238,13 +249,13 @@ impl<S: Store> Store for Measured<S> {
         self.call("bound_org", self.0.bound_org()).await
     }
 
-    fn connections(&self) -> ConnectionUse {
+    fn connections(&self) -> Vec<ConnectionUse> {
         self.0.connections()
     }
 
     async fn close(&self) {
         self.0.close().await;
-        self.0.connections().show();
+        self.show_connections();
     }
 }
 
@@ -309,7 +320,7 @@ mod tests {
         assert_eq!(errors("subscriptions", "not_migrated"), Some(1.0));
         assert_eq!(errors("hangs", "abandoned"), Some(1.0));
         assert_eq!(errors("ping", "unavailable"), Some(1.0));
-        assert_eq!(errors("migrate", "unavailable"), None);
+        assert_eq!(errors("migrate", "unavailable"), Some(0.0));
         let calls = seen.family("orgstream_store_seconds").unwrap();
         assert!(
             calls
@@ -317,7 +328,8 @@ mod tests {
                 .iter()
                 .any(|one| one.label("operation") == Some("migrate"))
         );
-        assert_eq!(value(&seen, &STORE_CONNECTIONS_MAX, &[]), Some(1.0));
+        let pool = [("pool", "calls")];
+        assert_eq!(value(&seen, &STORE_CONNECTIONS_MAX, &pool), Some(1.0));
         assert_eq!(
             value(&seen, &STORE_CONNECTIONS, &[("state", "idle")]),
             Some(0.0),

@@ -137,22 +137,26 @@ impl Store for PostgresStore {
         transaction!(self, |conn| lease::bound_org(conn))
     }
 
-    fn connections(&self) -> ConnectionUse {
+    fn connections(&self) -> Vec<ConnectionUse> {
         let pools = [
-            &self.connections,
-            &self.lease_connection,
-            &self.handler_connections,
+            ("calls", &self.connections),
+            ("lease", &self.lease_connection),
+            ("handlers", &self.handler_connections),
         ];
-        pools
+        // Without a handler that writes here, its connections are never opened.
+        let pools = pools
             .into_iter()
-            .fold(ConnectionUse::default(), |all, pool| {
-                let (idle, in_use, max) = pool.in_use();
-                ConnectionUse {
-                    idle: all.idle + idle,
-                    in_use: all.in_use + in_use,
-                    max: all.max + max,
-                }
-            })
+            .filter(|(pool, connections)| *pool != "handlers" || connections.was_used());
+        let uses = pools.map(|(pool, connections)| {
+            let (idle, in_use, max) = connections.in_use();
+            ConnectionUse {
+                pool,
+                idle,
+                in_use,
+                max,
+            }
+        });
+        uses.collect()
     }
 
     async fn close(&self) {

@@ -142,6 +142,44 @@ pub fn append_skipped(subscription: &str, handler: &str, count: u64) {
         .increment(count);
 }
 
+/// Shows counters of a configured subscription at nothing: Prometheus sees a counter grow only from a value that it saw,
+/// and the first event that cannot be decoded may be the only one. To be called before anything is posted or served, for
+/// a worker may find what it counts in its first second.
+pub fn begin_to_count<'a>(subscription: &str, handlers: impl IntoIterator<Item = &'a str>) {
+    let begin = |metric: &Metric, values: &[&str]| metric.counter(values).increment(0);
+    for (metric, name) in [
+        (&DECODE_FAILURES, "decode_failures_total"),
+        (&HOLES, "holes_total"),
+        (&LEASE_CHANGES, "lease_changes_total"),
+    ] {
+        for word in words(name) {
+            begin(metric, &[subscription, word]);
+        }
+    }
+    // What cannot be decoded is parked for no handler.
+    for reason in words("decode_failures_total") {
+        begin(&EVENTS_PARKED, &[subscription, "", reason]);
+    }
+    for handler in handlers {
+        for reason in ["rejected", "exhausted", "parked_behind"] {
+            begin(&EVENTS_PARKED, &[subscription, handler, reason]);
+        }
+    }
+}
+
+/// The same of sign-ins.
+pub fn begin_to_count_sign_ins() {
+    for outcome in words("token_refreshes_total") {
+        TOKEN_REFRESHES.counter(&[outcome]).increment(0);
+    }
+}
+
+/// The words of a metric's label, by the metric's name without its prefix.
+fn words(name: &str) -> &'static [&'static str] {
+    let row = VALUES.iter().find(|(of, _, _)| *of == name);
+    row.map_or(&[], |(_, _, words)| words)
+}
+
 /// Counts an event that cannot be decoded; `reason` is a word, never a message.
 pub fn decode_failure(subscription: &str, reason: &'static str) {
     DECODE_FAILURES
@@ -163,17 +201,23 @@ pub fn position_written(outcome: &'static str) {
 /// call.
 pub fn store_called(operation: &'static str, took: Duration, failure: Option<&'static str>) {
     STORE_TIME.histogram(&[operation]).record(took);
+    // From nothing on: a counter that appears with its first failure does not grow.
+    STORE_ERRORS
+        .counter(&[operation, "unavailable"])
+        .increment(0);
     if let Some(kind) = failure {
         STORE_ERRORS.counter(&[operation, kind]).increment(1);
     }
 }
 
-/// Shows how the connections to the store's database are used.
+/// Shows how a pool of connections to the store's database is used.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-pub fn store_connections(idle: usize, in_use: usize, max: usize) {
-    STORE_CONNECTIONS.gauge(&["idle"]).set(idle as f64);
-    STORE_CONNECTIONS.gauge(&["in_use"]).set(in_use as f64);
-    STORE_CONNECTIONS_MAX.gauge(&[]).set(max as f64);
+pub fn store_connections(pool: &str, idle: usize, in_use: usize, max: usize) {
+    STORE_CONNECTIONS.gauge(&[pool, "idle"]).set(idle as f64);
+    STORE_CONNECTIONS
+        .gauge(&[pool, "in_use"])
+        .set(in_use as f64);
+    STORE_CONNECTIONS_MAX.gauge(&[pool]).set(max as f64);
 }
 
 /// Counts a hole: `lost` or `gap`.
