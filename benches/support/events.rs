@@ -1,5 +1,7 @@
 //! Events to measure with: their schemas, and payloads of them, the same ones in every run.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use anyhow::Context as _;
 use orgstream::avro::Schema;
 use serde_json::{Map, Value, json};
@@ -63,6 +65,12 @@ pub(crate) fn corpus(kind: &str, count: usize) -> anyhow::Result<Corpus> {
         payloads.push((which, schema.encode_json(&event)?));
     }
     Ok(Corpus { schemas, payloads })
+}
+
+/// Now, in milliseconds since 1970: a change of long ago would be one that the bus no longer keeps.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(0)
 }
 
 /// A record ID of 18 characters.
@@ -197,7 +205,7 @@ fn header(number: usize, kind: &str, changed: &[String], random: &mut fastrand::
         "changeOrigin": "com/salesforce/api/soap/66.0;client=SfdcInternalAPI/",
         "transactionKey": format!("{:08x}-5f2c-4d11-9b6e-{:012x}", random.u32(..), number),
         "sequenceNumber": 1,
-        "commitTimestamp": 1_790_000_000_000_i64,
+        "commitTimestamp": now_ms(),
         "commitNumber": 1_790_000_000_000_000_000_i64 + number as i64,
         "commitUser": "0055g000004emu1AAA",
         "nulledFields": [],

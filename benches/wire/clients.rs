@@ -179,24 +179,22 @@ impl Client {
         })
     }
 
-    /// Takes 1,000 events a second for some time.
+    /// Takes so many events, 1,000 a second.
     pub(crate) async fn latency(
         self,
         org: &Org,
         class: Class,
-        time: Duration,
+        events: usize,
         installed: &Installed,
     ) -> anyhow::Result<Latency> {
         // What comes first loads schemas and compiles programs; it is not measured.
         const WARM: usize = 2_000;
         if matches!(self, Self::Ceiling | Self::Npm | Self::Python) {
-            // As many as a second too few: the publisher may be late.
-            let events = WARM + (time.as_millis() as usize).saturating_sub(1_000);
-            let mut client = Foreign::start(self, org, class, events, false, installed)?;
+            let mut client = Foreign::start(self, org, class, WARM + events, false, installed)?;
             org.subscribed().await?;
             org.fill(class, WARM).await?;
             tokio::time::sleep(Duration::from_secs(1)).await;
-            org.publish_for(class, time).await?;
+            org.publish_paced(class, events).await?;
             return of_micros(&client.figures().await?);
         }
         let database = Database::make().await?;
@@ -213,8 +211,8 @@ impl Client {
         if self == Self::Append {
             note_commits(&database).await?;
         }
-        let published = org.publish_for(class, time).await?;
-        daemon.has_finished(WARM + published).await?;
+        org.publish_paced(class, events).await?;
+        daemon.has_finished(WARM + events).await?;
         match (self, receiver) {
             (Self::Append, _) => appended(&database).await,
             (_, Some(receiver)) => of_micros(&receiver.figures().await?),

@@ -18,7 +18,6 @@ mod receiver;
 mod rows;
 
 use std::io::Write as _;
-use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -147,7 +146,7 @@ async fn side_by_side(extent: &Extent<'_>, mut clients: Vec<Client>) -> anyhow::
     if !clients.contains(&Client::Ceiling) {
         clients.insert(0, Client::Ceiling);
     }
-    let time = Duration::from_secs(if extent.quick { 3 } else { 6 });
+    let paced = if extent.quick { 3_000 } else { 6_000 };
     let live = Org::start(extent.dir).await?;
     let mut all = Vec::new();
     for class in Class::ALL {
@@ -176,7 +175,7 @@ async fn side_by_side(extent: &Extent<'_>, mut clients: Vec<Client>) -> anyhow::
                     }
                     Err(error) => measured.failed = Some(format!("{error:#}")),
                 }
-                match client.latency(&live, class, time, &installed).await {
+                match client.latency(&live, class, paced, &installed).await {
                     Ok(one) => {
                         measured.p50.push(one.p50);
                         measured.p99.push(one.p99);

@@ -123,25 +123,27 @@ impl Org {
         self.post("/raw/many", &many).await.map(drop)
     }
 
-    /// Publishes 1,000 events a second for some time, each on its own. The ID of each is the time at which it was
-    /// sent, in microseconds since 1970. Gives how many they were.
-    pub(crate) async fn publish_for(&self, class: Class, time: Duration) -> anyhow::Result<usize> {
+    /// Publishes so many events, each on its own, 1,000 a second. The ID of each is the time at which it was sent, in
+    /// microseconds since 1970.
+    pub(crate) async fn publish_paced(&self, class: Class, count: usize) -> anyhow::Result<()> {
         let stock = self.stock(class)?;
         let mut beat = interval(Duration::from_millis(1));
         beat.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let began = Instant::now();
-        let mut count = 0;
         let mut last = 0;
-        while began.elapsed() < time {
+        for number in 0..count {
             beat.tick().await;
             last = micros().max(last + 1);
-            let payload = stock.payloads.get(count % PAYLOADS);
+            let payload = stock.payloads.get(number % PAYLOADS);
             let event = json!({"topic": class.topic(), "schema_id": stock.schema_id,
                                "payload": payload, "id": last.to_string()});
             self.post("/raw", &event).await?;
-            count += 1;
         }
-        Ok(count)
+        let rate = count as f64 / began.elapsed().as_secs_f64();
+        if rate < 950.0 {
+            super::say(&format!("only {rate:.0} events were published a second"));
+        }
+        Ok(())
     }
 
     /// Waits until a stream is open and asks for events.
