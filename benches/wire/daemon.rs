@@ -89,7 +89,7 @@ impl Daemon {
         command
             .arg("run")
             .env("ORGSTREAM_CONFIG", work.configuration(port)?)
-            .env("ORGSTREAM_LOG", "warn")
+            .env("ORGSTREAM_LOG", "error")
             .stdout(out);
         Ok(Self {
             process: Process::start("orgstream", &mut command)?,
