@@ -161,7 +161,10 @@ impl Client {
         let database = Database::make().await?;
         let (_receiver, handler) = own.handler().await?;
         let mut daemon = Daemon::start(
-            &work(org, class, &database, "earliest", &handler),
+            &Work {
+                key: self.key(class),
+                ..work(org, class, &database, "earliest", &handler)
+            },
             Stdio::null(),
         )?;
         let (rate, cpu) = daemon.measured(events).await?;
@@ -200,7 +203,10 @@ impl Client {
         let database = Database::make().await?;
         let (receiver, handler) = self.handler().await?;
         let mut daemon = Daemon::start(
-            &work(org, class, &database, "latest", &handler),
+            &Work {
+                key: self.key(class),
+                ..work(org, class, &database, "latest", &handler)
+            },
             Stdio::piped(),
         )?;
         let lines = daemon.process.lines()?;
@@ -234,6 +240,12 @@ impl Client {
         }
     }
 
+    /// The field that orders events; of the log handler none, which is the default: then
+    /// all platform events are in one order, and batches of it one after the other.
+    fn key(self, class: Class) -> Option<&'static str> {
+        class.key().filter(|_| self != Self::Log)
+    }
+
     /// Lines of its handler, and the far side of it.
     async fn handler(self) -> anyhow::Result<(Option<Receiver>, String)> {
         Ok(match self {
@@ -264,6 +276,7 @@ pub(crate) fn work<'a>(
         database,
         topic: class.topic(),
         start,
+        key: None,
         handler,
         subscriptions: 1,
         endpoint: None,

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::org::{Org, until};
-use super::process::Process;
+use super::process::{Process, program};
 
 /// How often the metrics are read while events are counted: often enough for runs of a second, and seldom enough to
 /// cost nothing.
@@ -50,6 +50,8 @@ pub(crate) struct Work<'a> {
     pub(crate) topic: &'a str,
     /// `earliest` or `latest`.
     pub(crate) start: &'a str,
+    /// The field that orders platform events, where one is to: without it all of them are in one lane.
+    pub(crate) key: Option<&'a str>,
     /// Lines of `[[subscription.handler]]`.
     pub(crate) handler: &'a str,
     /// Subscriptions to the topic, all alike.
@@ -63,9 +65,12 @@ impl Work<'_> {
         let mut text = format!("metrics_addr = \"127.0.0.1:{metrics}\"\n");
         text.push_str(&self.org.section(self.endpoint)?);
         text.push_str(&format!("[store]\nurl = \"{}\"\n", self.database.url));
+        let key = self
+            .key
+            .map_or_else(String::new, |key| format!("key = \"{key}\"\n"));
         for number in 0..self.subscriptions {
             text.push_str(&format!(
-                "[[subscription]]\nname = \"bench-{number}\"\ntopic = \"{}\"\nstart = \"{}\"\n\
+                "[[subscription]]\nname = \"bench-{number}\"\ntopic = \"{}\"\nstart = \"{}\"\n{key}\
                  [[subscription.handler]]\n{}\n",
                 self.topic, self.start, self.handler
             ));
@@ -85,7 +90,7 @@ impl Daemon {
     /// Starts it; `out` is where its log handler writes.
     pub(crate) fn start(work: &Work<'_>, out: Stdio) -> anyhow::Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orgstream"));
+        let mut command = Command::new(program());
         command
             .arg("run")
             .env("ORGSTREAM_CONFIG", work.configuration(port)?)

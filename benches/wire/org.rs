@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::events;
-use super::process::Process;
+use super::process::{Process, program};
 
 /// Different payloads of one kind; as many records are changed in turn.
 const PAYLOADS: usize = 1_000;
@@ -42,6 +42,14 @@ impl Class {
         match self {
             Self::Narrow => "/event/Bench__e",
             Self::Wide => "/data/Wide__ChangeEvent",
+        }
+    }
+
+    /// The field that tells whose order an event is part of, where its header does not.
+    pub(crate) fn key(self) -> Option<&'static str> {
+        match self {
+            Self::Narrow => Some("OrderNumber__c"),
+            Self::Wide => None,
         }
     }
 
@@ -76,7 +84,7 @@ impl Org {
     /// Starts one that has the topics of both classes and no events.
     pub(crate) async fn start(dir: &Path) -> anyhow::Result<Self> {
         let ca = dir.join(format!("ca-{}.pem", uuid::Uuid::new_v4().simple()));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orgstream"));
+        let mut command = Command::new(program());
         command
             .args(["emulator", "--json", "--tls", "--ca-out"])
             .arg(&ca);

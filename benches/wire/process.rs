@@ -1,5 +1,6 @@
 //! Processes that are measured: their processor time and memory, as the kernel tells them.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::Context as _;
@@ -7,6 +8,12 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 const MIB: f64 = 1024.0;
+
+/// The program that is measured: this build's, unless another is named.
+pub(crate) fn program() -> PathBuf {
+    let named = std::env::var_os("ORGSTREAM_BENCH_PROGRAM").filter(|at| !at.is_empty());
+    named.map_or_else(|| env!("CARGO_BIN_EXE_orgstream").into(), PathBuf::from)
+}
 
 /// A process of ours; killed when dropped.
 pub(crate) struct Process {

@@ -61,6 +61,8 @@ pub(crate) async fn window(extent: &Extent<'_>) -> anyhow::Result<Vec<Line>> {
         let mut daemon = Daemon::start(
             &Work {
                 endpoint: Some(&endpoint),
+                // Without it each waits for the one before.
+                key: Class::Narrow.key(),
                 ..work(&org, Class::Narrow, &database, "earliest", &handler)
             },
             Stdio::null(),
@@ -248,7 +250,7 @@ pub(crate) async fn start(extent: &Extent<'_>) -> anyhow::Result<Vec<Line>> {
 
 /// Bytes of the program.
 pub(crate) fn size() -> anyhow::Result<Vec<Line>> {
-    let bytes = std::fs::metadata(env!("CARGO_BIN_EXE_orgstream"))?.len();
+    let bytes = std::fs::metadata(super::process::program())?.len();
     let mib = Figures(vec![bytes as f64 / 1048576.0]);
     Ok(vec![("size of the program, MiB".into(), mib, "")])
 }
