@@ -51,6 +51,7 @@ pub(super) fn router(emulator: Handle) -> Router {
         .route("/topics/withdraw", post(withdraw))
         .route("/captured", post(captured))
         .route("/raw", post(raw))
+        .route("/raw/many", post(raw_many))
         .route("/faults", post(fault).get(faults).delete(clear_faults))
         .route("/tokens/expire", post(expire_tokens))
         .route("/tokens/revoke", post(revoke_tokens))
@@ -177,6 +178,33 @@ async fn raw(State(emulator): State<Handle>, bytes: Bytes) -> Answer {
     };
     let published = emulator.publish_raw(&request.topic, vec![event])?;
     Ok(Json(json!({"events": published})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawManyJson {
+    topic: String,
+    schema_id: String,
+    payloads: Vec<String>,
+    count: usize,
+}
+
+async fn raw_many(State(emulator): State<Handle>, bytes: Bytes) -> Answer {
+    let request: RawManyJson = body(&bytes)?;
+    let schema_id = SchemaId::new(&request.schema_id);
+    let payloads = request.payloads.iter().map(|payload| {
+        let payload = BASE64_STANDARD.decode(payload)?;
+        Ok::<Bytes, base64::DecodeError>(payload.into())
+    });
+    let payloads: Vec<Bytes> = payloads.collect::<Result<_, _>>()?;
+    let of_payload = |payload: &Bytes| StoredEvent {
+        id: uuid::Uuid::new_v4().to_string(),
+        schema_id: schema_id.clone(),
+        payload: payload.clone(),
+    };
+    let events = payloads.iter().cycle().take(request.count);
+    let published = emulator.publish_raw(&request.topic, events.map(of_payload).collect())?;
+    Ok(Json(json!({"count": published.len()})))
 }
 
 async fn fault(State(emulator): State<Handle>, bytes: Bytes) -> Answer {

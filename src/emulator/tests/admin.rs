@@ -134,3 +134,15 @@ async fn a_taken_port_is_an_error_that_names_it() {
     assert!(error.contains(&org.emulator.pubsub_addr().to_string()));
     org.emulator.stop().await;
 }
+
+#[tokio::test]
+async fn many_events_are_made_of_a_few_payloads_in_turn() {
+    let org = Org::start().await;
+    let many = json!({"topic": ORDERS, "schema_id": "s", "payloads": ["AQI=", "AwQ="], "count": 5});
+    let (status, answer) = post(&org, "/raw/many", many).await;
+    assert_eq!((status, answer), (200, json!({"count": 5})));
+    assert_eq!(get(&org, "/state").await["events"], 5);
+    let broken = json!({"topic": ORDERS, "schema_id": "s", "payloads": ["AQI=", "?"], "count": 5});
+    assert_eq!(post(&org, "/raw/many", broken).await.0, 400);
+    assert_eq!(get(&org, "/state").await["events"], 5);
+}
