@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
@@ -322,6 +322,7 @@ impl Tail {
                 partial: false,
                 key: None,
                 shown: Shown::Whole,
+                known_as: OnceLock::new(),
             }),
             Err(why) => Err(format!(
                 "cannot decode event {} ({} bytes, schema {}): {why}",

@@ -4,7 +4,7 @@ mod schema;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -372,6 +372,7 @@ impl Maker {
             partial: false,
             key,
             shown: Shown::Whole,
+            known_as: OnceLock::new(),
         };
         let event = match &self.shape {
             Some(shape) => {

@@ -91,12 +91,11 @@ impl ReplayId {
 
     /// Appends its hexadecimal digits.
     pub(super) fn put_hex(&self, text: &mut String) {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        text.reserve(2 * self.0.len());
-        for byte in &self.0 {
-            for digit in [byte >> 4, byte & 15] {
-                text.push(char::from(DIGITS[usize::from(digit)]));
-            }
+        let mut digits = [0; 32];
+        let short = digits.get_mut(..2 * self.0.len());
+        match short.map(|digits| hex::encode_to_slice(&self.0, digits).map(|()| digits)) {
+            Some(Ok(digits)) => text.push_str(&String::from_utf8_lossy(digits)),
+            _ => text.push_str(&hex::encode(&self.0)),
         }
     }
 
@@ -164,10 +163,21 @@ impl fmt::Debug for SchemaId {
 /// The longest part of an identity that stands in it as it is, in bytes.
 const LONGEST_PART: usize = 64;
 
+/// The bytes that a plain part is made of.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let at = byte as u8;
+        plain[byte] = at.is_ascii_alphanumeric() || matches!(at, b'-' | b'_' | b'.' | b'*');
+        byte += 1;
+    }
+    plain
+};
+
 /// Appends a part of an identity: as it is, or its digest where it is long or not plain.
 fn put_part(text: &mut String, part: &str) {
-    let is_plain =
-        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*');
+    let is_plain = |byte: u8| PLAIN[usize::from(byte)];
     if part.len() <= LONGEST_PART && part.bytes().all(is_plain) {
         text.push_str(part);
     } else {

@@ -10,7 +10,7 @@ mod ids;
 mod shown;
 mod topic;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest;
@@ -122,6 +122,8 @@ pub struct Event {
     pub key: Option<String>,
     /// How much of the event this is.
     pub shown: Shown,
+    /// What it is known by, once somebody has asked.
+    pub(crate) known_as: OnceLock<EventIdentity>,
 }
 
 impl Event {
@@ -130,8 +132,12 @@ impl Event {
         match &self.shown {
             Shown::Part(identity) => identity.clone(),
             Shown::Whole | Shown::Forms(_) => self
-                .raw
-                .identity(self.record_ids().first().map(String::as_str)),
+                .known_as
+                .get_or_init(|| {
+                    let record_id = self.record_ids().first();
+                    self.raw.identity(record_id.map(String::as_str))
+                })
+                .clone(),
         }
     }
 

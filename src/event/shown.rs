@@ -1,6 +1,6 @@
 //! How much of an event a handler is given.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -56,6 +56,7 @@ impl Event {
             partial: self.partial,
             key: self.key.clone(),
             shown: Shown::Part(self.identity()),
+            known_as: OnceLock::new(),
         }
     }
 }

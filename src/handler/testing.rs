@@ -1,6 +1,6 @@
 //! What the tests of several handlers share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -58,6 +58,7 @@ pub(super) fn batch(data: &[&str]) -> EventBatch {
             replayed: false,
             partial: false,
             shown: Shown::Whole,
+            known_as: OnceLock::new(),
             key: None,
         })
     });

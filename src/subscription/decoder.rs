@@ -1,7 +1,7 @@
 //! The decoder: from payload bytes to an event, in stream order (design 3.1, rule 9).
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
@@ -131,6 +131,7 @@ impl EventMaker {
             source: self.source.clone(),
             raw,
             shown: self.forms.of(&decoded),
+            known_as: OnceLock::new(),
             decoded,
             received_at,
             epoch: self.epoch,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -158,6 +158,7 @@ impl<'a> Decoder<'a> {
                 .filter(|_| platform_event)
                 .cloned(),
             shown: Shown::Whole,
+            known_as: OnceLock::new(),
         }))
     }
 

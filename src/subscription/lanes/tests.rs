@@ -1,6 +1,6 @@
 //! What is ready when.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use super::*;
@@ -51,6 +51,7 @@ pub(in crate::subscription) fn event(records: &[&str]) -> Arc<Event> {
         partial: false,
         key: None,
         shown: Shown::Whole,
+        known_as: OnceLock::new(),
     })
 }
 
