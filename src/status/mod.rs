@@ -23,7 +23,7 @@ use crate::event::{OrgId, rfc3339};
 use crate::store::{AllocationReading, LivingWorker, Store, StoreError, SubscriptionStatus};
 
 pub use allocation::Allocation;
-pub(crate) use posted::Posted;
+pub(crate) use posted::{FRESH as POSTED_FRESH, Posted};
 pub use subscription::{RefusedTo, STATES, Subscription, owner};
 pub use worker::Worker;
 

@@ -12,6 +12,9 @@ use crate::store::Snapshot;
 use crate::telemetry::exposition::Exposition;
 use crate::telemetry::metrics::{IN_FLIGHT_EVENTS, LAG, Metric};
 
+/// How old what a worker posted may be to tell of now. It posts every 15 s.
+pub(crate) const FRESH: Duration = Duration::from_secs(60);
+
 /// What a living worker posted.
 pub(crate) struct Posted {
     /// Its name.
@@ -79,7 +82,8 @@ pub(super) fn add(subscriptions: &mut [Subscription], posted: &[Posted], now: Sy
         let in_flight = of_owner
             .gauge(&IN_FLIGHT_EVENTS, &one.name)
             .map(|count| count as u64);
-        one.in_flight = in_flight;
+        // Of one that posts no more nobody knows what it has.
+        one.in_flight = in_flight.filter(|_| since(of_owner.at, now) <= FRESH);
     }
 }
 
@@ -130,6 +134,6 @@ mod tests {
         assert_eq!(seen(&[snapshot(OWNER, 290, "what is {this")]), (205, None));
         assert_eq!(seen(&[snapshot(OWNER, 290, &body("NaN"))]).0, 205);
         // One that posts no more says less than the row.
-        assert_eq!(seen(&[snapshot(OWNER, 20, &body("0"))]).0, 205);
+        assert_eq!(seen(&[snapshot(OWNER, 20, &body("0"))]), (205, None));
     }
 }

@@ -65,6 +65,10 @@ impl Guesses {
         });
         counted.refill(now);
         let too_many = counted.left == 0;
+        if too_many {
+            // Who goes on guessing waits on.
+            counted.refilled_at = now;
+        }
         counted.left = counted.left.saturating_sub(1);
         too_many
     }

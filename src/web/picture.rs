@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::event::OrgId;
 use crate::status::text::since;
-use crate::status::{Bus, Overview, Posted, Seen, Subscription, lately};
+use crate::status::{Bus, Overview, POSTED_FRESH, Posted, Seen, Subscription, lately};
 use crate::store::{AllocationReading, Sample, Store, StoreError};
 use crate::telemetry::exposition::Exposition;
 
@@ -19,15 +19,12 @@ pub(super) const FRESH: Duration = Duration::from_secs(2);
 /// How old samples may be: they change once a minute.
 const HISTORY_FRESH: Duration = Duration::from_secs(20);
 
-/// How long a look may take, and how long the samples, which are many.
+/// How long a look may take, and how long the samples, which are many: both are less than a page waits for a word.
 const LIMIT: Duration = Duration::from_secs(5);
-const HISTORY_LIMIT: Duration = Duration::from_secs(5);
+const HISTORY_LIMIT: Duration = Duration::from_secs(3);
 
 /// How far back the charts go.
 pub(super) const HISTORY: Duration = Duration::from_secs(6 * 60 * 60);
-
-/// How old a worker's metrics may be. It posts them every 15 s.
-pub(super) const SNAPSHOT_FRESH: Duration = Duration::from_secs(60);
 
 /// What is known, at one moment.
 pub(super) struct Picture {
@@ -209,7 +206,7 @@ impl Picture {
     fn of(seen: Seen) -> Self {
         let mut posted = seen.posted;
         for one in &mut posted {
-            if since(one.at, seen.overview.at) > SNAPSHOT_FRESH {
+            if since(one.at, seen.overview.at) > POSTED_FRESH {
                 one.metrics = None;
             }
         }

@@ -272,3 +272,27 @@ async fn a_database_that_is_away_is_told_and_what_was_known_stays_to_be_seen() {
     assert_eq!(early.daemon.stop().await.1, 0);
     assert_eq!(web.daemon.stop().await.1, 0);
 }
+
+#[tokio::test]
+async fn tables_of_an_older_release_show_what_they_have_and_none_at_all_are_told_as_such() {
+    let Some(store) = Store::postgres().await else {
+        return;
+    };
+    let none = Web::start(&store, "").await;
+    let page = none.sign_in().await.page("/").await;
+    assert!(page.contains("The database is not migrated."), "{page}");
+    assert!(page.contains("orgstream migrate"), "{page}");
+    let env = std::collections::BTreeMap::from([("DATABASE_URL", store.url.clone())]);
+    assert_eq!(Daemon::output(&["migrate"], "", &env).await.0, 0);
+    store
+        .execute("drop table orgstream.subscription_sample, orgstream.worker_snapshot, orgstream.allocation")
+        .await;
+    let web = Web::start(&store, "").await;
+    let page = web.sign_in().await.page("/").await;
+    assert!(page.contains("No subscription yet"), "{page}");
+    assert!(!page.contains("The database"), "{page}");
+    assert!(web.metrics().await.contains("orgstream_stored_up 1"));
+    for web in [none, web] {
+        assert_eq!(web.daemon.stop().await.1, 0);
+    }
+}

@@ -30,7 +30,9 @@ async fn nothing_from_an_event_or_an_error_is_markup() {
     // The handler quotes what it was given, as many do.
     let org = Emulator::start().await;
     let store = Store::sqlite();
+    // TOML takes no control but spelt out, as JSON may have it, too.
     let reason = serde_json::to_string(PLANTED).unwrap();
+    let reason = reason.replace('\u{7f}', "\\u007f");
     let program = format!(
         "[[subscription.handler]]\nname = \"out\"\ntype = \"exec\"\nenv = {{ REASON = '''{reason}''' }}\n\
          command = [\"sh\", \"-c\", '''{REFUSES}''']\n"

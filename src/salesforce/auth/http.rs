@@ -306,7 +306,11 @@ mod tests {
             (503, r#"{"error":"invalid_grant"}"#, Kind::Passing),
             (429, "slow down", Kind::Throttled),
         ] {
-            let failure = refusal("login.example", &answer(status, &[], body), None);
+            let failure = refusal(
+                "login.example",
+                &answer(status, &[], body),
+                Clock::Irrelevant,
+            );
             assert_eq!(failure.kind, kind, "{status} {body}");
             assert!(!failure.to_string().contains("<html>"));
         }
@@ -319,7 +323,8 @@ mod tests {
             &[("location", "https://acme.my.salesforce.com/login?x=secret")],
             "",
         );
-        let AuthError::Refused { reason, cure } = refusal("old.example", &answer, None).error
+        let AuthError::Refused { reason, cure } =
+            refusal("old.example", &answer, Clock::Irrelevant).error
         else {
             panic!("not refused");
         };
