@@ -80,7 +80,7 @@ impl<S: Store> Measured<S> {
         };
         let answer = call.await;
         call_made.failure = answer.as_ref().err().and_then(Failure::kind);
-        self.0.connections().show();
+        self.0.show_connections();
         answer
     }
 }
@@ -100,8 +100,8 @@ impl Drop for CallMade {
 
 impl ConnectionUse {
     /// As metrics.
-    fn show(self) {
-        metrics::store_connections(self.idle, self.in_use, self.max);
+    pub(super) fn show(self) {
+        metrics::store_connections(self.pool, self.idle, self.in_use, self.max);
     }
 }
 
@@ -239,13 +239,13 @@ impl<S: Store> Store for Measured<S> {
         self.call("bound_org", self.0.bound_org()).await
     }
 
-    fn connections(&self) -> ConnectionUse {
+    fn connections(&self) -> Vec<ConnectionUse> {
         self.0.connections()
     }
 
     async fn close(&self) {
         self.0.close().await;
-        self.0.connections().show();
+        self.0.show_connections();
     }
 }
 
@@ -318,9 +318,16 @@ mod tests {
                 .iter()
                 .any(|one| one.label("operation") == Some("migrate"))
         );
-        assert_eq!(value(&seen, &STORE_CONNECTIONS_MAX, &[]), Some(1.0));
         assert_eq!(
-            value(&seen, &STORE_CONNECTIONS, &[("state", "idle")]),
+            value(&seen, &STORE_CONNECTIONS_MAX, &[("pool", "calls")]),
+            Some(1.0)
+        );
+        assert_eq!(
+            value(
+                &seen,
+                &STORE_CONNECTIONS,
+                &[("pool", "calls"), ("state", "idle")]
+            ),
             Some(0.0),
             "closed"
         );

@@ -101,8 +101,15 @@ pub trait Store:
     /// The org that the store is bound to; `None` before its first use.
     async fn bound_org(&self) -> Result<Option<OrgId>, StoreError>;
 
-    /// How its connections are used just now; takes no time.
-    fn connections(&self) -> ConnectionUse;
+    /// How its connections are used just now, by what they are for; takes no time.
+    fn connections(&self) -> Vec<ConnectionUse>;
+
+    /// Shows them as metrics. Every call does so at its end; whoever gives metrics away asks for those of that moment.
+    fn show_connections(&self) {
+        for pool in self.connections() {
+            pool.show();
+        }
+    }
 
     /// Closes connections; later calls are refused.
     async fn close(&self);
@@ -111,6 +118,8 @@ pub trait Store:
 /// Connections to a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConnectionUse {
+    /// What for: `calls`, `lease` or `handlers`.
+    pub pool: &'static str,
     /// Open and at rest.
     pub idle: usize,
     /// With somebody, or being opened.

@@ -125,6 +125,7 @@ impl Observer {
                 .collect(),
         }));
         new.ended();
+        m::begin_to_count(subscription);
         new
     }
 

@@ -101,8 +101,12 @@ fn record(all: &mut Exposition, picture: &Picture) {
             timestamp(Some(posted.at)),
         );
     }
+    // A reading of an hour ago, when workers still lived or the org still told, says nothing of now.
     let readings = &picture.readings;
-    if let Some(last) = readings.last() {
+    if let Some(last) = readings
+        .last()
+        .filter(|_| picture.overview.allocation.is_some())
+    {
         all.record(&stored::DELIVERIES_ALLOCATED, &[], number(last.max));
         all.record(&stored::DELIVERIES_REMAINING, &[], number(last.remaining));
         let exhausted = AllocationReading::exhausted_at(readings);
@@ -110,6 +114,7 @@ fn record(all: &mut Exposition, picture: &Picture) {
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
 fn record_subscription(all: &mut Exposition, one: &Subscription) {
     let name = [one.name.as_str()];
     for (metric, value) in [
@@ -122,6 +127,7 @@ fn record_subscription(all: &mut Exposition, one: &Subscription) {
         (&stored::DEAD_LETTERS_OPEN, number(one.parked)),
         (&stored::HOLES_OPEN, number(one.holes)),
         (&stored::HELD, is(one.held)),
+        (&stored::EPOCH, one.epoch as f64),
         (&stored::PAUSED, is(one.paused_at.is_some())),
     ] {
         all.record(metric, &name, value);

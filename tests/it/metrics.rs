@@ -185,6 +185,17 @@ async fn what_cannot_be_decoded_is_counted_and_the_rest_goes_on() {
     let mut daemon = Daemon::run_with(&config(&org, &store, "type = \"log\""), &[METRICS]);
     let metrics = Metrics::of(&daemon).await;
     metrics.state("accounts", "live").await;
+    // There before the first: from nothing to one is what an alert sees of it.
+    let undecodable = [OURS, ("reason", "undecodable")];
+    metrics
+        .until("orgstream_decode_failures_total", &undecodable, |n| {
+            n == 0.0
+        })
+        .await;
+    let refused = [("outcome", "refused")];
+    metrics
+        .until("orgstream_token_refreshes_total", &refused, |n| n == 0.0)
+        .await;
     org.fault(json!({"rpc": "Subscribe", "kind": "corrupt_payload", "times": 1}))
         .await;
     org.publish(

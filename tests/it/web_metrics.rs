@@ -1,9 +1,12 @@
 //! `orgstream web` over the workers: their metrics in one place, beside what the store tells when they are dead; and
 //! when the store is away.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use orgstream::event::OrgId;
+use orgstream::store::AllocationReading;
 use reqwest::StatusCode;
+use serde_json::json;
 
 use crate::support::cluster::Cluster;
 use crate::support::page::Web;
@@ -149,6 +152,62 @@ async fn a_worker_that_was_killed_and_started_again_under_its_name_is_there_once
     );
     promtool(&text);
     assert_eq!(second.stop().await.1, 0);
+    assert_eq!(web.daemon.stop().await.1, 0);
+}
+
+/// An alert that the deliveries are used up would fire for a day after the last worker, or the permission, is gone.
+#[tokio::test]
+async fn what_the_org_said_of_its_deliveries_hours_ago_is_not_told() {
+    let store = Store::sqlite();
+    let org = Emulator::start().await;
+    org.settings(json!({"limits": "forbidden"})).await;
+    let config = configured(&org, &store, "", OURS, LOG);
+    let worker = Daemon::run(&config);
+    let live = store
+        .until("accounts", "live", |one| one.state == "live")
+        .await;
+    let org_id: OrgId = live.key.org_id;
+    let opened = store.opened().await;
+    let read = async |at, remaining| {
+        let max = 1000;
+        let reading = AllocationReading { at, max, remaining };
+        opened.record_allocation(&org_id, &reading).await.unwrap();
+    };
+    let now = SystemTime::now();
+    read(now - Duration::from_secs(2 * 3600), 0).await;
+    let web = Web::start(&store, &config).await;
+    let text = web.metrics().await;
+    assert_eq!(value(&text, "orgstream_stored_up", &[]), Some(1.0));
+    assert!(!text.contains("orgstream_stored_deliveries"), "{text}");
+    read(now, 400).await;
+    web.metrics_until("what it says now", |text| {
+        value(text, "orgstream_stored_deliveries_remaining", &[]) == Some(400.0)
+    })
+    .await;
+    opened.close().await;
+    assert_eq!(worker.stop().await.1, 0);
+    assert_eq!(web.daemon.stop().await.1, 0);
+}
+
+/// A worker that crashes in a loop begins its own counters anew each time.
+#[tokio::test]
+async fn each_start_of_a_worker_that_takes_a_subscription_is_seen() {
+    let store = Store::sqlite();
+    let org = Emulator::start().await;
+    let config = configured(&org, &store, "", OURS, LOG);
+    let web = Web::start(&store, &config).await;
+    let mut before = 0.0;
+    for _ in 0..3 {
+        let worker = Daemon::run(&config);
+        let text = web
+            .metrics_until("a change of hands", |text| {
+                value(text, "orgstream_stored_epoch", &["accounts"])
+                    .is_some_and(|epoch| epoch > before)
+            })
+            .await;
+        before = value(&text, "orgstream_stored_epoch", &["accounts"]).unwrap();
+        worker.kill();
+    }
     assert_eq!(web.daemon.stop().await.1, 0);
 }
 

@@ -126,6 +126,7 @@ impl Authenticator {
             Flow::AccessToken(_) => Duration::MAX,
             _ => config.token_max_age,
         };
+        metrics::begin_to_count_sign_ins();
         Ok(Self {
             inner: Arc::new(Inner {
                 flow,

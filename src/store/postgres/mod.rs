@@ -137,22 +137,22 @@ impl Store for PostgresStore {
         transaction!(self, |conn| lease::bound_org(conn))
     }
 
-    fn connections(&self) -> ConnectionUse {
+    fn connections(&self) -> Vec<ConnectionUse> {
         let pools = [
-            &self.connections,
-            &self.lease_connection,
-            &self.handler_connections,
+            ("calls", &self.connections),
+            ("lease", &self.lease_connection),
+            ("handlers", &self.handler_connections),
         ];
-        pools
-            .into_iter()
-            .fold(ConnectionUse::default(), |all, pool| {
-                let (idle, in_use, max) = pool.in_use();
-                ConnectionUse {
-                    idle: all.idle + idle,
-                    in_use: all.in_use + in_use,
-                    max: all.max + max,
-                }
-            })
+        let used = pools.into_iter().map(|(name, pool)| {
+            let (idle, in_use, max) = pool.in_use();
+            ConnectionUse {
+                pool: name,
+                idle,
+                in_use,
+                max,
+            }
+        });
+        used.collect()
     }
 
     async fn close(&self) {

@@ -137,6 +137,7 @@ impl Database {
             Err(_) => (0, 1),
         };
         ConnectionUse {
+            pool: "calls",
             idle,
             in_use,
             max: 1,

@@ -135,8 +135,8 @@ impl Store for SqliteStore {
         transaction!(self, READ, |conn| lease::bound_org(conn))
     }
 
-    fn connections(&self) -> ConnectionUse {
-        self.database.connections()
+    fn connections(&self) -> Vec<ConnectionUse> {
+        vec![self.database.connections()]
     }
 
     async fn close(&self) {

@@ -142,6 +142,29 @@ pub fn append_skipped(subscription: &str, handler: &str, count: u64) {
         .increment(count);
 }
 
+/// Shows counters of a subscription at nothing: Prometheus sees a counter grow only from a value that it saw, and the
+/// first event that cannot be decoded may be the only one.
+pub fn begin_to_count(subscription: &str) {
+    for reason in words("decode_failures_total") {
+        DECODE_FAILURES
+            .counter(&[subscription, reason])
+            .increment(0);
+    }
+}
+
+/// The same of sign-ins.
+pub fn begin_to_count_sign_ins() {
+    for outcome in words("token_refreshes_total") {
+        TOKEN_REFRESHES.counter(&[outcome]).increment(0);
+    }
+}
+
+/// The words of a metric's label, by the metric's name without its prefix.
+fn words(name: &str) -> &'static [&'static str] {
+    let row = VALUES.iter().find(|(of, _, _)| *of == name);
+    row.map_or(&[], |(_, _, words)| words)
+}
+
 /// Counts an event that cannot be decoded; `reason` is a word, never a message.
 pub fn decode_failure(subscription: &str, reason: &'static str) {
     DECODE_FAILURES
@@ -168,12 +191,15 @@ pub fn store_called(operation: &'static str, took: Duration, failure: Option<&'s
     }
 }
 
-/// Shows how the connections to the store's database are used.
+/// Shows how the connections to the store's database are used; `pool` is what they are for: `calls`, `lease` or
+/// `handlers`.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-pub fn store_connections(idle: usize, in_use: usize, max: usize) {
-    STORE_CONNECTIONS.gauge(&["idle"]).set(idle as f64);
-    STORE_CONNECTIONS.gauge(&["in_use"]).set(in_use as f64);
-    STORE_CONNECTIONS_MAX.gauge(&[]).set(max as f64);
+pub fn store_connections(pool: &'static str, idle: usize, in_use: usize, max: usize) {
+    STORE_CONNECTIONS.gauge(&[pool, "idle"]).set(idle as f64);
+    STORE_CONNECTIONS
+        .gauge(&[pool, "in_use"])
+        .set(in_use as f64);
+    STORE_CONNECTIONS_MAX.gauge(&[pool]).set(max as f64);
 }
 
 /// Counts a hole: `lost` or `gap`.

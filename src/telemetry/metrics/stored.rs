@@ -22,6 +22,8 @@ table! {
         "1 for the state of the subscription, in the words of `orgstream status`, 0 for the others.";
     HELD = "stored_held", Kind::Gauge, Count, ["subscription"],
         "1 where a living worker holds the subscription's lease.";
+    EPOCH = "stored_epoch", Kind::Gauge, Count, ["subscription"],
+        "How often the subscription has changed hands, rewinds included: grows with each worker that takes it, also with one that was started anew.";
     PAUSED = "stored_paused", Kind::Gauge, Count, ["subscription"],
         "1 where a person paused the subscription.";
     DELIVERIES_ALLOCATED = "stored_deliveries_allocated", Kind::Gauge, Count, [],

@@ -72,9 +72,9 @@ table! {
         "Time of a call to the store; transact holds the handler's own time within its transaction.";
     STORE_ERRORS = "store_errors_total", Kind::Counter, Count, ["operation", "kind"],
         "Calls to the store that failed: unavailable, not_migrated, fenced (another worker has taken over), refused, config, or abandoned because nobody waited any longer.";
-    STORE_CONNECTIONS = "store_connections", Kind::Gauge, Count, ["state"],
-        "Connections to the store's database that are open: idle or in_use.";
-    STORE_CONNECTIONS_MAX = "store_connections_max", Kind::Gauge, Count, [],
+    STORE_CONNECTIONS = "store_connections", Kind::Gauge, Count, ["pool", "state"],
+        "Connections to the store's database that are open: idle or in_use. The pool says what for: calls of the store, the lease, or handlers that write there.";
+    STORE_CONNECTIONS_MAX = "store_connections_max", Kind::Gauge, Count, ["pool"],
         "Connections to the store's database that this process may open.";
     LEASE_HELD = "lease_held", Kind::Gauge, Count, ["subscription"],
         "1 where this process holds the subscription's lease.";
@@ -185,7 +185,13 @@ pub const VALUES: &[(&str, &str, &[&str])] = &[
             "abandoned",
         ],
     ),
+    ("store_connections", "pool", &["calls", "lease", "handlers"]),
     ("store_connections", "state", &["idle", "in_use"]),
+    (
+        "store_connections_max",
+        "pool",
+        &["calls", "lease", "handlers"],
+    ),
     (
         "lease_changes_total",
         "change",

@@ -61,6 +61,7 @@ fn the_dashboard_shows_what_there_is() {
         "orgstream_process_open_fds",
         "orgstream_schema_fetches_total",
         "orgstream_stored_caught_up_timestamp_seconds",
+        "orgstream_stored_epoch",
         "orgstream_stored_held",
         "orgstream_stream_state",
     ];

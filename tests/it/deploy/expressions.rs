@@ -129,6 +129,9 @@ fn check_value(metric: &Metric, label: &str, value: &str) {
         ("orgstream_lag_leg_seconds", "leg") => &["bus", "wait", "handler", "position"],
         ("orgstream_token_refreshes_total", "outcome") => &["signed_in", "refused", "unavailable"],
         ("orgstream_store_connections", "state") => &["idle", "in_use"],
+        ("orgstream_store_connections" | "orgstream_store_connections_max", "pool") => {
+            &["calls", "lease", "handlers"]
+        }
         ("orgstream_lease_changes_total", "change") => &["taken", "released", "lost"],
         _ => return,
     };
