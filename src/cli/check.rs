@@ -20,7 +20,7 @@ use super::connect::JsonFlag;
 use crate::app;
 use crate::config::{
     self, Checks, ConfigError, ProcessEnv, SalesforceConfig, StoreConfig, SubscriptionConfig,
-    Subscriptions,
+    Subscriptions, WebConfig,
 };
 use crate::handler::{Registry, TransactionalHandler, reason_of};
 use crate::salesforce::auth::check_private_key;
@@ -111,6 +111,7 @@ fn configuration(
                 let what = format!("configuration, {}", warning.place);
                 report.warning(&what, &warning.message, None)?;
             }
+            report.ok("status page", &status_page(&loaded.config.web))?;
             return Ok(Parts {
                 salesforce: Some(loaded.config.salesforce),
                 store: Some(loaded.config.store),
@@ -136,6 +137,18 @@ fn configuration(
         store: config::load_store(path, &ProcessEnv).ok(),
         subscriptions: Vec::new(),
     })
+}
+
+/// Where `orgstream web` would serve the status page, and to whom.
+fn status_page(web: &WebConfig) -> String {
+    let Some(_) = &web.token else {
+        return "`orgstream web` is not set up: it would need ORGSTREAM_WEB_TOKEN".to_owned();
+    };
+    let proxy = match web.behind_proxy {
+        true => "behind a proxy",
+        false => "with no proxy in front",
+    };
+    format!("`orgstream web` serves it on {}, {proxy}", web.addr)
 }
 
 /// Asks each handler whether its other side would take events.

@@ -23,6 +23,7 @@ use crate::letters;
 use crate::letters::shown::{self, Configured};
 use crate::letters::{decoded, event_name, hex_lines, state};
 use crate::store::{DeadLetterFilter, Store, StoredDeadLetter};
+use crate::text::visible;
 
 /// Most of an error that the list shows.
 const LISTED_ERROR: usize = 60;
@@ -234,12 +235,12 @@ async fn show(
     } else {
         print(&details(&stored))?;
         match &data {
-            Ok(data) => print_line(&format!("\n{}", indented(data.get())))?,
+            Ok(data) => print_line(&format!("\n{}", visible(&indented(data.get()))))?,
             Err(why) => {
-                print_line(&format!("\nnot shown: {why}"))?;
+                print_line(&format!("\nnot shown: {}", one_line(why)))?;
                 match bytes {
                     Ok(bytes) => print(&format!("\n{}", hex_lines(bytes)))?,
-                    Err(other) if other != *why => print_line(&other)?,
+                    Err(other) if other != *why => print_line(&one_line(&other))?,
                     Err(_) => {}
                 }
             }

@@ -59,11 +59,13 @@ pub(super) async fn run(path: Option<&Path>, args: SupportBundleArgs) -> Result<
     if args.check {
         let mut report = check::Report::kept();
         match check::examine(path, &mut report).await {
-            Ok(_) => bundle.put("check", report.json()),
+            Ok(_) => bundle.put("check", redact::findings(report.json())),
             Err(failure) => bundle.lacks("check", &failure.text()),
         }
     }
-    let text = bundle.text(&Secrets::of_process())?;
+    let text = bundle.text(&Secrets::of_process(
+        loaded.as_ref().map(|loaded| &loaded.config),
+    ))?;
     let file = match args.output {
         Some(file) if file == Path::new("-") => {
             print(&text)?;

@@ -1,5 +1,6 @@
 //! `orgstream tail`: a look at the bus that leaves no trace in the store.
 
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -19,6 +20,7 @@ use crate::config::SalesforceConfig;
 use crate::event::{Event, RawEvent, ReplayId, SchemaId, Shown, Source, Topic};
 use crate::salesforce::pubsub::{FetchBatch, MAX_OUTSTANDING, PubSubError, Recovery, ReplayFrom};
 use crate::subscription;
+use crate::text::visible;
 
 /// How often a schema that cannot be had just now is asked for before its event is given up.
 const SCHEMA_ATTEMPTS: u32 = 3;
@@ -294,7 +296,13 @@ impl Tail {
                     event.cloud_event().to_json()
                 };
                 line.push(b'\n');
-                print(&String::from_utf8_lossy(&line))
+                let line = String::from_utf8_lossy(&line);
+                // It stays the same JSON; a program is given it as it is.
+                if io::stdout().is_terminal() {
+                    print(&visible(&line))
+                } else {
+                    print(&line)
+                }
             }
             Err(why) => {
                 note(&why);

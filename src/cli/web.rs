@@ -27,7 +27,7 @@ use crate::worker;
 /// auth with any user name, or at the sign-in form. Make one with `openssl rand -hex 32`.
 ///
 /// It listens on `web.addr` (ORGSTREAM_WEB_ADDR), else on the port in PORT on all addresses, as Heroku has it, else on
-/// 127.0.0.1:8080. It never signs in to the org. A database that is away is waited for, and pages say so.
+/// 127.0.0.1:8080. Behind a proxy of your own, set `web.behind_proxy` (ORGSTREAM_WEB_BEHIND_PROXY). It never signs in to the org. A database that is away is waited for, and pages say so.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  ORGSTREAM_WEB_TOKEN=$(openssl rand -hex 32) orgstream web\n\nExits with 78 without a token, with 1 if the port is taken, and with 0 on SIGTERM or Ctrl-C."
@@ -47,7 +47,7 @@ pub(super) async fn run(path: Option<&Path>, WebArgs {}: WebArgs) -> Result<Exit
         bus: Bus { retention, warning },
         configured: Configured::load(path),
         name: worker::name(ProcessEnv.var("DYNO")),
-        behind_router: ProcessEnv.var("DYNO").is_some(),
+        behind_proxy: web.behind_proxy,
     };
     info!(version = env!("CARGO_PKG_VERSION"), "orgstream web starts");
     let store = connect::store(&store).await?;

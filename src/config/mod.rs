@@ -15,6 +15,7 @@ mod load;
 mod reader;
 mod retention;
 mod salesforce;
+mod secrets;
 mod section;
 mod shaping;
 mod show;
@@ -42,6 +43,7 @@ pub use load::{
     Loaded, Origin, Subscriptions, load, load_bus_retention, load_handlers, load_salesforce,
     load_store, load_subscriptions, load_vault, load_web,
 };
+pub(crate) use secrets::secrets;
 pub(crate) use shaping::is_within;
 pub use shaping::{FieldsConfig, FilterConfig};
 pub(crate) use show::masked_url;
@@ -291,6 +293,9 @@ pub struct WebConfig {
     pub addr: std::net::SocketAddr,
     /// Opens everything but `/healthz` and `/readyz`; `None` only where another command reads it.
     pub token: Option<SecretString>,
+    /// True where nobody can connect but a proxy that writes the address it was called from at the end of
+    /// `X-Forwarded-For`, as Heroku's router does.
+    pub behind_proxy: bool,
 }
 
 impl WebConfig {
@@ -304,6 +309,7 @@ impl Default for WebConfig {
         Self {
             addr: Self::ADDR,
             token: None,
+            behind_proxy: false,
         }
     }
 }

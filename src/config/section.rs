@@ -368,6 +368,7 @@ impl<'a> Section<'a> {
         let raw = match &entry.node {
             Node::Text(text) => text.clone(),
             Node::Scalar(toml::Value::Integer(number)) => number.to_string(),
+            Node::Scalar(toml::Value::Boolean(yes)) => yes.to_string(),
             other => {
                 self.problem(key, format!("expected a string, not {}", other.kind()));
                 return Found::Bad;

@@ -189,6 +189,7 @@ fn web(out: &mut Writer, config: &WebConfig) {
     out.heading("[web]");
     out.text("addr", &config.addr);
     out.optional("token", config.token.as_ref().map(|_| MASK));
+    out.line("behind_proxy", &config.behind_proxy);
 }
 
 fn subscription(out: &mut Writer, config: &SubscriptionConfig) {
@@ -290,10 +291,15 @@ fn names_value(names: &[String]) -> Value {
     Value::Array(names.iter().cloned().map(Value::String).collect())
 }
 
+/// True where an option's name speaks of a secret.
+pub(super) fn is_secret(name: &str) -> bool {
+    let lower = name.to_lowercase();
+    lower == "env" || SECRET_NAMES.iter().any(|secret| lower.contains(secret))
+}
+
 /// An option's value with everything masked that may be a secret.
 fn masked(name: &str, value: &Value) -> Value {
-    let lower = name.to_lowercase();
-    if lower == "env" || SECRET_NAMES.iter().any(|secret| lower.contains(secret)) {
+    if is_secret(name) {
         return blotted(value);
     }
     match value {

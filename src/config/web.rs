@@ -1,6 +1,6 @@
 //! The `[web]` section: where the status page is served, and what opens it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::WebConfig;
 use super::error::Place;
@@ -11,6 +11,9 @@ const TOKEN_LENGTH: usize = 16;
 
 /// Where Heroku, and many platforms beside it, tell a process to listen.
 const PORT: &str = "PORT";
+
+/// Set on Heroku alone, whose router is the only way in.
+const DYNO: &str = "DYNO";
 
 /// Who reads the section.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,27 +61,40 @@ pub(super) fn read(section: Section<'_>, reading: Reading) -> Option<WebConfig> 
             "is shorter than 16 characters; make one with `openssl rand -hex 32`",
         );
     }
+    let behind_proxy = match section.text("behind_proxy", Var::Named("ORGSTREAM_WEB_BEHIND_PROXY"))
+    {
+        None => section.reader().env.var(DYNO).is_some(),
+        Some(given) => {
+            if !matches!(given.text.as_str(), "true" | "false") {
+                note(given.place, "expected true or false");
+            }
+            given.text == "true"
+        }
+    };
     section.finish();
     match reading {
         Reading::ToServe => Some(WebConfig {
             addr: addr?,
             token: Some(token?.text.into()),
+            behind_proxy,
         }),
         Reading::InPassing => Some(WebConfig {
             addr: addr.unwrap_or(WebConfig::ADDR),
             token: token.map(|token| token.text.into()),
+            behind_proxy,
         }),
     }
 }
 
-/// Where it is served if nothing is said: where the platform says, for everyone, else for this machine alone.
+/// Where it is served if nothing is said: where the platform says, for everyone, by IPv4 and IPv6, because routers
+/// speak the one or the other; else for this machine alone.
 fn by_default(section: &Section<'_>, note: impl Fn(Place, &str)) -> Option<SocketAddr> {
     let Some(port) = section.reader().env.var(PORT) else {
         return Some(WebConfig::ADDR);
     };
     let addr = port
         .parse()
-        .map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
+        .map(|port| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
     if addr.is_err() {
         note(Place::variable(PORT), "expected the number of a port");
     }
@@ -115,9 +131,27 @@ mod tests {
             read(&all).unwrap().addr.to_string()
         };
         assert_eq!(addr(&[]), "127.0.0.1:8080");
-        assert_eq!(addr(&[("PORT", "5006")]), "0.0.0.0:5006");
+        assert_eq!(addr(&[("PORT", "5006")]), "[::]:5006");
         let named = ("ORGSTREAM_WEB_ADDR", "[::1]:9");
         assert_eq!(addr(&[("PORT", "5006"), named]), "[::1]:9");
+    }
+
+    #[test]
+    fn a_proxy_in_front_is_a_persons_word_and_on_heroku_a_fact() {
+        let behind = |more: &[(&str, &str)]| {
+            let all: Vec<_> = more.iter().copied().chain([TOKEN]).collect();
+            read(&all).map(|web| web.behind_proxy)
+        };
+        let said = |word| ("ORGSTREAM_WEB_BEHIND_PROXY", word);
+        assert!(!behind(&[]).unwrap());
+        assert!(behind(&[("DYNO", "web.1")]).unwrap());
+        assert!(behind(&[said("true")]).unwrap());
+        assert!(!behind(&[("DYNO", "web.1"), said("false")]).unwrap());
+        let error = behind(&[said("yes")]).unwrap_err().to_string();
+        assert!(error.contains("true or false"), "{error}");
+        let text = "[web]\nbehind_proxy = true\ntoken = \"hunter2-hunter2-\"\n";
+        let env = BTreeMap::from([("ORGSTREAM_CONFIG".to_owned(), text.to_owned())]);
+        assert!(load_web(None, &env).unwrap().behind_proxy);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Giving dead letters up, and what follows from it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::ways::{released, whole};
 use crate::store::{LetterSelection, LetterSummary, Store, StoreError};
@@ -23,7 +23,15 @@ impl Plan {
         chosen: &[LetterSummary],
         unordered: &HashSet<String>,
     ) -> Result<Self, StoreError> {
-        let open = store.select_letters(&LetterSelection::default()).await?;
+        let subscriptions: BTreeSet<&String> = chosen.iter().map(|one| &one.subscription).collect();
+        let mut open = Vec::new();
+        for subscription in subscriptions {
+            let selection = LetterSelection {
+                subscription: Some(subscription.clone()),
+                ..LetterSelection::default()
+            };
+            open.extend(store.select_letters(&selection).await?);
+        }
         let named: HashSet<i64> = chosen.iter().map(|letter| letter.placed.id).collect();
         let all = whole(&open, &named);
         let released = released(&open, &all, unordered);

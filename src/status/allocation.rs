@@ -4,11 +4,15 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::text::since;
 use super::time;
 use crate::store::AllocationReading;
 
+/// The org counts over this time: how far back readings are of use.
+pub(super) const WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Readings are made every five minutes; one that is older says nothing of now.
-pub(super) const READ_BACK: Duration = Duration::from_secs(60 * 60);
+const FRESH: Duration = Duration::from_secs(60 * 60);
 
 /// What the org last said of its daily event deliveries, over all its subscribers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -23,9 +27,11 @@ pub struct Allocation {
 }
 
 impl Allocation {
-    /// The newest of these readings, oldest first.
-    pub(super) fn of(readings: &[AllocationReading]) -> Option<Self> {
-        let last = readings.last()?;
+    /// The newest of these readings, oldest first, where it is fresh.
+    pub(super) fn of(readings: &[AllocationReading], now: SystemTime) -> Option<Self> {
+        let last = readings
+            .last()
+            .filter(|last| since(last.at, now) <= FRESH)?;
         Some(Self {
             at: last.at,
             max: last.max,

@@ -20,9 +20,10 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 use crate::event::{OrgId, rfc3339};
-use crate::store::{LivingWorker, Store, StoreError, SubscriptionStatus};
+use crate::store::{AllocationReading, LivingWorker, Store, StoreError, SubscriptionStatus};
 
 pub use allocation::Allocation;
+pub(crate) use posted::{FRESH as POSTED_FRESH, Posted};
 pub use subscription::{RefusedTo, STATES, Subscription, owner};
 pub use worker::Worker;
 
@@ -65,23 +66,9 @@ impl Overview {
         retention: Duration,
         warning: Duration,
     ) -> Result<Self, StoreError> {
-        let subscriptions = store.subscriptions().await?;
-        let org_id = store.bound_org().await?;
-        let workers = store.workers().await?;
-        let bus = Bus { retention, warning };
-        let now = SystemTime::now();
-        let mut overview = Self::of(&subscriptions, workers, org_id.as_ref(), bus, now);
-        posted::add(
-            &mut overview.subscriptions,
-            &lately(store.snapshots().await)?,
-            now,
-        );
-        if let Some(org_id) = &org_id {
-            let since = now.checked_sub(allocation::READ_BACK).unwrap_or(now);
-            let readings = lately(store.allocation(org_id, since).await)?;
-            overview.allocation = Allocation::of(&readings);
-        }
-        Ok(overview)
+        Ok(Seen::read(store, Bus { retention, warning })
+            .await?
+            .overview)
     }
 
     /// The same of what was read already, but for the allocation and what workers post.
@@ -128,10 +115,49 @@ impl Overview {
     }
 }
 
+/// What an overview is made of, for those that show more than it says.
+pub(crate) struct Seen {
+    /// What it says.
+    pub(crate) overview: Overview,
+    /// What living workers posted, by name.
+    pub(crate) posted: Vec<Posted>,
+    /// What was left of the allocation in the last 24 hours, oldest first.
+    pub(crate) readings: Vec<AllocationReading>,
+}
+
+impl Seen {
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(crate) async fn read(store: &dyn Store, bus: Bus) -> Result<Self, StoreError> {
+        let subscriptions = store.subscriptions().await?;
+        let org_id = store.bound_org().await?;
+        let workers = store.workers().await?;
+        let now = SystemTime::now();
+        let mut overview = Overview::of(&subscriptions, workers, org_id.as_ref(), bus, now);
+        let snapshots = lately(store.snapshots().await)?;
+        let posted: Vec<Posted> = snapshots.into_iter().map(Posted::of).collect();
+        posted::add(&mut overview.subscriptions, &posted, now);
+        let mut readings = Vec::new();
+        if let Some(org_id) = &org_id {
+            let since = now.checked_sub(allocation::WINDOW).unwrap_or(now);
+            readings = lately(store.allocation(org_id, since).await)?;
+            overview.allocation = Allocation::of(&readings, now);
+        }
+        Ok(Self {
+            overview,
+            posted,
+            readings,
+        })
+    }
+}
+
 /// What tables of an older release do not have yet is nothing: they have all the rest.
-pub(crate) fn lately<T>(read: Result<Vec<T>, StoreError>) -> Result<Vec<T>, StoreError> {
+pub(crate) fn lately<T: Default>(read: Result<T, StoreError>) -> Result<T, StoreError> {
     match read {
-        Err(StoreError::NotMigrated(_)) => Ok(Vec::new()),
+        Err(StoreError::NotMigrated(_)) => Ok(T::default()),
         other => other,
     }
 }

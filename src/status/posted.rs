@@ -4,37 +4,55 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use tracing::debug;
+
 use super::Subscription;
 use super::text::since;
 use crate::store::Snapshot;
 use crate::telemetry::exposition::Exposition;
 use crate::telemetry::metrics::{IN_FLIGHT_EVENTS, LAG, Metric};
 
-/// The figures of one worker.
-struct Posted {
-    at: SystemTime,
-    /// By subscription, in seconds.
-    lag: BTreeMap<String, f64>,
-    in_flight: BTreeMap<String, f64>,
+/// How old what a worker posted may be to tell of now. It posts every 15 s.
+pub(crate) const FRESH: Duration = Duration::from_secs(60);
+
+/// What a living worker posted.
+pub(crate) struct Posted {
+    /// Its name.
+    pub(crate) worker: String,
+    /// Random for each start of its process.
+    pub(crate) holder: String,
+    /// When.
+    pub(crate) at: SystemTime,
+    /// Its metrics; `None` for what another release posts and this one does not understand.
+    pub(crate) metrics: Option<Exposition>,
 }
 
 impl Posted {
-    /// `None` for what another release posts and this one does not understand.
-    fn of(snapshot: &Snapshot) -> Option<Self> {
-        let exposition = Exposition::parse(&snapshot.body).ok()?;
-        let values = |metric: &Metric| {
-            let family = exposition.family(metric.name);
-            let samples = family.into_iter().flat_map(|family| &family.samples);
-            samples
-                .filter_map(|sample| Some((sample.label("subscription")?.to_owned(), sample.value)))
-                .filter(|(_, value)| value.is_finite())
-                .collect()
-        };
-        Some(Self {
+    /// As the store has it.
+    pub(super) fn of(snapshot: Snapshot) -> Self {
+        let metrics = Exposition::parse(&snapshot.body);
+        if let Err(error) = &metrics {
+            debug!(
+                worker = snapshot.worker,
+                error = error as &dyn std::error::Error,
+                "metrics of a worker cannot be read"
+            );
+        }
+        Self {
+            worker: snapshot.worker,
+            holder: snapshot.holder,
             at: snapshot.at,
-            lag: values(&LAG),
-            in_flight: values(&IN_FLIGHT_EVENTS),
-        })
+            metrics: metrics.ok(),
+        }
+    }
+
+    /// A gauge of a subscription, where it is a number.
+    fn gauge(&self, metric: &Metric, subscription: &str) -> Option<f64> {
+        let samples = &self.metrics.as_ref()?.family(metric.name)?.samples;
+        let ours = samples
+            .iter()
+            .find(|sample| sample.label("subscription") == Some(subscription))?;
+        Some(ours.value).filter(|value| value.is_finite())
     }
 }
 
@@ -43,16 +61,16 @@ impl Posted {
 /// The row tells since when a subscription may be behind as of its last write, which on a quiet topic is some minutes ago;
 /// its worker knows better. Both are true, so the shorter counts: what had caught up when the worker posted is behind
 /// since then at the most. With the worker, its figures go, and the row's are left.
-pub(super) fn add(subscriptions: &mut [Subscription], snapshots: &[Snapshot], now: SystemTime) {
-    let posted: BTreeMap<&str, Posted> = snapshots
+pub(super) fn add(subscriptions: &mut [Subscription], posted: &[Posted], now: SystemTime) {
+    let posted: BTreeMap<&str, &Posted> = posted
         .iter()
-        .filter_map(|snapshot| Some((snapshot.holder.as_str(), Posted::of(snapshot)?)))
+        .map(|posted| (posted.holder.as_str(), posted))
         .collect();
     for one in subscriptions.iter_mut().filter(|one| one.held) {
         let of_owner = one.holder.as_deref().and_then(|holder| posted.get(holder));
         let Some(of_owner) = of_owner else { continue };
-        if let Some(lag) = of_owner.lag.get(&one.name) {
-            let then = Duration::try_from_secs_f64(*lag).unwrap_or_default();
+        if let Some(lag) = of_owner.gauge(&LAG, &one.name) {
+            let then = Duration::try_from_secs_f64(lag).unwrap_or_default();
             let most = since(of_owner.at, now).saturating_add(then);
             one.lag = Some(one.lag.map_or(most, |lag| lag.min(most)));
         }
@@ -61,8 +79,11 @@ pub(super) fn add(subscriptions: &mut [Subscription], snapshots: &[Snapshot], no
             clippy::cast_sign_loss,
             reason = "a gauge of whole numbers; what is none counts as the nearest"
         )]
-        let in_flight = of_owner.in_flight.get(&one.name).map(|count| *count as u64);
-        one.in_flight = in_flight;
+        let in_flight = of_owner
+            .gauge(&IN_FLIGHT_EVENTS, &one.name)
+            .map(|count| count as u64);
+        // Of one that posts no more nobody knows what it has.
+        one.in_flight = in_flight.filter(|_| since(of_owner.at, now) <= FRESH);
     }
 }
 
@@ -94,7 +115,8 @@ mod tests {
     /// Lag and events in flight at 300 s of `orders`, which had caught up at 95 s by its row.
     fn seen(snapshots: &[Snapshot]) -> (u64, Option<u64>) {
         let mut all = overview(&[status()], 300, &[&[]]);
-        add(&mut all.subscriptions, snapshots, all.at);
+        let posted: Vec<Posted> = snapshots.iter().cloned().map(Posted::of).collect();
+        add(&mut all.subscriptions, &posted, all.at);
         let one = &all.subscriptions[0];
         (one.lag.unwrap_or_default().as_secs(), one.in_flight)
     }
@@ -112,6 +134,6 @@ mod tests {
         assert_eq!(seen(&[snapshot(OWNER, 290, "what is {this")]), (205, None));
         assert_eq!(seen(&[snapshot(OWNER, 290, &body("NaN"))]).0, 205);
         // One that posts no more says less than the row.
-        assert_eq!(seen(&[snapshot(OWNER, 20, &body("0"))]).0, 205);
+        assert_eq!(seen(&[snapshot(OWNER, 20, &body("0"))]), (205, None));
     }
 }

@@ -291,12 +291,16 @@ fn of_the_allocation_the_last_reading_counts_and_is_told_in_percent() {
         max: 10_000,
         remaining,
     };
-    assert_eq!(Allocation::of(&[]), None);
-    let last = Allocation::of(&[reading(9_000), reading(2_500)]).unwrap();
+    let of = |readings: &[_]| Allocation::of(readings, at(2_600));
+    assert_eq!(of(&[]), None);
+    let last = of(&[reading(1_000), reading(2_500)]).unwrap();
     assert_eq!((last.remaining, last.used_percent()), (2_500, 75));
+    // One of yesterday says nothing of now.
+    let old = Allocation::of(&[reading(2_500)], at(2_500 + 3_601));
+    assert_eq!(old, None);
     let none = AllocationReading {
         max: 0,
         ..reading(0)
     };
-    assert_eq!(Allocation::of(&[none]).unwrap().used_percent(), 100);
+    assert_eq!(of(&[none]).unwrap().used_percent(), 100);
 }

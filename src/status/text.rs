@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 /// What stands for an absent value in a table.
 pub const NONE: &str = "-";
 
-/// Text with every control character made a space: what comes from outside may not steer a terminal.
+/// Text with every character made a space that would steer a terminal or disguise the rest.
 pub fn one_line(text: &str) -> String {
     crate::text::one_line(text, usize::MAX)
 }

@@ -176,6 +176,8 @@ pub struct DeadLetterFilter {
     pub reason: Option<String>,
     /// In one state; `None` is any.
     pub state: Option<String>,
+    /// Of this number.
+    pub id: Option<i64>,
     /// Only those that come behind this number in the order of the list: the last one of the page before.
     pub behind: Option<i64>,
     /// The newest first, not the oldest.

@@ -1,5 +1,6 @@
 //! Any store, with its calls timed and its failures counted: one place for all of them, so that no call is left out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -213,7 +214,7 @@ measured! {
         fn post_snapshot(holder: &str, body: &str) -> Result<(), StoreError>;
         fn snapshots() -> Result<Vec<Snapshot>, StoreError>;
         fn post_sample(lease: &Lease, sample: &Sample) -> Result<(), StoreError>;
-        fn samples(key: &SubscriptionKey, since: SystemTime) -> Result<Vec<Sample>, StoreError>;
+        fn samples(org_id: &OrgId, since: SystemTime) -> Result<BTreeMap<String, Vec<Sample>>, StoreError>;
         fn state_changes(org_id: &OrgId, subscription: Option<&str>, limit: u32) -> Result<Vec<StateChange>, StoreError>;
         fn claim_allocation(org_id: &OrgId, every: Duration) -> Result<Option<SystemTime>, StoreError>;
         fn record_allocation(org_id: &OrgId, reading: &AllocationReading) -> Result<(), StoreError>;

@@ -1,11 +1,12 @@
 //! What people see of workers and subscriptions without asking a worker: posted by those who run, read by
 //! `orgstream web`, `orgstream status` and the support bundle.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use super::{Lease, StoreError, SubscriptionKey};
+use super::{Lease, StoreError};
 use crate::event::{OrgId, ReplayId};
 use crate::salesforce::forecast;
 use crate::salesforce::limits::Deliveries;
@@ -102,13 +103,13 @@ pub trait Observations: Send + Sync {
     /// the lease's epoch has passed.
     async fn post_sample(&self, lease: &Lease, sample: &Sample) -> Result<(), StoreError>;
 
-    /// The minutes of a subscription that began at `since` or later, oldest first. A minute in which nobody
-    /// ran it is missing.
+    /// The minutes that began at `since` or later, oldest first, of each subscription of an org that has any, by its
+    /// name. A minute in which nobody ran it is missing.
     async fn samples(
         &self,
-        key: &SubscriptionKey,
+        org_id: &OrgId,
         since: SystemTime,
-    ) -> Result<Vec<Sample>, StoreError>;
+    ) -> Result<BTreeMap<String, Vec<Sample>>, StoreError>;
 
     /// The last changes of state, newest first: of one subscription, or of all of an org.
     async fn state_changes(

@@ -9,8 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
-use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
+use axum::http::uri::{Authority, PathAndQuery, Uri};
+use axum::http::{HeaderMap, HeaderValue};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -24,6 +25,9 @@ const SECURE_COOKIE: &str = "__Host-orgstream";
 
 /// The same where there is no TLS.
 const PLAIN_COOKIE: &str = "orgstream";
+
+/// By what the browser came to a proxy in front of us.
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
 /// Checks what requests bring along.
 pub(super) struct Auth {
@@ -171,15 +175,33 @@ fn cookie(headers: &HeaderMap) -> Option<String> {
 }
 
 /// True where the browser should send the cookie over TLS alone: whenever the page does not come from the
-/// browser's own machine, and then, too, where something in front of us speaks TLS.
+/// browser's own machine. Where something in front of us says how it came, it does not, whatever the `Host` is by then.
 pub(super) fn is_secure(headers: &HeaderMap) -> bool {
-    is_https(headers) || !host(headers).is_some_and(is_loopback)
+    headers.contains_key(FORWARDED_PROTO) || !host(headers).is_some_and(is_loopback)
 }
 
 /// True where something in front of us says that it speaks TLS with the browser.
 pub(super) fn is_https(headers: &HeaderMap) -> bool {
-    let proto = headers.get("x-forwarded-proto");
-    proto.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+    came_by(headers, "https")
+}
+
+/// True where it says that it does not.
+pub(super) fn is_plain_http(headers: &HeaderMap) -> bool {
+    came_by(headers, "http")
+}
+
+fn came_by(headers: &HeaderMap, scheme: &str) -> bool {
+    let proto = headers.get(FORWARDED_PROTO);
+    proto.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(scheme.as_bytes()))
+}
+
+/// The same address by TLS; `None` where the request does not name a host.
+pub(super) fn with_tls(headers: &HeaderMap, uri: &Uri) -> Option<HeaderValue> {
+    let host: Authority = host(headers)?.parse().ok()?;
+    // The port of plain HTTP is not that of TLS.
+    let host = host.as_str().trim_end_matches(":80");
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    HeaderValue::from_str(&format!("https://{host}{path}")).ok()
 }
 
 fn host(headers: &HeaderMap) -> Option<&str> {
@@ -187,7 +209,7 @@ fn host(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn is_loopback(host: &str) -> bool {
-    let Ok(authority) = host.parse::<http::uri::Authority>() else {
+    let Ok(authority) = host.parse::<Authority>() else {
         return false;
     };
     let name = authority.host().trim_matches(['[', ']']);
@@ -234,8 +256,6 @@ fn seconds(time: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
 
     const TOKEN: &str = "a token that is long enough";
@@ -313,6 +333,11 @@ mod tests {
         let https = [("host", "a.example"), ("x-forwarded-proto", "https")];
         assert!(is_secure(&headers(&https)));
         assert!(is_secure(&headers(&[("host", "a.example")])));
+        // A proxy that names itself as the host.
+        for scheme in ["https", "http"] {
+            let proxied = [("host", "127.0.0.1:8080"), ("x-forwarded-proto", scheme)];
+            assert!(is_secure(&headers(&proxied)), "{scheme}");
+        }
         assert!(is_secure(&headers(&[])));
         for host in ["localhost:8080", "127.0.0.1", "[::1]:8080"] {
             assert!(!is_secure(&headers(&[("host", host)])), "{host}");

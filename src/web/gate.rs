@@ -8,10 +8,12 @@ use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Query, Request, State};
 use axum::http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY,
-    RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERER,
+    REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -28,6 +30,37 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// What a browser may do with our pages: show them, with our own style, script and images, and nothing else.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+/// How long a browser that was here by TLS comes by nothing else: a year.
+const TLS_ONLY: &str = "max-age=31536000";
+
+/// What is open to everyone, and asked for by machines on the way as well.
+pub(super) const HEALTHZ: &str = "/healthz";
+pub(super) const READYZ: &str = "/readyz";
+
+/// Lets nothing pass that a proxy in front says came without TLS: who comes to look is led to the same by TLS, and what
+/// brings a secret along is told that others could read it.
+pub(super) async fn by_tls(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let came_by_tls = auth::is_https(headers);
+    let open = [HEALTHZ, READYZ].contains(&request.uri().path());
+    if auth::is_plain_http(headers) && !open {
+        let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+        let to = auth::with_tls(headers, request.uri());
+        return match to.filter(|_| looks && !headers.contains_key(AUTHORIZATION)) {
+            Some(to) => (StatusCode::PERMANENT_REDIRECT, [(LOCATION, to)]).into_response(),
+            None => Problem::not_by_tls().into_response(),
+        };
+    }
+    let mut response = next.run(request).await;
+    if came_by_tls {
+        let value = HeaderValue::from_static(TLS_ONLY);
+        response
+            .headers_mut()
+            .insert(STRICT_TRANSPORT_SECURITY, value);
+    }
+    response
+}
 
 /// Bounds the answer in time, and tells browsers how to treat it.
 pub(super) async fn finish(request: Request, next: Next) -> Response {
@@ -58,10 +91,12 @@ pub(super) async fn guard(
     next: Next,
 ) -> Response {
     let headers = request.headers();
-    let visitor = match check(&app, peer, headers) {
-        Ok(visitor) => visitor,
-        Err(Refused::Missing) if is_a_visit(&request) => return to_sign_in(&request),
-        Err(refused) => return refused.into_response(),
+    let visitor = match app.auth.credentials(headers, SystemTime::now()) {
+        Credentials::Good(visitor) => visitor,
+        Credentials::Missing if is_a_visit(&request) => return to_sign_in(&request),
+        Credentials::Missing => return unauthorized(headers, "a token is needed\n"),
+        Credentials::Wrong if wrong(&app, peer, headers).await => return too_many(),
+        Credentials::Wrong => return unauthorized(headers, "this is not the token\n"),
     };
     if !request.method().is_safe() && !auth::is_from_our_page(headers) {
         return Problem::other_site().into_response();
@@ -70,60 +105,35 @@ pub(super) async fn guard(
     next.run(request).await
 }
 
-/// Why somebody is not let in.
-enum Refused {
-    /// No credentials.
-    Missing,
-    /// Wrong ones.
-    Wrong,
-    /// Too many wrong ones came lately, from anywhere.
-    TooMany,
-}
-
-fn check(app: &App, peer: Peer, headers: &HeaderMap) -> Result<Visitor, Refused> {
+/// Notes that a token was wrong. True where too many were from there lately; that is told after a moment.
+async fn wrong(app: &App, peer: Peer, headers: &HeaderMap) -> bool {
     let from = address(app, peer, headers);
-    let now = Instant::now();
-    let is_token = headers.contains_key(axum::http::header::AUTHORIZATION);
-    if is_token && !app.guesses.may_try(from, now) {
-        return Err(Refused::TooMany);
+    let too_many = app.guesses.wrong(from, Instant::now());
+    if too_many {
+        app.guesses.hold_back().await;
+    } else {
+        warn!(%from, "a wrong token was given");
     }
-    match app.auth.credentials(headers, SystemTime::now()) {
-        Credentials::Good(visitor) => {
-            if is_token {
-                app.guesses.succeeded(from, now);
-            }
-            Ok(visitor)
-        }
-        Credentials::Missing => Err(Refused::Missing),
-        Credentials::Wrong => {
-            app.guesses.failed(from, now);
-            warn!(%from, "a wrong token was given");
-            Err(Refused::Wrong)
-        }
-    }
+    too_many
 }
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let mut response = match self {
-            Self::TooMany => return too_many(),
-            Self::Missing => (StatusCode::UNAUTHORIZED, "a token is needed\n"),
-            Self::Wrong => (StatusCode::UNAUTHORIZED, "this is not the token\n"),
-        }
-        .into_response();
-        let headers = response.headers_mut();
-        for way in [
-            "Bearer realm=\"orgstream\"",
-            "Basic realm=\"orgstream\", charset=\"UTF-8\"",
-        ] {
-            headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(way));
-        }
-        response
+/// That a token is needed. Basic auth is offered to those alone that are no script of a page: a browser would ask a
+/// person for a name and a password, in the middle of a page that was open already.
+fn unauthorized(headers: &HeaderMap, why: &'static str) -> Response {
+    let mut response = (StatusCode::UNAUTHORIZED, why).into_response();
+    let offered = response.headers_mut();
+    let bearer = HeaderValue::from_static("Bearer realm=\"orgstream\"");
+    offered.append(WWW_AUTHENTICATE, bearer);
+    let mode = headers.get("sec-fetch-mode");
+    if mode.is_none_or(|mode| mode.as_bytes() == b"navigate") {
+        let basic = HeaderValue::from_static("Basic realm=\"orgstream\", charset=\"UTF-8\"");
+        offered.append(WWW_AUTHENTICATE, basic);
     }
+    response
 }
 
 fn too_many() -> Response {
-    let text = "too many wrong tokens were given lately: try again in a moment\n";
+    let text = "this is not the token, and too many wrong ones came from your address lately\n";
     let retry = (RETRY_AFTER, HeaderValue::from_static("5"));
     (StatusCode::TOO_MANY_REQUESTS, [retry], text).into_response()
 }
@@ -132,22 +142,34 @@ fn too_many() -> Response {
 fn address(app: &App, peer: Peer, headers: &HeaderMap) -> IpAddr {
     let last = headers.get_all("x-forwarded-for").iter().next_back();
     let routed = last
-        .filter(|_| app.behind_router)
+        .filter(|_| app.behind_proxy)
         .and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
-    routed.unwrap_or(peer.0.ip())
+    routed.unwrap_or(peer.0)
 }
 
-/// True for a person who opens a page.
+/// True for a person who opens a page or presses a button.
 fn is_a_visit(request: &Request) -> bool {
     let accept = request.headers().get(ACCEPT);
     let html = accept.is_some_and(|accept| accept.to_str().is_ok_and(|a| a.contains("text/html")));
-    request.method() == Method::GET && html
+    matches!(*request.method(), Method::GET | Method::POST) && html
 }
 
+/// Leads to the form, and from there to the page that was asked for; where a button was pressed, to the page it is on.
 fn to_sign_in(request: &Request) -> Response {
-    let wanted = request.uri().path_and_query().map_or("/", |it| it.as_str());
+    let page = if request.method() == Method::GET {
+        request.uri().path_and_query().cloned()
+    } else {
+        came_from(request.headers())
+    };
+    let wanted = page.as_ref().map_or("/", |page| page.as_str());
     let next: String = form_urlencoded::byte_serialize(wanted.as_bytes()).collect();
     see_other(&format!("/sign-in?next={next}"))
+}
+
+/// The page of ours that a request came from.
+fn came_from(headers: &HeaderMap) -> Option<PathAndQuery> {
+    let page: Uri = headers.get(REFERER)?.to_str().ok()?.parse().ok()?;
+    page.path_and_query().cloned()
 }
 
 /// Leads a browser to another page of ours.
@@ -200,21 +222,19 @@ pub(super) async fn sign_in_now(
     let wanted = Wanted {
         next: form.get("next").unwrap_or_default().to_owned(),
     };
-    let (from, now) = (address(&app, peer, &headers), Instant::now());
     let secure = auth::is_secure(&headers);
     let plain = secure && !auth::is_https(&headers);
-    let again = |status, why| (status, sign_in(wanted.path(), Some(why), plain)).into_response();
-    if !app.guesses.may_try(from, now) {
-        let why = "Too many wrong tokens were given lately. Try again in a moment.";
-        return again(StatusCode::TOO_MANY_REQUESTS, why);
-    }
     let token = form.get("token").unwrap_or_default();
     if !app.auth.is_token(token.trim()) {
-        app.guesses.failed(from, now);
-        warn!(%from, "a wrong token was given at the sign-in form");
-        return again(StatusCode::UNAUTHORIZED, "This is not the token.");
+        let (status, why) = if wrong(&app, peer, &headers).await {
+            let why =
+                "This is not the token, and too many wrong ones came from your address lately.";
+            (StatusCode::TOO_MANY_REQUESTS, why)
+        } else {
+            (StatusCode::UNAUTHORIZED, "This is not the token.")
+        };
+        return (status, sign_in(wanted.path(), Some(why), plain)).into_response();
     }
-    app.guesses.succeeded(from, now);
     let session = app.auth.new_session(SystemTime::now());
     with_cookie(
         see_other(wanted.path()),

@@ -61,7 +61,9 @@ pub(super) async fn events(
         let event = follower.next().await?;
         Some((Ok::<_, Infallible>(event), follower))
     });
-    Sse::new(events).into_response()
+    // Else nginx, by default, gathers what is sent, and the page hears nothing.
+    let unbuffered = [("x-accel-buffering", "no")];
+    (unbuffered, Sse::new(events)).into_response()
 }
 
 /// One page that is looked at.
@@ -95,7 +97,7 @@ impl Follower {
 
     async fn changed(&mut self) -> Value {
         let app = self.app.clone();
-        let look = app.pictures.look().await;
+        let look = app.look(&self.view).await;
         let body = pages::body(&app, &self.visitor, &look, &self.view, Extent::Live).await;
         let mut parts = Vec::from(pages::live_frame(&look, &self.view));
         // Where the page's own part cannot be made, what it shows stays, under the notice.

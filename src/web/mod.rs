@@ -19,10 +19,8 @@ mod server;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use secrecy::SecretString;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -50,9 +48,9 @@ pub(crate) struct Settings {
     pub(crate) configured: Configured,
     /// Name of this process, for the label `dyno`.
     pub(crate) name: String,
-    /// True where a router is in front that writes the address it was called from at the end of
-    /// `X-Forwarded-For`, as Heroku's does.
-    pub(crate) behind_router: bool,
+    /// True where a proxy is in front that writes the address it was called from at the end of
+    /// `X-Forwarded-For`, as Heroku's router does.
+    pub(crate) behind_proxy: bool,
 }
 
 /// Why it cannot be served.
@@ -80,7 +78,7 @@ struct App {
     streams: Arc<Semaphore>,
     stop: CancellationToken,
     name: String,
-    behind_router: bool,
+    behind_proxy: bool,
 }
 
 /// Serves until `stop` is cancelled.
@@ -97,20 +95,20 @@ pub(crate) async fn run(
         addr: settings.addr,
         reason,
     };
-    let listener = TcpListener::bind(settings.addr).await.map_err(listen)?;
+    let listener = server::listen(settings.addr).map_err(listen)?;
     let addr = listener.local_addr().map_err(listen)?;
     let app = Arc::new(App {
         pictures: Pictures::new(store.clone(), settings.bus),
         store,
         configured: settings.configured,
         auth: Auth::new(&settings.token),
-        guesses: Guesses::new(Instant::now()),
+        guesses: Guesses::new(),
         streams: Arc::new(Semaphore::new(STREAMS)),
         stop: stop.clone(),
         name: settings.name,
-        behind_router: settings.behind_router,
+        behind_proxy: settings.behind_proxy,
     });
     info!(%addr, "status page served");
-    server::serve(listener, routes::router(app), stop).await;
+    server::serve(listener, routes::router(app), settings.behind_proxy, stop).await;
     Ok(())
 }

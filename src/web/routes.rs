@@ -52,8 +52,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .fallback(nothing_here)
         .layer(from_fn_with_state(app.clone(), gate::guard));
     let open = Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
+        .route(gate::HEALTHZ, get(async || "ok\n"))
+        .route(gate::READYZ, get(ready))
         .route("/sign-in", get(gate::sign_in_form).post(gate::sign_in_now))
         .route("/static/{name}", get(asset))
         .route(
@@ -62,6 +62,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         );
     open.merge(guarded)
         .layer(DefaultBodyLimit::max(FORM_LIMIT))
+        .layer(from_fn(gate::by_tls))
         .layer(from_fn(gate::finish))
         .with_state(app)
 }
@@ -90,18 +91,24 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-/// Style, script and sign. Their address changes with their text, so a browser may keep them.
+/// Style, script and sign. Their address changes with their text, so a browser may keep them: but not what it asked
+/// another release for, which answers here while that one is started.
 async fn asset(uri: Uri) -> Response {
     let name = uri.path().trim_start_matches("/static/");
     match assets::find(name) {
-        Some(asset) => (
-            [
-                (CONTENT_TYPE, asset.kind),
-                (CACHE_CONTROL, "public, max-age=604800"),
-            ],
-            asset.text,
-        )
-            .into_response(),
+        Some(asset) => {
+            let ours = uri.query() == Some(&format!("v={}", asset.version()));
+            let kept = if ours {
+                "public, max-age=604800"
+            } else {
+                "no-store"
+            };
+            (
+                [(CONTENT_TYPE, asset.kind), (CACHE_CONTROL, kept)],
+                asset.text,
+            )
+                .into_response()
+        }
         None => Problem::not_found().into_response(),
     }
 }

@@ -1,5 +1,6 @@
 //! `/metrics`: what every living worker posted, and what the store itself tells.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::App;
 use super::picture::{Look, Picture};
-use crate::status::{STATES, Subscription};
+use crate::status::{Posted, STATES, Subscription};
 use crate::store::AllocationReading;
 use crate::telemetry::Recorder;
 use crate::telemetry::exposition::Exposition;
@@ -48,14 +49,33 @@ fn of(look: &Look) -> Exposition {
         return all;
     };
     record(&mut all, picture);
-    for seen in &picture.snapshots {
-        if let Some(metrics) = &seen.metrics {
+    for posted in newest(picture) {
+        if let Some(metrics) = &posted.metrics {
             let mut metrics = metrics.clone();
-            metrics.label(PROCESS, &seen.worker);
+            metrics.label(PROCESS, &posted.worker);
             all.merge(metrics);
         }
     }
     all
+}
+
+/// What workers posted, one of each name: a worker that was killed is counted among the living for a while, beside the
+/// one that was started in its place under its name, and two of them would be the same series twice. The last that was
+/// started counts.
+fn newest(picture: &Picture) -> Vec<&Posted> {
+    let workers = &picture.overview.workers;
+    let began = |posted: &Posted| {
+        let worker = workers.iter().find(|one| one.holder == posted.holder);
+        (worker.map(|one| one.started_at), posted.at)
+    };
+    let mut newest: BTreeMap<&str, &Posted> = BTreeMap::new();
+    for posted in &picture.posted {
+        let known = newest.entry(&posted.worker).or_insert(posted);
+        if began(posted) > began(known) {
+            *known = posted;
+        }
+    }
+    newest.into_values().collect()
 }
 
 /// What the store tells.
@@ -74,15 +94,15 @@ fn record(all: &mut Exposition, picture: &Picture) {
         &[],
         number(picture.overview.workers.len() as u64),
     );
-    for seen in &picture.snapshots {
+    for posted in newest(picture) {
         all.record(
             &stored::SNAPSHOT_TIME,
-            &[&seen.worker],
-            timestamp(Some(seen.at)),
+            &[&posted.worker],
+            timestamp(Some(posted.at)),
         );
     }
     // A reading of an hour ago, when workers still lived or the org still told, says nothing of now.
-    let readings = &picture.history.allocation;
+    let readings = &picture.readings;
     if let Some(last) = readings
         .last()
         .filter(|_| picture.overview.allocation.is_some())

@@ -61,5 +61,7 @@ mod support_bundle;
 mod watching;
 mod web;
 mod web_browser;
+mod web_gate;
 mod web_metrics;
+mod web_texts;
 mod workers;

@@ -104,7 +104,8 @@ async fn samples_of_lag_and_events_are_kept_by_the_minute() {
     let key = key.await.key;
     let samples: Vec<Sample> = eventually("a sample with both events", async || {
         let opened = store.opened().await;
-        let found = opened.samples(&key, before).await.unwrap();
+        let found = opened.samples(&key.org_id, before).await.unwrap();
+        let found = found.get("accounts").cloned().unwrap_or_default();
         opened.close().await;
         let received: u64 = found.iter().map(|one| one.received).sum();
         (received == 2).then_some(found)
@@ -274,7 +275,8 @@ async fn what_a_worker_sees_after_its_last_post_is_posted_as_it_stops() {
     assert_eq!(daemon.stop().await.1, 0);
     let key = store.subscriptions().await.remove(0).key;
     let opened = store.opened().await;
-    let samples = opened.samples(&key, SystemTime::UNIX_EPOCH).await.unwrap();
+    let samples = opened.samples(&key.org_id, SystemTime::UNIX_EPOCH);
+    let samples = samples.await.unwrap().remove(&key.name).unwrap_or_default();
     opened.close().await;
     assert_eq!(samples.iter().map(|one| one.received).sum::<u64>(), 1);
 }

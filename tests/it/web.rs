@@ -1,13 +1,10 @@
-//! The status page as a process: who is let in, what the buttons do, and that nothing from an event is markup.
-
-use std::collections::BTreeMap;
-use std::time::Duration;
+//! The status page as a process: who is let in, and what the buttons do.
 
 use orgstream::store::{DeadLetterFilter, StoredDeadLetter};
 use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::support::page::{TOKEN, Visit, Web, form};
+use crate::support::page::{TOKEN, Web, form, quiet_store};
 use crate::support::{
     Daemon, Emulator, Hook, LOG, Reply, Store, account_update, configured, eventually, record,
     webhook,
@@ -15,15 +12,6 @@ use crate::support::{
 
 const ACCOUNTS: &str = "/data/AccountChangeEvent";
 const OURS: (&str, &str, &str) = ("accounts", ACCOUNTS, "start = \"earliest\"");
-
-/// A store with its tables, which nobody runs on.
-async fn quiet_store() -> Store {
-    let store = Store::sqlite();
-    let env = BTreeMap::from([("DATABASE_URL", store.url.clone())]);
-    let (code, _, said) = Daemon::output(&["migrate"], "", &env).await;
-    assert_eq!(code, 0, "{said}");
-    store
-}
 
 #[tokio::test]
 async fn nobody_is_let_in_without_the_token_and_three_ways_lead_in_with_it() {
@@ -106,36 +94,6 @@ async fn nobody_is_let_in_without_the_token_and_three_ways_lead_in_with_it() {
         .unwrap();
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     assert!(refused.headers().get("set-cookie").is_none());
-    assert_eq!(web.daemon.stop().await.1, 0);
-}
-
-#[tokio::test]
-async fn who_guesses_is_held_up_and_who_is_signed_in_is_not() {
-    let store = quiet_store().await;
-    let web = Web::start(&store, "").await;
-    let visit = web.sign_in().await;
-    // Another address than the one that was let in; the loopback has many.
-    let guesser = reqwest::Client::builder()
-        .no_proxy()
-        .local_address(Some("127.0.0.2".parse().unwrap()))
-        .build()
-        .unwrap();
-    let guess = async |token: &str| {
-        let request = guesser
-            .get(format!("{}/metrics", web.url))
-            .bearer_auth(token);
-        request.send().await.unwrap().status()
-    };
-    let mut answers = Vec::new();
-    for n in 0..40 {
-        answers.push(guess(&format!("guess {n}")).await);
-    }
-    assert_eq!(answers[0], StatusCode::UNAUTHORIZED);
-    assert_eq!(answers.last(), Some(&StatusCode::TOO_MANY_REQUESTS));
-    // Right by chance, it would not even know.
-    assert_eq!(guess(TOKEN).await, StatusCode::TOO_MANY_REQUESTS);
-    visit.page("/").await;
-    assert!(web.metrics().await.contains("orgstream_stored_up 1"));
     assert_eq!(web.daemon.stop().await.1, 0);
 }
 
@@ -388,126 +346,6 @@ async fn a_button_counts_only_from_a_page_of_ours_in_the_same_session() {
     parked.end().await;
 }
 
-/// What would be markup, a script, an attribute's end, or a text turned round.
-const PLANTED: &str = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\u{202e}gpj.exe";
-
-/// A program that refuses each event for the reason in `REASON`. A dollar sign of its own is written twice.
-const REFUSES: &str = r#"while read -r line; do id=$${line#*'"id":"'}; id=$${id%%'"'*}; printf '{"id":"%s","reject":%s}\n' "$$id" "$$REASON"; done"#;
-
-/// Whatever is in the page, it is text.
-fn is_text(page: &str, place: &str) {
-    for markup in ["<script>alert", "<img src=x", "\u{202e}", "\"'>"] {
-        assert!(!page.contains(markup), "{markup:?} on {place}: {page}");
-    }
-}
-
-#[tokio::test]
-async fn nothing_from_an_event_or_an_error_is_markup() {
-    // The handler quotes what it was given, as many do.
-    let org = Emulator::start().await;
-    let store = Store::sqlite();
-    let reason = serde_json::to_string(PLANTED).unwrap();
-    let program = format!(
-        "[[subscription.handler]]\nname = \"out\"\ntype = \"exec\"\nenv = {{ REASON = '''{reason}''' }}\n\
-         command = [\"sh\", \"-c\", '''{REFUSES}''']\n"
-    );
-    let config = configured(&org, &store, "", OURS, &program);
-    let worker = Daemon::run(&config);
-    let mut event = account_update(&record(1), PLANTED);
-    event["ChangeEventHeader"]["recordIds"] = json!([PLANTED]);
-    org.publish(ACCOUNTS, &[event]).await;
-    let letters = store.parks(1).await;
-    assert!(
-        letters[0].letter.error.contains("<script>"),
-        "{:?}",
-        letters[0].letter.error
-    );
-    let web = Web::start(&store, &config).await;
-    let visit = web.sign_in().await;
-    let letter = format!("/dead-letters/{}", letters[0].id);
-    for path in [
-        "/",
-        "/subscriptions/accounts",
-        "/dead-letters",
-        letter.as_str(),
-        &format!("{letter}/discard"),
-        "/dead-letters?handler=%22%3E%3Cscript%3Ealert(1)%3C/script%3E&state=any",
-        "/holes?subscription=%3Cscript%3Ealert(1)",
-        "/sign-in?next=/%22%3E%3Cscript%3Ealert(1)%3C/script%3E",
-    ] {
-        let page = visit.page(path).await;
-        is_text(&page, path);
-    }
-    let page = visit.page(&letter).await;
-    assert!(
-        page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && page.contains("\\u202e"),
-        "{page}"
-    );
-    let missing = visit.answer("/subscriptions/%3Cscript%3Ealert(1)").await;
-    assert_eq!(missing.status(), StatusCode::NOT_FOUND);
-    is_text(
-        &missing.text().await.unwrap(),
-        "a page that says there is none",
-    );
-    // Nor is it in what a page is sent later.
-    let stream = first_parts(&visit, &letter).await;
-    is_text(&stream, "the stream");
-    assert!(stream.contains("&lt;script&gt;"), "{stream}");
-    assert_eq!(web.daemon.stop().await.1, 0);
-    assert_eq!(worker.stop().await.1, 0);
-}
-
-/// The first event of a page's stream.
-async fn first_parts(visit: &Visit<'_>, page: &str) -> String {
-    let mut answer = visit.answer(&format!("/events?page={page}")).await;
-    assert_eq!(answer.status(), StatusCode::OK);
-    assert_eq!(answer.headers()["content-type"], "text/event-stream");
-    let mut text = String::new();
-    while !text.contains("\n\n") {
-        text.push_str(&String::from_utf8_lossy(
-            &answer.chunk().await.unwrap().unwrap(),
-        ));
-    }
-    text
-}
-
-#[tokio::test]
-async fn what_a_handler_is_not_shown_no_page_shows() {
-    let key = "encryption_key = \"0123456789abcdef0123456789abcdef\"\n";
-    let org = Emulator::start().await;
-    let store = Store::sqlite();
-    let hook = Hook::start(|_, _| Reply::from(422)).await;
-    let handler = webhook(&hook.url(), "fields = { mask = [\"Name\"] }");
-    let config = configured(&org, &store, "", OURS, &handler)
-        .replace("[store]\n", &format!("[store]\n{key}"));
-    let worker = Daemon::run(&config);
-    org.publish(ACCOUNTS, &[account_update(&record(1), "planted name")])
-        .await;
-    let letters = store.parks(1).await;
-    let path = format!("/dead-letters/{}", letters[0].id);
-    let web = Web::start(&store, &config).await;
-    let page = web.sign_in().await.page(&path).await;
-    assert!(page.contains("&quot;Name&quot;: &quot;***&quot;"), "{page}");
-    assert!(!page.contains("planted name"), "{page}");
-    // Without the configuration nobody can tell what may be shown.
-    let blind = Web::start(
-        &store,
-        key.replacen("encryption_key", "[store]\nencryption_key", 1)
-            .as_str(),
-    )
-    .await;
-    let page = blind.sign_in().await.page(&path).await;
-    assert!(
-        page.contains("Not shown: ")
-            && !page.contains("planted name")
-            && !page.contains("LastModified"),
-        "{page}"
-    );
-    assert_eq!(web.daemon.stop().await.1, 0);
-    assert_eq!(blind.daemon.stop().await.1, 0);
-    assert_eq!(worker.stop().await.1, 0);
-}
-
 #[tokio::test]
 async fn a_subscription_is_paused_and_resumed_and_a_hole_acknowledged() {
     let org = Emulator::start().await;
@@ -561,17 +399,44 @@ async fn a_subscription_is_paused_and_resumed_and_a_hole_acknowledged() {
 }
 
 #[tokio::test]
-async fn streams_and_slow_clients_do_not_hold_the_end_up() {
-    let store = quiet_store().await;
-    let mut web = Web::start(&store, "").await;
-    let cookie = web.sign_in().await.cookie;
-    let events = web.get("/events?page=/").header("cookie", &cookie);
-    let stream = events.send().await.unwrap();
-    assert_eq!(stream.status(), StatusCode::OK);
-    let addr = web.url.trim_start_matches("http://").to_owned();
-    let _idle = tokio::net::TcpStream::connect(&addr).await.unwrap();
-    web.daemon.signal("TERM");
-    let status = web.daemon.ended_within(Duration::from_secs(10)).await;
-    assert_eq!(status.code(), Some(0));
-    drop(stream);
+async fn events_of_a_killed_worker_are_in_flight_no_more() {
+    let Some(store) = Store::postgres().await else {
+        return;
+    };
+    let org = Emulator::start().await;
+    // The first is taken, the others wait for a better time.
+    let hook = Hook::start(|event, _| {
+        Reply::from(if event["data"]["Name"] == "one" {
+            200
+        } else {
+            503
+        })
+    })
+    .await;
+    let config = configured(&org, &store, "", OURS, &webhook(&hook.url(), ""));
+    let config = config.replacen("[store]\n", "[store]\nlease = \"4s\"\n", 1);
+    let worker = Daemon::run(&config);
+    org.publish(
+        ACCOUNTS,
+        &[
+            account_update(&record(1), "one"),
+            account_update(&record(2), "two"),
+        ],
+    )
+    .await;
+    store
+        .until("accounts", "one in flight", |one| {
+            one.received > one.finished
+        })
+        .await;
+    worker.kill();
+    store
+        .until("accounts", "nobody to run it", |one| !one.held)
+        .await;
+    let web = Web::start(&store, &config).await;
+    let page = web.sign_in().await.page("/subscriptions/accounts").await;
+    let fact = page.split("<dt>In flight</dt>").nth(1).unwrap();
+    let fact = fact.split("</dd>").next().unwrap();
+    assert!(fact.contains("class=\"none\""), "{fact}");
+    assert_eq!(web.daemon.stop().await.1, 0);
 }

@@ -4,9 +4,9 @@
 use serde_json::json;
 
 use crate::support::browser::Browser;
-use crate::support::page::{TOKEN, Web};
+use crate::support::page::{TOKEN, Web, quiet_store};
 use crate::support::{
-    Daemon, Emulator, Hook, Reply, Store, account_update, configured, record, webhook,
+    Daemon, Emulator, Hook, LOG, Reply, Store, account_update, configured, record, webhook,
 };
 
 const ACCOUNTS: &str = "/data/AccountChangeEvent";
@@ -115,4 +115,105 @@ async fn the_page_stays_up_to_date_in_a_browser_and_its_buttons_work() {
         json!(true)
     );
     assert_eq!(worker.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn a_page_whose_session_ended_leads_to_the_form_and_from_there_back() {
+    let Some(mut browser) = Browser::start() else {
+        return;
+    };
+    let store = quiet_store().await;
+    let web = Web::start(&store, "").await;
+    sign_in(&mut browser, &web).await;
+    browser.open(&format!("{}/holes?all=1", web.url)).await;
+    browser
+        .until(&format!("{}.includes('Connected')", text_of("#link")))
+        .await;
+    browser.call("Network.clearBrowserCookies", json!({}));
+    // As after a pause: the page asks for its stream anew.
+    browser.eval("document.dispatchEvent(new Event('visibilitychange'))");
+    browser.until("location.pathname === '/sign-in'").await;
+    browser.eval(&format!(
+        "document.querySelector('#token').value = '{TOKEN}'; document.querySelector('form').submit()"
+    ));
+    browser
+        .until("location.pathname === '/holes' && location.search === '?all=1'")
+        .await;
+    assert_eq!(web.daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn a_page_keeps_what_did_not_change_and_where_its_reader_is() {
+    let Some(mut browser) = Browser::start() else {
+        return;
+    };
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let config = configured(&org, &store, "", OURS, LOG);
+    let worker = Daemon::run(&config);
+    let gap = |number| json!({"ChangeEventHeader": {"recordIds": [record(number)], "changeType": "GAP_UPDATE"}});
+    org.publish(ACCOUNTS, &[gap(1)]).await;
+    let web = Web::start(&store, &config).await;
+    sign_in(&mut browser, &web).await;
+    web.sign_in().await.page_says("/holes", "Acknowledge").await;
+    browser.open(&format!("{}/holes", web.url)).await;
+    browser
+        .until(&format!("{}.includes('Connected')", text_of("#link")))
+        .await;
+    // Only the age of it changes: the button stays the very same.
+    browser.eval("window.button = document.querySelector('#live-holes form button')");
+    browser.eval("window.age = document.querySelector('#live-holes time').textContent");
+    browser
+        .until("document.querySelector('#live-holes time').textContent !== window.age")
+        .await;
+    assert_eq!(browser.eval("window.button.isConnected"), json!(true));
+    // Another hole comes before it: who was at this button still is.
+    browser.eval("window.button.focus()");
+    let at = "document.activeElement.closest('form')?.getAttribute('action')";
+    let before = browser.eval(at);
+    assert!(before.is_string(), "{before}");
+    org.publish(ACCOUNTS, &[gap(2)]).await;
+    browser
+        .until("document.querySelectorAll('#live-holes form').length === 2")
+        .await;
+    assert_eq!(browser.eval("window.button.isConnected"), json!(false));
+    assert_eq!(browser.eval(at), before);
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+    assert_eq!(web.daemon.stop().await.1, 0);
+    assert_eq!(worker.stop().await.1, 0);
+}
+
+/// Streams that end at once, for good, and are counted.
+const NO_STREAM: &str = "window.opened = 0; window.EventSource = class { static CLOSED = 2; readyState = 2; \
+    constructor() { window.opened += 1; setTimeout(() => this.onerror(), 0); } \
+    addEventListener() {} close() {} }; true";
+
+/// As a browser that shows another tab, or this one.
+fn hidden(so: bool) -> String {
+    format!(
+        "Object.defineProperty(document, 'hidden', {{ value: {so}, configurable: true }}); \
+         document.dispatchEvent(new Event('visibilitychange')); true"
+    )
+}
+
+#[tokio::test]
+async fn a_page_that_nobody_looks_at_opens_no_stream() {
+    let Some(mut browser) = Browser::start() else {
+        return;
+    };
+    let store = quiet_store().await;
+    let web = Web::start(&store, "").await;
+    sign_in(&mut browser, &web).await;
+    browser.eval(NO_STREAM);
+    browser.eval(&hidden(false));
+    // It tries again, in two seconds, four, eight.
+    browser.until("window.opened >= 2").await;
+    browser.eval(&hidden(true));
+    let opened = browser.eval("window.opened");
+    browser.eval("new Promise(done => setTimeout(done, 6000))");
+    assert_eq!(browser.eval("window.opened"), opened);
+    // With somebody to look, it does.
+    browser.eval(&hidden(false));
+    browser.until(&format!("window.opened > {opened}")).await;
+    assert_eq!(web.daemon.stop().await.1, 0);
 }

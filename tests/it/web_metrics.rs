@@ -54,9 +54,9 @@ async fn metrics_of_all_workers_stand_beside_what_the_store_tells() {
     let text = web
         .metrics_until("both workers", |text| {
             text.contains("orgstream_events_received_total")
-                || text.contains(live)
-                    && text.contains("dyno=\"worker.1\"")
-                    && text.contains("dyno=\"worker.2\"")
+                && text.contains(live)
+                && text.contains("dyno=\"worker.1\"")
+                && text.contains("dyno=\"worker.2\"")
         })
         .await;
     for family in text.lines().filter(|line| line.starts_with("# TYPE ")) {
@@ -109,6 +109,49 @@ async fn metrics_of_all_workers_stand_beside_what_the_store_tells() {
         .await;
     assert_eq!(value(&text, "orgstream_stored_held", &["one"]), Some(0.0));
     promtool(&text);
+    assert_eq!(web.daemon.stop().await.1, 0);
+}
+
+/// No series is there twice: Prometheus would refuse the whole text.
+fn each_once(text: &str) {
+    let mut seen = std::collections::HashSet::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let series = line.rsplit_once(' ').map_or(line, |(series, _)| series);
+        assert!(seen.insert(series), "{series} is there twice:\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_was_killed_and_started_again_under_its_name_is_there_once() {
+    let Some(store) = Store::postgres().await else {
+        return;
+    };
+    let org = Emulator::start().await;
+    let config = configured(&org, &store, "", OURS, LOG);
+    let start = || Daemon::run_with(&config, &[("DYNO", "worker.1")]);
+    let began = |text: &str| value(text, "orgstream_process_start_time_seconds", &["worker.1"]);
+    let first = start();
+    let web = Web::start(&store, &config).await;
+    let text = web
+        .metrics_until("the first one", |text| began(text).is_some())
+        .await;
+    let before = began(&text);
+    first.kill();
+    let second = start();
+    // For as long as the lease of the first, both count as living.
+    let text = web
+        .metrics_until("the second one", |text| {
+            each_once(text);
+            began(text) != before
+        })
+        .await;
+    assert_eq!(
+        value(&text, "orgstream_workers_alive", &[]),
+        Some(2.0),
+        "{text}"
+    );
+    promtool(&text);
+    assert_eq!(second.stop().await.1, 0);
     assert_eq!(web.daemon.stop().await.1, 0);
 }
 
@@ -192,6 +235,47 @@ fn promtool(text: &str) {
     assert!(output.status.success(), "{said}\n{text}");
 }
 
+/// Connections to the database but this one.
+async fn connections(conn: &mut sqlx::PgConnection) -> Vec<i32> {
+    let others = "select pid from pg_stat_activity \
+                  where datname = current_database() and pid <> pg_backend_pid() order by pid";
+    sqlx::query_scalar(others).fetch_all(conn).await.unwrap()
+}
+
+#[tokio::test]
+async fn who_asks_and_goes_away_leaves_no_connection_in_the_middle_of_something() {
+    use sqlx::Connection as _;
+    let Some(store) = Store::postgres().await else {
+        return;
+    };
+    let env = std::collections::BTreeMap::from([("DATABASE_URL", store.url.clone())]);
+    assert_eq!(Daemon::output(&["migrate"], "", &env).await.0, 0);
+    let web = Web::start(&store, "").await;
+    let ready = async |limit| {
+        let asked = web.get("/readyz").timeout(Duration::from_millis(limit));
+        asked.send().await.map(|answer| answer.status())
+    };
+    assert_eq!(ready(10_000).await.unwrap(), StatusCode::OK);
+    let mut conn = sqlx::PgConnection::connect(&store.url).await.unwrap();
+    let before = connections(&mut conn).await;
+    let mut holding = sqlx::PgConnection::connect(&store.url).await.unwrap();
+    let mut held = holding.begin().await.unwrap();
+    sqlx::query("lock table orgstream.subscription in access exclusive mode")
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    // What was just seen is told again for two seconds.
+    eventually("somebody to go away", async || ready(100).await.err()).await;
+    for _ in 0..5 {
+        let _ = ready(50).await;
+    }
+    held.rollback().await.unwrap();
+    holding.close().await.unwrap();
+    assert_eq!(ready(10_000).await.unwrap(), StatusCode::OK);
+    assert_eq!(connections(&mut conn).await, before);
+    assert_eq!(web.daemon.stop().await.1, 0);
+}
+
 #[tokio::test]
 async fn a_database_that_is_away_is_told_and_what_was_known_stays_to_be_seen() {
     let Some(cluster) = Cluster::start().await else {
@@ -246,4 +330,28 @@ async fn a_database_that_is_away_is_told_and_what_was_known_stays_to_be_seen() {
     assert!(!page.contains("The database does not answer."), "{page}");
     assert_eq!(early.daemon.stop().await.1, 0);
     assert_eq!(web.daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn tables_of_an_older_release_show_what_they_have_and_none_at_all_are_told_as_such() {
+    let Some(store) = Store::postgres().await else {
+        return;
+    };
+    let none = Web::start(&store, "").await;
+    let page = none.sign_in().await.page("/").await;
+    assert!(page.contains("The database is not migrated."), "{page}");
+    assert!(page.contains("orgstream migrate"), "{page}");
+    let env = std::collections::BTreeMap::from([("DATABASE_URL", store.url.clone())]);
+    assert_eq!(Daemon::output(&["migrate"], "", &env).await.0, 0);
+    store
+        .execute("drop table orgstream.subscription_sample, orgstream.worker_snapshot, orgstream.allocation")
+        .await;
+    let web = Web::start(&store, "").await;
+    let page = web.sign_in().await.page("/").await;
+    assert!(page.contains("No subscription yet"), "{page}");
+    assert!(!page.contains("The database"), "{page}");
+    assert!(web.metrics().await.contains("orgstream_stored_up 1"));
+    for web in [none, web] {
+        assert_eq!(web.daemon.stop().await.1, 0);
+    }
 }

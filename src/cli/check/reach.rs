@@ -2,10 +2,12 @@
 //! somebody else.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::select_ok;
 use rustls::pki_types::ServerName;
 use rustls::{CertificateError, ClientConfig, Error as TlsError};
 use tokio::net::{TcpStream, lookup_host};
@@ -19,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long another port may take, which is only tried to give advice.
 const SHORT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How much later than the one before the next address of a host is tried.
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// The ports of the Pub/Sub API (facts, section 2): some networks let only one of them through.
 const PORTS: [u16; 2] = [7443, 443];
@@ -99,15 +104,16 @@ impl<'a> Target<'a> {
     async fn walk(&self, patience: Duration) -> Result<String, Obstacle> {
         let place = self.place();
         let host = self.host.trim_matches(['[', ']']);
-        let addresses = match timeout(patience, lookup_host((host, self.port))).await {
-            Ok(Ok(found)) => found.count(),
-            Ok(Err(error)) => return Err(Obstacle::Name(told(&error))),
-            Err(_) => return Err(Obstacle::Name(no_answer(patience))),
-        };
-        if addresses == 0 {
+        let addresses: Vec<SocketAddr> =
+            match timeout(patience, lookup_host((host, self.port))).await {
+                Ok(Ok(found)) => found.collect(),
+                Ok(Err(error)) => return Err(Obstacle::Name(told(&error))),
+                Err(_) => return Err(Obstacle::Name(no_answer(patience))),
+            };
+        if addresses.is_empty() {
             return Err(Obstacle::Name("it has no address".to_owned()));
         }
-        let stream = match timeout(patience, TcpStream::connect((host, self.port))).await {
+        let stream = match timeout(patience, first_to_answer(&addresses)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(Obstacle::Connection(told(&error))),
             Err(_) => return Err(Obstacle::Connection(no_answer(patience))),
@@ -135,7 +141,7 @@ impl<'a> Target<'a> {
             Some(rustls::ProtocolVersion::TLSv1_2) => "TLS 1.2",
             _ => "TLS",
         };
-        let known = match addresses {
+        let known = match addresses.len() {
             1 => "one address".to_owned(),
             count => format!("{count} addresses"),
         };
@@ -143,6 +149,19 @@ impl<'a> Target<'a> {
             "{place} answers: {known}, {version}, its certificate is trusted"
         ))
     }
+}
+
+/// A connection to the first address that takes one, each begun a moment after the one before, as the daemon does: one of a
+/// family that leads nowhere from here holds nobody up.
+async fn first_to_answer(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let attempts = addresses.iter().zip(0_u32..).map(|(address, number)| {
+        Box::pin(async move {
+            tokio::time::sleep(STAGGER * number).await;
+            TcpStream::connect(address).await
+        })
+    });
+    let (stream, _) = select_ok(attempts).await?;
+    Ok(stream)
 }
 
 /// What was in the way.

@@ -1,6 +1,11 @@
 //! What must not leave: free text that is not ours, and secrets of this process wherever they turn up.
 
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
+
+use crate::config::{self, Config};
 
 /// What stands in the place of a secret.
 const MASK: &str = "***";
@@ -28,20 +33,23 @@ const SHORTEST: usize = 8;
 pub(super) struct Secrets(Vec<String>);
 
 impl Secrets {
-    /// By the names of the variables that this process was given.
-    pub(super) fn of_process() -> Self {
-        Self::of(std::env::vars_os().filter_map(|(name, value)| {
+    /// By the names of the variables that this process was given, and by its configuration, where that could be read.
+    pub(super) fn of_process(config: Option<&Config>) -> Self {
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
-        }))
+        });
+        Self::of(variables, config.map(config::secrets).unwrap_or_default())
     }
 
-    fn of(variables: impl Iterator<Item = (String, String)>) -> Self {
-        let mut secrets = Vec::new();
-        for (name, value) in variables {
+    fn of(variables: impl Iterator<Item = (String, String)>, configured: Vec<String>) -> Self {
+        let is_secret = |name: &str| {
             let name = name.to_ascii_uppercase();
-            if !SECRET_NAMES.iter().any(|part| name.contains(part)) {
-                continue;
-            }
+            SECRET_NAMES.iter().any(|part| name.contains(part))
+        };
+        let variables = variables.filter(|(name, _)| is_secret(name));
+        let values = variables.map(|(_, value)| value).chain(configured);
+        let mut secrets = Vec::new();
+        for value in values {
             match value.split_once("://") {
                 // Of an address the place is no secret, and worth knowing.
                 Some((_, rest)) => secrets.extend(parts_of_address(rest)),
@@ -88,7 +96,26 @@ fn parts_of_address(rest: &str) -> Vec<String> {
         let values = query.split('&').filter_map(|one| one.split_once('='));
         parts.extend(values.map(|(_, value)| value.to_owned()));
     }
+    // As a driver or a server may quote it: decoded.
+    let decoded: Vec<String> = parts
+        .iter()
+        .filter_map(|part| percent_decode_str(part).decode_utf8().ok())
+        .map(Cow::into_owned)
+        .collect();
+    parts.extend(decoded);
     parts
+}
+
+/// What a check found of handlers, without their words, which may name or quote events.
+pub(super) fn findings(mut findings: Value) -> Value {
+    let all = findings.as_array_mut().into_iter().flatten();
+    for finding in all.filter_map(Value::as_object_mut) {
+        let what = finding.get("what").and_then(Value::as_str);
+        if what.is_some_and(|what| what.starts_with("handler ")) {
+            finding.insert("why".to_owned(), "(its words are left out)".into());
+        }
+    }
+    findings
 }
 
 /// The detail of a state. What a handler says of events are its own words, and may name or quote them; the rest are
@@ -124,12 +151,19 @@ mod tests {
             ("SHORT_TOKEN", "live"),
         ];
         let of = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        let secrets = Secrets::of(variables.into_iter().map(of));
+        let configured = [
+            "confidential-5",
+            "https://hooks.example/x?sig=confidential-6",
+            "postgres://me:confidential%2D7%40@db.example/x",
+        ];
+        let configured = configured.map(str::to_owned).to_vec();
+        let secrets = Secrets::of(variables.into_iter().map(of), configured);
         let mut value = json!({
             "a": ["x confidential-1 y", {"b": "confidential-2"}],
             "c": "confidential-3 at db.example, confidential-4",
             "d": "live in /home/confidential",
             "e": 5,
+            "f": "confidential-5 confidential-6 confidential-7@ confidential%2D7%40",
         });
         secrets.take_out(&mut value);
         assert_eq!(
@@ -139,8 +173,20 @@ mod tests {
                 "c": "*** at db.example, ***",
                 "d": "live in /home/confidential",
                 "e": 5,
+                "f": "*** *** *** ***",
             })
         );
+    }
+
+    #[test]
+    fn what_a_check_found_of_a_handler_is_told_without_its_words() {
+        let found = findings(json!([
+            {"level": "failed", "what": "handler out of accounts", "why": "said: Acme", "cure": null},
+            {"level": "ok", "what": "login host", "why": "it answers", "cure": null},
+        ]));
+        assert_eq!(found[0]["level"], "failed");
+        assert_eq!(found[0]["why"], "(its words are left out)");
+        assert_eq!(found[1]["why"], "it answers");
     }
 
     #[test]

@@ -84,13 +84,15 @@ impl Reader {
         let now = overview.at;
         let minutes = Duration::from_secs(60 * MINUTES as u64);
         let since = now.checked_sub(minutes).unwrap_or(now);
-        let mut lags = BTreeMap::new();
-        for one in &overview.subscriptions {
-            let Some(key) = &one.key else { continue };
-            let samples = lately(self.store.samples(key, since).await)?;
-            lags.insert(one.name.clone(), by_minute(&samples, now));
-        }
-        Ok(lags)
+        let keys = overview.subscriptions.iter().flat_map(|one| &one.key);
+        // The store is bound to one org.
+        let Some(org_id) = keys.map(|key| &key.org_id).next() else {
+            return Ok(BTreeMap::new());
+        };
+        let samples = lately(self.store.samples(org_id, since).await)?;
+        let charts = samples.into_iter();
+        let charts = charts.map(|(name, samples)| (name, by_minute(&samples, now)));
+        Ok(charts.collect())
     }
 
     async fn detail(&self, one: &Subscription) -> Result<Detail, StoreError> {
@@ -109,6 +111,7 @@ impl Reader {
                 subscription: Some(one.name.clone()),
                 state: Some("open".to_owned()),
                 limit: LETTERS,
+                bare: true,
                 ..DeadLetterFilter::default()
             };
             detail.letters = self.store.dead_letters(&filter).await?;

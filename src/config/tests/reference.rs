@@ -486,8 +486,8 @@ fn app_json_has_every_variable_that_a_heroku_user_needs() {
                 .iter().any(|key| name == format!("SALESFORCE_{key}"))
             || ["_INITIAL", "_MAX", "_INTERVAL", "_TIMEOUT", "_LIMIT", "_AGE", "_RETENTION", "_WARNING"]
                 .iter().any(|end| name.starts_with("SALESFORCE_") && name.ends_with(end))
-            // The web dyno listens where Heroku says.
-            || name == "ORGSTREAM_WEB_ADDR"
+            // The web dyno listens where Heroku says, behind its router.
+            || matches!(name, "ORGSTREAM_WEB_ADDR" | "ORGSTREAM_WEB_BEHIND_PROXY")
             // Of OTLP what most need; and what a build says of itself.
             || (name.starts_with("OTEL_") && !given.contains(name))
             || name == "ORGSTREAM_COMMIT"

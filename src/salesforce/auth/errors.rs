@@ -73,9 +73,20 @@ const CLIENT: &str = "Copy the consumer key and secret anew from Setup > Externa
     Settings > OAuth Settings into `salesforce.client_id` (SALESFORCE_CLIENT_ID) and `salesforce.client_secret` \
     (SALESFORCE_CLIENT_SECRET), and check that `salesforce.login_url` names the org that holds the app; a new app \
     takes up to 10 minutes to be known";
+/// The same for a flow that signs, which has no secret.
+const CLIENT_SIGNED: &str = "Copy the consumer key anew from Setup > External Client App Manager > the app > Settings > \
+    OAuth Settings into `salesforce.client_id` (SALESFORCE_CLIENT_ID), and check that `salesforce.login_url` names the org \
+    that holds the app; a new app takes up to 10 minutes to be known";
 const APPROVE: &str = "In Setup > External Client App Manager > the app > Policies, set Permitted Users to \"Admin \
+    approved users are pre-authorized\" and add a profile or permission set of the user whom the app acts for \
+    (after a sandbox refresh this has to be done again)";
+/// The same for a flow that names its user. The platform says no more where the app lacks a scope (facts 8.2), or knows
+/// no such user.
+const APPROVE_SIGNED: &str = "In Setup > External Client App Manager > the app > Policies, set Permitted Users to \"Admin \
     approved users are pre-authorized\" and add a profile or permission set of the user in \
-    `salesforce.username` (after a sandbox refresh this has to be done again)";
+    `salesforce.username` (after a sandbox refresh this has to be done again). Under Settings > OAuth Settings the app needs \
+    two scopes: \"Manage user data via APIs (api)\" and \"Perform requests at any time (refresh_token, offline_access)\". \
+    And see that the user is one of the org that `salesforce.login_url` leads to: user names of a sandbox end in its name";
 const USER: &str = "In Setup > Users, see that the user is active and not locked, and in Setup > Login History why \
     the login failed; the user's profile must allow logins from this machine's address and at this hour";
 const ORG: &str =
@@ -88,6 +99,9 @@ const RUN_AS: &str = "In Setup > External Client App Manager > the app > Policie
     credentials flow and choose an active user under Run As";
 const SCOPES: &str = "In Setup > External Client App Manager > the app > Settings > OAuth Settings, add the scope \
     \"Manage user data via APIs (api)\"";
+/// The same for a flow that signs.
+const SCOPES_SIGNED: &str = "In Setup > External Client App Manager > the app > Settings > OAuth Settings, add the scopes \
+    \"Manage user data via APIs (api)\" and \"Perform requests at any time (refresh_token, offline_access)\"";
 const OURS: &str = "The request itself was not understood: check that `salesforce.login_url` is a Salesforce login \
     host with nothing rewriting requests on the way; otherwise this is a fault of orgstream, please report it";
 const UNKNOWN: &str = "See Setup > Login History in the org for the reason, and check `salesforce.login_url`, \
@@ -176,14 +190,30 @@ const RULES: &[Rule] = &[
     rule("unknown_error", "", Passing, ""),
 ];
 
-/// What an answer with `error` and `error_description` means. `clock` names a clock difference worth
-/// mentioning.
-pub(super) fn classify(error: &str, description: &str, clock: Option<String>) -> Failure {
+/// What is to be said instead where the request was signed, and named its user.
+fn of_signed(cure: &'static str) -> &'static str {
+    match cure {
+        CLIENT => CLIENT_SIGNED,
+        APPROVE => APPROVE_SIGNED,
+        SCOPES => SCOPES_SIGNED,
+        other => other,
+    }
+}
+
+/// What an answer with `error` and `error_description` means, to a request that was `signed` or brought a secret.
+/// `clock` names a clock difference worth mentioning.
+pub(super) fn classify(
+    error: &str,
+    description: &str,
+    signed: bool,
+    clock: Option<String>,
+) -> Failure {
     let lower = description.to_lowercase();
     let (kind, cure) = RULES
         .iter()
         .find(|rule| rule.error == error && lower.contains(rule.says))
         .map_or((Refused, UNKNOWN), |rule| (rule.kind, rule.cure));
+    let cure = if signed { of_signed(cure) } else { cure };
     let mut reason = shown(error);
     if !description.trim().is_empty() {
         reason.push_str(": ");
@@ -349,7 +379,7 @@ mod tests {
     #[test]
     fn every_refusal_of_the_token_endpoint_says_what_to_change() {
         for &(error, description, kind, word) in EXPECTED {
-            let failure = classify(error, description, None);
+            let failure = classify(error, description, false, None);
             assert_eq!(failure.kind, kind, "{error}: {description}");
             match failure.error {
                 AuthError::Refused { reason, cure } => {
@@ -362,6 +392,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn who_signs_is_told_of_scopes_and_user_names_and_not_of_a_secret() {
+        let cure = |error: &str, description: &str, signed| match classify(
+            error,
+            description,
+            signed,
+            None,
+        )
+        .error
+        {
+            AuthError::Refused { cure, .. } => cure,
+            other => panic!("{other}"),
+        };
+        let not_approved = cure("invalid_grant", "user hasn't approved this consumer", true);
+        for word in ["Permitted Users", "refresh_token", "salesforce.login_url"] {
+            assert!(not_approved.contains(word), "{not_approved}");
+        }
+        assert!(cure("invalid_scope", "", true).contains("offline_access"));
+        assert!(!cure("invalid_client_id", "", true).contains("SECRET"));
+        assert!(cure("invalid_client_id", "", false).contains("SECRET"));
+        // The client credentials flow has no use for a refresh token, and no user name.
+        assert!(!cure("invalid_scope", "", false).contains("offline_access"));
+        assert!(!cure("invalid_app_access", "", false).contains("salesforce.username"));
     }
 
     #[test]
@@ -391,6 +446,7 @@ mod tests {
         let failure = classify(
             "invalid_grant",
             "invalid assertion",
+            true,
             Some("This clock is 1 h ahead".into()),
         );
         assert!(failure.to_string().contains("This clock is 1 h ahead. "));
@@ -398,7 +454,7 @@ mod tests {
 
     #[test]
     fn long_or_odd_descriptions_stay_on_one_line() {
-        let failure = classify("invalid_grant", &"x\n".repeat(5000), None);
+        let failure = classify("invalid_grant", &"x\n".repeat(5000), false, None);
         let AuthError::Refused { reason, .. } = failure.error else {
             panic!("{failure:?}");
         };

@@ -81,10 +81,6 @@ impl LoginHttp {
         if answer.status == StatusCode::OK && holds_access_token(&answer.body) {
             return Ok(HttpResponse::new(answer.body));
         }
-        let clock = match clock {
-            Clock::Matters => clock_difference(&answer.headers, SystemTime::now()),
-            Clock::Irrelevant => None,
-        };
         Err(refusal(&host, &answer, clock))
     }
 
@@ -100,7 +96,7 @@ impl LoginHttp {
                 .map(Some)
                 .map_err(|_| not_json(&host, &answer)),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(None),
-            _ => Err(refusal(&host, &answer, None)),
+            _ => Err(refusal(&host, &answer, Clock::Irrelevant)),
         }
     }
 
@@ -169,7 +165,7 @@ fn holds_access_token(body: &[u8]) -> bool {
 }
 
 /// What an answer without the thing asked for means.
-fn refusal(host: &str, answer: &Answer, clock: Option<String>) -> Failure {
+fn refusal(host: &str, answer: &Answer, clock: Clock) -> Failure {
     #[derive(Deserialize)]
     struct Refusal {
         error: String,
@@ -185,7 +181,12 @@ fn refusal(host: &str, answer: &Answer, clock: Option<String>) -> Failure {
     }
     if let Ok(refusal) = serde_json::from_slice::<Refusal>(&answer.body) {
         let description = refusal.error_description.unwrap_or_default();
-        return classify(&refusal.error, &description, clock);
+        // A request holds times where it is signed.
+        let (signed, clock) = match clock {
+            Clock::Matters => (true, clock_difference(&answer.headers, SystemTime::now())),
+            Clock::Irrelevant => (false, None),
+        };
+        return classify(&refusal.error, &description, signed, clock);
     }
     match status {
         StatusCode::TOO_MANY_REQUESTS => {
@@ -305,7 +306,11 @@ mod tests {
             (503, r#"{"error":"invalid_grant"}"#, Kind::Passing),
             (429, "slow down", Kind::Throttled),
         ] {
-            let failure = refusal("login.example", &answer(status, &[], body), None);
+            let failure = refusal(
+                "login.example",
+                &answer(status, &[], body),
+                Clock::Irrelevant,
+            );
             assert_eq!(failure.kind, kind, "{status} {body}");
             assert!(!failure.to_string().contains("<html>"));
         }
@@ -318,7 +323,8 @@ mod tests {
             &[("location", "https://acme.my.salesforce.com/login?x=secret")],
             "",
         );
-        let AuthError::Refused { reason, cure } = refusal("old.example", &answer, None).error
+        let AuthError::Refused { reason, cure } =
+            refusal("old.example", &answer, Clock::Irrelevant).error
         else {
             panic!("not refused");
         };

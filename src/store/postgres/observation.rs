@@ -1,5 +1,6 @@
 //! Snapshots, samples, state changes, readings of the allocation.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -15,7 +16,6 @@ use crate::store::common::{
 use crate::store::observation::POST_LIMIT;
 use crate::store::{
     AllocationReading, Lease, Observations, Sample, Snapshot, StateChange, StateReport, StoreError,
-    SubscriptionKey,
 };
 
 /// As `transaction!`, and bounded as a post is.
@@ -49,10 +49,10 @@ impl Observations for PostgresStore {
 
     async fn samples(
         &self,
-        key: &SubscriptionKey,
+        org_id: &OrgId,
         since: SystemTime,
-    ) -> Result<Vec<Sample>, StoreError> {
-        transaction!(self, |conn| samples(conn, key, since))
+    ) -> Result<BTreeMap<String, Vec<Sample>>, StoreError> {
+        transaction!(self, |conn| samples(conn, org_id, since))
     }
 
     async fn state_changes(
@@ -164,30 +164,29 @@ async fn post_sample(
 
 async fn samples(
     conn: &mut PgConnection,
-    key: &SubscriptionKey,
+    org_id: &OrgId,
     since: SystemTime,
-) -> Result<Vec<Sample>, StoreError> {
+) -> Result<BTreeMap<String, Vec<Sample>>, StoreError> {
     let rows = sql::query(
-        "select (extract(epoch from at) * 1000)::bigint as at, lag_seconds, received, parked \
+        "select subscription, (extract(epoch from at) * 1000)::bigint as at, lag_seconds, received, parked \
          from orgstream.subscription_sample \
-         where org_id = $1 and subscription = $2 and at >= to_timestamp($3::bigint / 1000.0) \
-         order by at",
+         where org_id = $1 and at >= to_timestamp($2::bigint / 1000.0) order by subscription, at",
     )
-    .bind(key.org_id.as_str())
-    .bind(&key.name)
+    .bind(org_id.as_str())
     .bind(to_ms(since))
     .fetch_all(conn)
     .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Sample {
-                at: from_ms(row.try_get("at")?),
-                lag: lag_from(row.try_get("lag_seconds")?),
-                received: from_sql_count(row.try_get("received")?),
-                parked: from_sql_count(row.try_get("parked")?),
-            })
-        })
-        .collect()
+    let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+    for row in &rows {
+        let of_one = samples.entry(row.try_get("subscription")?).or_default();
+        of_one.push(Sample {
+            at: from_ms(row.try_get("at")?),
+            lag: lag_from(row.try_get("lag_seconds")?),
+            received: from_sql_count(row.try_get("received")?),
+            parked: from_sql_count(row.try_get("parked")?),
+        });
+    }
+    Ok(samples)
 }
 
 /// Adds a row where state, detail or epoch are not those of the last one; to that one the name of its call, where

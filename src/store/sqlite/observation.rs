@@ -1,5 +1,6 @@
 //! Snapshots, samples, state changes, readings of the allocation.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -15,7 +16,6 @@ use crate::store::common::{
 use crate::store::observation::POST_LIMIT;
 use crate::store::{
     AllocationReading, Lease, Observations, Sample, Snapshot, StateChange, StateReport, StoreError,
-    SubscriptionKey,
 };
 
 /// As `transaction!`, and bounded as a post is.
@@ -44,10 +44,10 @@ impl Observations for SqliteStore {
 
     async fn samples(
         &self,
-        key: &SubscriptionKey,
+        org_id: &OrgId,
         since: SystemTime,
-    ) -> Result<Vec<Sample>, StoreError> {
-        transaction!(self, READ, |conn| samples(conn, key, since))
+    ) -> Result<BTreeMap<String, Vec<Sample>>, StoreError> {
+        transaction!(self, READ, |conn| samples(conn, org_id, since))
     }
 
     async fn state_changes(
@@ -158,28 +158,28 @@ async fn post_sample(
 
 async fn samples(
     conn: &mut SqliteConnection,
-    key: &SubscriptionKey,
+    org_id: &OrgId,
     since: SystemTime,
-) -> Result<Vec<Sample>, StoreError> {
+) -> Result<BTreeMap<String, Vec<Sample>>, StoreError> {
     let rows = sqlx::query(
-        "select at, lag_seconds, received, parked from subscription_sample \
-         where org_id = $1 and subscription = $2 and at >= $3 order by at",
+        "select subscription, at, lag_seconds, received, parked from subscription_sample \
+         where org_id = $1 and at >= $2 order by subscription, at",
     )
-    .bind(key.org_id.as_str())
-    .bind(&key.name)
+    .bind(org_id.as_str())
     .bind(to_ms(since))
     .fetch_all(conn)
     .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Sample {
-                at: from_ms(row.try_get("at")?),
-                lag: lag_from(row.try_get("lag_seconds")?),
-                received: from_sql_count(row.try_get("received")?),
-                parked: from_sql_count(row.try_get("parked")?),
-            })
-        })
-        .collect()
+    let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+    for row in &rows {
+        let of_one = samples.entry(row.try_get("subscription")?).or_default();
+        of_one.push(Sample {
+            at: from_ms(row.try_get("at")?),
+            lag: lag_from(row.try_get("lag_seconds")?),
+            received: from_sql_count(row.try_get("received")?),
+            parked: from_sql_count(row.try_get("parked")?),
+        });
+    }
+    Ok(samples)
 }
 
 /// Adds a row where state, detail or epoch are not those of the last one; to that one the name of its call, where

@@ -193,6 +193,17 @@ pub(super) async fn parked_events_are_listed_in_pages_from_either_end_and_withou
         ids.push(store.park(&lease, &parked).await.unwrap());
     }
     for newest_first in [false, true] {
+        let one = DeadLetterFilter {
+            id: Some(ids[2]),
+            newest_first,
+            bare: true,
+            limit: 9,
+            ..DeadLetterFilter::default()
+        };
+        let found = store.dead_letters(&one).await.unwrap();
+        assert!(found.len() == 1 && found[0].id == ids[2], "{found:?}");
+    }
+    for newest_first in [false, true] {
         let mut listed = Vec::new();
         loop {
             let filter = DeadLetterFilter {

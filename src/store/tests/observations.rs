@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::bed::{BRIEF, Bed, now, org, replay, take};
+use super::bed::{BRIEF, Bed, key, now, org, replay, take};
 use crate::event::OrgId;
 use crate::store::common::{from_ms, to_ms};
 use crate::store::{AllocationReading, Lease, Sample, StateReport, Store, StoreError, Worker};
@@ -101,13 +101,23 @@ pub(super) async fn samples_of_one_minute_are_one_with_the_worst_lag_and_all_eve
     ] {
         store.post_sample(&lease, &given).await.unwrap();
     }
-    let all = [sample(minute, Some(2_500), 17, 3), sample(next, None, 1, 0)];
-    let read = async |since| store.samples(&lease.key, since).await.unwrap();
-    assert_eq!(read(minute).await, all);
-    assert_eq!(read(minute + second).await, all[1..]);
-    let mut other = lease.key.clone();
-    other.name = "contacts".to_owned();
-    assert_eq!(store.samples(&other, minute).await.unwrap(), []);
+    let other = key("contacts", "Contact");
+    let configured = [other.name.clone()];
+    let taken = store.take_over(&other, "worker", BRIEF, &configured, false);
+    let given = sample(minute, Some(1), 4, 0);
+    let others = taken.await.unwrap().lease;
+    store.post_sample(&others, &given).await.unwrap();
+    let all = vec![sample(minute, Some(2_500), 17, 3), sample(next, None, 1, 0)];
+    let read = async |since| store.samples(&lease.key.org_id, since).await.unwrap();
+    let both = [
+        ("accounts".to_owned(), all.clone()),
+        ("contacts".to_owned(), vec![given]),
+    ];
+    assert_eq!(read(minute).await, both.into());
+    let later = [("accounts".to_owned(), all[1..].to_vec())];
+    assert_eq!(read(minute + second).await, later.into());
+    let nobody = OrgId::parse("00D000000000009AAA").unwrap();
+    assert!(store.samples(&nobody, minute).await.unwrap().is_empty());
 }
 
 pub(super) async fn whoever_lost_the_lease_posts_no_sample_and_a_rename_takes_them_along(
@@ -126,10 +136,9 @@ pub(super) async fn whoever_lost_the_lease_posts_no_sample_and_a_rename_takes_th
     assert!(matches!(refused, StoreError::Fenced { .. }), "{refused}");
     store.release(&new).await.unwrap();
     store.rename(&org(), "accounts", "clients").await.unwrap();
-    let mut key = new.key.clone();
-    key.name = "clients".to_owned();
-    let since = SystemTime::UNIX_EPOCH;
-    assert_eq!(store.samples(&key, since).await.unwrap().len(), 1);
+    let samples = store.samples(&org(), SystemTime::UNIX_EPOCH).await.unwrap();
+    let names: Vec<&String> = samples.keys().collect();
+    assert_eq!(names, ["clients"]);
     let changes = store.state_changes(&org(), Some("clients"), 10).await;
     assert_eq!(changes.unwrap().len(), 1);
 }

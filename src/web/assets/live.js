@@ -28,19 +28,42 @@
     addEventListener(end, () => { setTimeout(() => { pressed = false; flush(); }, 0); });
   }
   const busy = (part) => {
-    if (pressed) return true;
+    // What is under the pointer is not put somewhere else just before it is pressed.
+    if (pressed || part.querySelector("button:hover, a.button:hover")) return true;
     const chosen = getSelection();
     return chosen && !chosen.isCollapsed && chosen.rangeCount > 0 && chosen.getRangeAt(0).intersectsNode(part);
   };
 
+  // Which link, or button of which form, this is, in the next version of its part, too.
+  const identity = (element) => {
+    const form = element.closest("form");
+    return form ? "form " + form.getAttribute("action") : "link " + element.getAttribute("href");
+  };
+  const ages = (root) => root.querySelectorAll("time");
+  const ageless = (root) => {
+    const copy = root.cloneNode(true);
+    for (const time of ages(copy)) time.textContent = "";
+    return copy;
+  };
+
   const waiting = new Map();
   const replace = (part, html) => {
+    const next = part.cloneNode(false);
+    next.innerHTML = html;
+    // Where nothing changed but how long ago something was, nothing is taken away and put there anew.
+    if (ageless(part).isEqualNode(ageless(next))) {
+      const fresh = ages(next);
+      ages(part).forEach((time, at) => {
+        if (time.textContent !== fresh[at].textContent) time.textContent = fresh[at].textContent;
+      });
+      return;
+    }
     const active = document.activeElement;
-    const inside = active && part.contains(active) ? active.getAttribute("href") : null;
-    part.innerHTML = html;
+    const inside = active && part.contains(active) ? identity(active) : null;
+    part.replaceChildren(...next.childNodes);
     if (inside) {
-      for (const a of part.querySelectorAll("a")) {
-        if (a.getAttribute("href") === inside) { a.focus({ preventScroll: true }); break; }
+      for (const element of part.querySelectorAll("a, button")) {
+        if (identity(element) === inside) { element.focus({ preventScroll: true }); break; }
       }
     }
   };
@@ -53,8 +76,12 @@
     }
   };
 
+  let again = 0;
   const open = () => {
+    clearTimeout(again);
     if (source) source.close();
+    // Nobody looks: nothing is asked for.
+    if (document.hidden) return;
     heard = Date.now();
     source = new EventSource(address);
     source.addEventListener("parts", (event) => {
@@ -74,7 +101,7 @@
         .catch(() => {});
       pause = Math.min(pause * 2, 15000);
       heard = Infinity;
-      setTimeout(open, pause);
+      again = setTimeout(open, pause);
     };
   };
 
@@ -84,15 +111,10 @@
     open();
   }, 2000);
 
-  // Nobody looks: nothing is asked for.
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) {
-      if (source) source.close();
-      heard = Infinity;
-    } else {
-      open();
-    }
+    if (document.hidden) heard = Infinity;
+    open();
   });
 
-  if (!document.hidden) open();
+  open();
 })();

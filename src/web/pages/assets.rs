@@ -59,14 +59,21 @@ pub(super) fn sign() -> &'static str {
 
 /// An address that is another one for another text, so that a browser may keep what it has.
 fn address(asset: &Asset) -> String {
-    let mut address = format!("/static/{}?v=", asset.name);
-    for byte in digest(&SHA256, asset.text.as_bytes())
-        .as_ref()
-        .iter()
-        .take(6)
-    {
-        // Writing to a string does not fail.
-        let _ = write!(address, "{byte:02x}");
+    format!("/static/{}?v={}", asset.name, asset.version())
+}
+
+impl Asset {
+    /// Which text this is.
+    pub(in crate::web) fn version(&self) -> String {
+        let digest = digest(&SHA256, self.text.as_bytes());
+        digest
+            .as_ref()
+            .iter()
+            .take(6)
+            .fold(String::new(), |mut version, byte| {
+                // Writing to a string does not fail.
+                let _ = write!(version, "{byte:02x}");
+                version
+            })
     }
-    address
 }

@@ -167,7 +167,7 @@ pub(super) fn live_frame(look: &Look, section: Section) -> [Part; 2] {
 }
 
 fn notice(look: &Look) -> Markup {
-    let Some(why) = &look.away else {
+    let Some(away) = &look.away else {
         return html! {};
     };
     html! {
@@ -175,14 +175,14 @@ fn notice(look: &Look) -> Markup {
             (Tone::Bad.mark())
             div {
                 p {
-                    strong { "The database does not answer. " }
+                    strong { (away.what) ". " }
                     @if let Some(picture) = &look.picture {
                         "What you see is how things were at " (moment(picture.overview.at)) "."
                     } @else {
                         "Nothing is known until it does."
                     }
                 }
-                p.small { (sentence(why)) }
+                p.small { (sentence(&away.why)) }
             }
         }
     }

@@ -8,13 +8,27 @@ use super::{Body, Context, Extent, Part, Problem};
 use crate::letters::json::indented;
 use crate::letters::shown::{self, Shapes};
 use crate::letters::{decoded, event_name, hex_lines};
-use crate::store::StoredDeadLetter;
+use crate::store::{DeadLetterFilter, StoredDeadLetter};
 
 /// Most of an event that a page shows, in bytes: a browser slows down beyond.
 const SHOWN: usize = 256 * 1024;
 
 pub(super) async fn body(context: &Context<'_>, id: i64, extent: Extent) -> Result<Body, Problem> {
-    let found = context.app.store.dead_letter(id).await;
+    let store = &context.app.store;
+    let found = match extent {
+        Extent::Whole => store.dead_letter(id).await,
+        // What changes by itself shows nothing of the payload, which may be large.
+        Extent::Live => {
+            let bare = DeadLetterFilter {
+                id: Some(id),
+                bare: true,
+                limit: 1,
+                ..DeadLetterFilter::default()
+            };
+            let found = store.dead_letters(&bare).await;
+            found.map(|all| all.into_iter().next())
+        }
+    };
     let Some(stored) = found.map_err(|error| Problem::store(&error))? else {
         return Err(Problem::missing(format!(
             "There is no parked event {id}; it may have been pruned after it was handled or discarded."
@@ -116,10 +130,6 @@ fn facts(context: &Context<'_>, stored: &StoredDeadLetter) -> Markup {
             (fact("Replay ID", id(letter.replay_id.as_ref().map(ToString::to_string))))
             (fact("Schema ID", id(Some(letter.schema_id.to_string()))))
             @if let Some(unit) = &letter.unit { (fact("Transaction", id(Some(unit.clone())))) }
-            (fact("Payload", html! {
-                @if stored.unreadable.is_some() { (none()) }
-                @else { (grouped(letter.payload.len() as u64)) " bytes" }
-            }))
         }
     }
 }
@@ -138,6 +148,11 @@ async fn event(context: &Context<'_>, stored: &StoredDeadLetter) -> Result<Marku
     let masked = shapes
         .as_ref()
         .is_ok_and(|shapes: &Shapes| !shapes.show_all());
+    let bytes_long = html! {
+        @if stored.unreadable.is_none() {
+            p.small { "Payload: " (grouped(stored.letter.payload.len() as u64)) " bytes." }
+        }
+    };
     Ok(match data {
         Ok(data) => {
             let text = visible(&indented(data.get()));
@@ -148,6 +163,7 @@ async fn event(context: &Context<'_>, stored: &StoredDeadLetter) -> Result<Marku
                     @if masked { p.small { "As its handler is shown it: the configuration hides a part of it." } }
                     pre { code { (shown) } }
                     @if more { (at_the_terminal(stored)) }
+                    (bytes_long)
                 }
             }
         }
@@ -166,6 +182,7 @@ async fn event(context: &Context<'_>, stored: &StoredDeadLetter) -> Result<Marku
                         Err(other) if other != why => p { (sentence(&other)) },
                         Err(_) => {},
                     }
+                    (bytes_long)
                 }
             }
         }

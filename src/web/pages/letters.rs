@@ -79,6 +79,7 @@ pub(super) async fn body(
         handler: filter.handler.clone(),
         reason: filter.reason.clone(),
         state: (filter.state() != "any").then(|| filter.state().to_owned()),
+        id: None,
         behind: filter.behind,
         newest_first: filter.state() != "open",
         bare: true,

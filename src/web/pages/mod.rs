@@ -180,9 +180,19 @@ pub(super) async fn body(
     }
 }
 
+impl App {
+    /// What a page shows.
+    pub(super) async fn look(&self, view: &View) -> Look {
+        match view {
+            View::Overview | View::Subscription(_) => self.pictures.look_back().await,
+            View::Letters(_) | View::Letter(_) | View::Holes { .. } => self.pictures.look().await,
+        }
+    }
+}
+
 /// The page as a browser is given it.
 pub(super) async fn show(app: &App, visitor: &Visitor, view: &View) -> Response {
-    let look = app.pictures.look().await;
+    let look = app.look(view).await;
     match body(app, visitor, &look, view, Extent::Whole).await {
         Ok(body) => {
             let frame = layout::Frame {

@@ -5,15 +5,15 @@ use std::time::{Duration, SystemTime};
 use maud::{Markup, html};
 
 use super::pieces::{
-    Tone, ago, bar, count, counted, grouped, maybe_length, moment, none, sentence, state, tone,
-    visible,
+    Tone, ago, bar, count, counted, grouped, maybe_count, maybe_length, moment, none, sentence,
+    state, tone, visible,
 };
 use super::{Body, Context, Part, chart};
 use crate::status::text::{length, since};
-use crate::status::{Bus, Subscription};
+use crate::status::{Bus, Posted, Subscription};
 use crate::store::AllocationReading;
 
-use super::super::picture::{Picture, Seen};
+use super::super::picture::{History, Picture};
 
 /// A lag beyond which it is worth a look: longer than a healthy quiet topic's, whose keepalives come every
 /// 270 s at the latest.
@@ -35,13 +35,14 @@ pub(super) fn body(context: &Context<'_>) -> Body {
         };
     };
     let (bus, now) = (context.app.pictures.bus(), context.now);
+    let history = &context.look.history;
     let parts = vec![
         heading,
         Part::live("alerts", alerts(picture)),
-        Part::live("figures", figures(picture, now)),
-        Part::live("subscriptions", subscriptions(picture, bus, now)),
+        Part::live("figures", figures(picture, history, now)),
+        Part::live("subscriptions", subscriptions(picture, history, bus, now)),
         Part::live("workers", workers(picture, now)),
-        Part::live("deliveries", deliveries(&picture.history.allocation, now)),
+        Part::live("deliveries", deliveries(&picture.readings, now)),
     ];
     Body { title, parts }
 }
@@ -151,7 +152,7 @@ pub(super) fn without_name(line: &str, name: &str) -> String {
 }
 
 /// A few numbers that say it all.
-fn figures(picture: &Picture, now: SystemTime) -> Markup {
+fn figures(picture: &Picture, history: &History, now: SystemTime) -> Markup {
     let all = &picture.overview.subscriptions;
     if all.is_empty() {
         return html! {};
@@ -160,11 +161,11 @@ fn figures(picture: &Picture, now: SystemTime) -> Markup {
     let lag = all
         .iter()
         .filter(|one| one.paused_at.is_none())
-        .filter_map(|one| picture.lag(one))
+        .filter_map(|one| one.lag)
         .max();
     let parked: u64 = all.iter().map(|one| one.parked).sum();
     let holes: u64 = all.iter().map(|one| one.holes).sum();
-    let samples = all.iter().flat_map(|one| picture.samples(&one.name));
+    let samples = all.iter().flat_map(|one| history.samples(&one.name));
     let hour = samples.filter(|sample| since(sample.at, now) < Duration::from_secs(3600));
     let received: u64 = hour.map(|sample| sample.received).sum();
     html! {
@@ -174,7 +175,7 @@ fn figures(picture: &Picture, now: SystemTime) -> Markup {
             (figure("Received, 1 h", &html! { (grouped(received)) }))
             (figure("Parked", &count(parked, "/dead-letters", Tone::Warn)))
             (figure("Holes", &count(holes, "/holes", Tone::Warn)))
-            @if let Some(used) = picture.history.allocation.last().map(Used::of) {
+            @if let Some(used) = picture.readings.last().map(Used::of) {
                 (figure("Deliveries used", &html! { (used.percent()) small { " %" } }))
             }
         }
@@ -185,7 +186,7 @@ fn figure(name: &str, value: &Markup) -> Markup {
     html! { div { dt { (name) } dd { (value) } } }
 }
 
-fn subscriptions(picture: &Picture, bus: Bus, now: SystemTime) -> Markup {
+fn subscriptions(picture: &Picture, history: &History, bus: Bus, now: SystemTime) -> Markup {
     let all = &picture.overview.subscriptions;
     if all.is_empty() {
         return html! {
@@ -211,13 +212,13 @@ fn subscriptions(picture: &Picture, bus: Bus, now: SystemTime) -> Markup {
                     th.number scope="col" { "Holes" }
                 }
             }
-            tbody { @for one in all { (row(picture, one, bus, now)) } }
+            tbody { @for one in all { (row(history, one, bus, now)) } }
         }
     }
 }
 
-fn row(picture: &Picture, one: &Subscription, bus: Bus, now: SystemTime) -> Markup {
-    let lag = picture.lag(one);
+fn row(history: &History, one: &Subscription, bus: Bus, now: SystemTime) -> Markup {
+    let lag = one.lag;
     let long = lag.is_some_and(|lag| lag > LONG_LAG) && one.paused_at.is_none();
     html! {
         tr class=(tone(one).class()) {
@@ -230,10 +231,10 @@ fn row(picture: &Picture, one: &Subscription, bus: Bus, now: SystemTime) -> Mark
                 @if let Some(owner) = &one.owner { span.sub { (visible(owner)) } }
             }
             td.number data-label="Lag" { span.long[long] { (maybe_length(lag)) } }
-            td.chart data-label="Last 6 hours" { (chart::spark(picture.samples(&one.name), now)) }
+            td.chart data-label="Last 6 hours" { (chart::spark(history.samples(&one.name), now)) }
             td.kept data-label="Position kept for" { (kept(one, bus)) }
             td.number data-label="Received" { (grouped(one.received)) }
-            td.number data-label="In flight" { (grouped(one.received.saturating_sub(one.finished))) }
+            td.number data-label="In flight" { (maybe_count(one.in_flight)) }
             td.number data-label="Parked" {
                 (count(one.parked, &format!("/dead-letters?subscription={}", one.name), Tone::Warn))
             }
@@ -374,11 +375,11 @@ fn workers(picture: &Picture, now: SystemTime) -> Markup {
 
 /// That a worker lives and posts no metrics.
 fn silent(picture: &Picture, holder: &str, now: SystemTime) -> Markup {
-    let is_its = |seen: &&Seen| seen.holder == holder;
-    let old = picture.snapshots.iter().find(is_its);
+    let is_its = |posted: &&Posted| posted.holder == holder;
+    let old = picture.posted.iter().find(is_its);
     html! {
-        @if let Some(seen) = old.filter(|seen| seen.metrics.is_none()) {
-            span.sub { "its last metrics are " (length(since(seen.at, now))) " old" }
+        @if let Some(posted) = old.filter(|posted| posted.metrics.is_none()) {
+            span.sub { "its last metrics are " (length(since(posted.at, now))) " old" }
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Small parts of pages: times, states, bars. Whatever comes from outside is escaped by the template, and its
-//! characters that would disguise a text are spelt out here.
+//! characters that would disguise a text are spelt out.
 
-use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use maud::{Markup, html};
@@ -9,6 +8,7 @@ use maud::{Markup, html};
 use crate::event::rfc3339;
 use crate::status::Subscription;
 use crate::status::text::{length, since};
+pub(super) use crate::text::visible;
 
 /// How much a person should mind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +103,14 @@ pub(super) fn maybe_length(length_of: Option<Duration>) -> Markup {
     }
 }
 
+/// A count that may not be known.
+pub(super) fn maybe_count(count: Option<u64>) -> Markup {
+    match count {
+        Some(count) => html! { (grouped(count)) },
+        None => none(),
+    }
+}
+
 /// A count with its thousands apart.
 pub(super) fn grouped(count: u64) -> String {
     let digits = count.to_string();
@@ -146,27 +154,6 @@ pub(super) fn sentence(text: &str) -> Markup {
             @if at % 2 == 0 { (part) } @else { code { (part) } }
         }
     }
-}
-
-/// Text from outside, with those characters spelt out that would not be seen, or would make the rest look like
-/// something else: controls but line ends, and marks that turn the direction of writing.
-pub(super) fn visible(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        let hidden = matches!(
-            character,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}'
-        );
-        match character {
-            '\n' | '\t' => out.push(character),
-            _ if character.is_control() || hidden => {
-                // Writing to a string does not fail.
-                let _ = write!(out, "\\u{:04x}", u32::from(character));
-            }
-            _ => out.push(character),
-        }
-    }
-    out
 }
 
 /// The first so many characters.
@@ -215,7 +202,6 @@ mod tests {
             html,
             "&lt;b&gt;<code>x</code>&lt;/b&gt; \\u202egpj.exe \\u0000&quot;'"
         );
-        assert_eq!(visible("a\nb\u{85}"), "a\nb\\u0085");
     }
 
     #[test]

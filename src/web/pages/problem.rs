@@ -4,6 +4,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use maud::html;
 
+use super::super::picture::what;
 use super::layout;
 use super::pieces::sentence;
 use crate::store::StoreError;
@@ -44,7 +45,7 @@ impl Problem {
     pub(in crate::web) fn store(error: &StoreError) -> Self {
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
-            title: "The database does not answer",
+            title: what(error),
             text: error.to_string(),
         }
     }
@@ -53,7 +54,7 @@ impl Problem {
     pub(in crate::web) fn perhaps_done(error: &StoreError) -> Self {
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
-            title: "The database does not answer",
+            title: what(error),
             text: format!(
                 "{error}. It may have been done all the same: look again once the database answers"
             ),
@@ -76,6 +77,17 @@ impl Problem {
             title: "Nothing was done",
             text: "This request came from a page of another site. Where a proxy stands in front, it has to hand the \
                    `Host` on as it came."
+                .to_owned(),
+        }
+    }
+
+    /// It came without TLS, with something that others could read.
+    pub(in crate::web) fn not_by_tls() -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            title: "Nothing was done",
+            text: "This came without TLS, so others on the way could read it. Use `https://`; and if the token was in it, \
+                   make a new one and set ORGSTREAM_WEB_TOKEN to it."
                 .to_owned(),
         }
     }

@@ -4,11 +4,11 @@ use maud::{Markup, html};
 
 use super::overview::{kept, without_name};
 use super::pieces::{
-    Tone, ago, count, grouped, maybe_ago, maybe_length, moment, none, sentence, state, tone,
-    visible,
+    Tone, ago, count, grouped, maybe_ago, maybe_count, maybe_length, moment, none, sentence, state,
+    tone, visible,
 };
 use super::{Body, Context, Part, Problem, chart, holes, letters};
-use crate::status::Subscription;
+use crate::status::{Subscription, lately};
 use crate::store::{DeadLetterFilter, HoleFilter, StateChange, StoreError};
 use crate::telemetry::exposition::{Exposition, Sample};
 use crate::telemetry::metrics;
@@ -43,14 +43,14 @@ pub(super) async fn body(context: &Context<'_>, name: &str) -> Result<Body, Prob
         )));
     };
     let now = context.now;
-    let samples = picture.samples(name);
+    let samples = context.look.history.samples(name);
     let more = More::read(context, one).await;
     let charts =
         html! { div.charts { (chart::lag(samples, now)) (chart::received(samples, now)) } };
     let mut parts = vec![
         Part::live("head", head(context, one)),
         Part::live("advice", advice(one)),
-        Part::live("facts", facts(context, picture, one)),
+        Part::live("facts", facts(context, one)),
         Part::live("charts", charts),
         Part::live("handlers", handlers(picture, one)),
     ];
@@ -118,7 +118,7 @@ fn advice(one: &Subscription) -> Markup {
     }
 }
 
-fn facts(context: &Context<'_>, picture: &Picture, one: &Subscription) -> Markup {
+fn facts(context: &Context<'_>, one: &Subscription) -> Markup {
     let now = context.now;
     let fact = |name: &str, value: Markup| html! { div { dt { (name) } dd { (value) } } };
     let text = |value: &Option<String>| match value {
@@ -127,13 +127,13 @@ fn facts(context: &Context<'_>, picture: &Picture, one: &Subscription) -> Markup
     };
     html! {
         dl.facts {
-            (fact("Lag", maybe_length(picture.lag(one))))
+            (fact("Lag", maybe_length(one.lag)))
             (fact("Owner", text(&one.owner)))
             (fact("State since", maybe_ago(one.state_at, now)))
             (fact("Caught up", maybe_ago(one.caught_up_at, now)))
             (fact("Received", html! { (grouped(one.received)) }))
             (fact("Finished", html! { (grouped(one.finished)) }))
-            (fact("In flight", html! { (grouped(one.received.saturating_sub(one.finished))) }))
+            (fact("In flight", maybe_count(one.in_flight)))
             (fact("Parked", count(one.parked, &format!("/dead-letters?subscription={}", one.name), Tone::Warn)))
             (fact("Holes", count(one.holes, &format!("/holes?subscription={}", one.name), Tone::Warn)))
             (fact("Position kept for", html! { div.kept { (kept(one, context.app.pictures.bus())) } }))
@@ -302,9 +302,11 @@ impl More {
         Ok(Self {
             letters: store.dead_letters(&open).await?,
             holes: store.holes(&unseen).await?,
-            changes: store
-                .state_changes(&key.org_id, Some(&one.name), CHANGES)
-                .await?,
+            changes: lately(
+                store
+                    .state_changes(&key.org_id, Some(&one.name), CHANGES)
+                    .await,
+            )?,
         })
     }
 

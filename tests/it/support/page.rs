@@ -155,6 +155,15 @@ impl Visit<'_> {
     }
 }
 
+/// A store with its tables, which nobody runs on.
+pub(crate) async fn quiet_store() -> Store {
+    let store = Store::sqlite();
+    let env = BTreeMap::from([("DATABASE_URL", store.url.clone())]);
+    let (code, _, said) = Daemon::output(&["migrate"], "", &env).await;
+    assert_eq!(code, 0, "{said}");
+    store
+}
+
 /// The hidden fields of a page's form.
 pub(crate) fn form(page: &str, action: &str) -> Vec<(String, String)> {
     let start = page

@@ -67,6 +67,25 @@ async fn reached(origin: &str, ca_file: Option<&Path>) -> Result<String, Obstacl
 }
 
 #[tokio::test]
+async fn an_address_that_leads_nowhere_holds_the_others_not_up() {
+    let there = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // A queue of one that is full: nothing more is answered, as by a black hole.
+    let hole = tokio::net::TcpSocket::new_v4().unwrap();
+    hole.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let hole = hole.listen(0).unwrap();
+    let nowhere = hole.local_addr().unwrap();
+    let _full = TcpStream::connect(nowhere).await.unwrap();
+    let alone = timeout(Duration::from_secs(1), first_to_answer(&[nowhere])).await;
+    assert!(alone.is_err(), "{alone:?}");
+    let addresses = [nowhere, there.local_addr().unwrap()];
+    let reached = timeout(Duration::from_secs(5), first_to_answer(&addresses));
+    assert_eq!(
+        reached.await.unwrap().unwrap().peer_addr().unwrap(),
+        addresses[1]
+    );
+}
+
+#[tokio::test]
 async fn a_sound_server_is_reached() {
     let authority = authority();
     let port = server(&authority, &["127.0.0.1"], &["h2", "http/1.1"], |_| {}).await;

@@ -269,14 +269,14 @@ async fn list(
         select!(
             "case when not $6 then payload end",
             "where ($1::text is null or subscription = $1) and ($2::text is null or handler = $2) \
-         and ($3::text is null or reason = $3) and ($4::text is null or state = $4) \
+         and ($3::text is null or reason = $3) and ($4::text is null or state = $4) and ($8::bigint is null or id = $8) \
          and ($7::bigint is null or id < $7) order by id desc limit $5"
         )
     } else {
         select!(
             "case when not $6 then payload end",
             "where ($1::text is null or subscription = $1) and ($2::text is null or handler = $2) \
-         and ($3::text is null or reason = $3) and ($4::text is null or state = $4) \
+         and ($3::text is null or reason = $3) and ($4::text is null or state = $4) and ($8::bigint is null or id = $8) \
          and ($7::bigint is null or (coalesce(place, id), id) \
               > (select coalesce(d.place, d.id), d.id from orgstream.dead_letter d where d.id = $7)) \
          order by coalesce(place, id), id limit $5"
@@ -290,6 +290,7 @@ async fn list(
         .bind(i64::from(filter.limit))
         .bind(filter.bare)
         .bind(filter.behind)
+        .bind(filter.id)
         .fetch_all(conn)
         .await?;
     rows.iter().map(|row| from_row(row, sealer)).collect()

@@ -307,14 +307,14 @@ async fn list(
         select!(
             "case when not $6 then payload end",
             "where ($1 is null or subscription = $1) and ($2 is null or handler = $2) \
-         and ($3 is null or reason = $3) and ($4 is null or state = $4) \
+         and ($3 is null or reason = $3) and ($4 is null or state = $4) and ($8 is null or id = $8) \
          and ($7 is null or id < $7) order by id desc limit $5"
         )
     } else {
         select!(
             "case when not $6 then payload end",
             "where ($1 is null or subscription = $1) and ($2 is null or handler = $2) \
-         and ($3 is null or reason = $3) and ($4 is null or state = $4) \
+         and ($3 is null or reason = $3) and ($4 is null or state = $4) and ($8 is null or id = $8) \
          and ($7 is null or (coalesce(place, id), id) \
               > (select coalesce(d.place, d.id), d.id from dead_letter d where d.id = $7)) \
          order by coalesce(place, id), id limit $5"
@@ -328,6 +328,7 @@ async fn list(
         .bind(i64::from(filter.limit))
         .bind(filter.bare)
         .bind(filter.behind)
+        .bind(filter.id)
         .fetch_all(conn)
         .await?;
     rows.iter().map(|row| from_row(row, sealer)).collect()
