@@ -20,6 +20,7 @@ mod rows;
 use std::io::Write as _;
 
 use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
 
 use clients::{Client, Installed};
 use figures::{Figures, print_table};
@@ -49,7 +50,15 @@ fn main() -> anyhow::Result<()> {
         _ => {
             let quick = args.iter().any(|arg| arg == "--quick");
             args.retain(|arg| arg != "--quick");
-            runtime.block_on(bench(quick, &args))
+            runtime.block_on(async {
+                let mut ended = signal(SignalKind::terminate())?;
+                // Left by returning, so that every process of ours is ended too.
+                tokio::select! {
+                    done = bench(quick, &args) => done,
+                    _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+                    _ = ended.recv() => anyhow::bail!("terminated"),
+                }
+            })
         }
     }
 }
