@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
@@ -40,7 +40,8 @@ impl LogHandler {
 impl Handler for LogHandler {
     async fn handle(&self, batch: &EventBatch) -> BatchAnswer {
         let sizes = batch.events.iter().map(|event| longest_line(event));
-        let mut lines = Vec::with_capacity(sizes.sum());
+        let mut lines = self.sink.buffer();
+        lines.reserve(sizes.sum());
         for event in &batch.events {
             append_line(event, &mut lines);
         }
@@ -76,7 +77,12 @@ impl Handler for LogHandler {
 #[derive(Debug, Clone)]
 pub struct LineSink {
     jobs: mpsc::Sender<Job>,
+    /// A buffer that was written, for the next call.
+    spare: Arc<Mutex<Vec<u8>>>,
 }
+
+/// The largest buffer that is kept for the next call, in bytes.
+const MAX_SPARE: usize = 2 << 20;
 
 #[derive(Debug)]
 struct Job {
@@ -120,10 +126,17 @@ impl LineSink {
 
     fn start(output: Output) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel(16);
+        let spare = Arc::<Mutex<Vec<u8>>>::default();
+        let written = spare.clone();
         std::thread::Builder::new()
             .name("orgstream-log".into())
-            .spawn(move || run(output, queue))?;
-        Ok(Self { jobs })
+            .spawn(move || run(output, queue, &written))?;
+        Ok(Self { jobs, spare })
+    }
+
+    /// An empty buffer for lines.
+    fn buffer(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Writes lines, each with its newline. Dropping the future while they wait takes them back; once
@@ -180,15 +193,20 @@ impl Output {
     }
 }
 
-fn run(mut output: Output, mut queue: mpsc::Receiver<Job>) {
+fn run(mut output: Output, mut queue: mpsc::Receiver<Job>, spare: &Mutex<Vec<u8>>) {
     // The rest of a line whose beginning is out already: it has to come before anything else.
     let mut torn = Vec::new();
-    while let Some(Job { lines, reply }) = queue.blocking_recv() {
+    while let Some(Job { mut lines, reply }) = queue.blocking_recv() {
         if reply.is_closed() {
             continue; // its caller was cancelled and will hand the events over again
         }
+        let written = output.write(&mut torn, &lines);
+        if lines.capacity() <= MAX_SPARE {
+            lines.clear();
+            *spare.lock().unwrap_or_else(PoisonError::into_inner) = lines;
+        }
         // The caller may have gone meanwhile; then the lines come twice, which handlers may do.
-        let _ = reply.send(output.write(&mut torn, &lines));
+        let _ = reply.send(written);
     }
 }
 
@@ -230,7 +248,6 @@ fn write_some(out: &mut impl Write, bytes: &[u8]) -> (usize, Option<io::Error>) 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use super::super::testing::batch;

@@ -32,6 +32,8 @@ struct Held {
     owed: u32,
     /// When the event was received that waits for its schema, and holds up all behind it.
     undecoded_since: Option<SystemTime>,
+    /// Before that the stream's silence tells nothing.
+    tells_from: Option<Instant>,
     /// From then on the stream is silent for too long.
     silent_from: Option<Instant>,
 }
@@ -60,6 +62,7 @@ impl InFlight {
                 under_way: 0,
                 owed: 0,
                 undecoded_since: None,
+                tells_from: None,
                 silent_from: None,
             }),
             let_go: Notify::new(),
@@ -109,14 +112,20 @@ impl InFlight {
         self.held().owed
     }
 
-    /// The reader says from when on its stream is silent for too long if nothing comes; never, where nothing is owed.
-    pub(super) fn silent_from(&self, at: Option<Instant>) {
-        self.held().silent_from = at;
+    /// The reader says from when on the silence of its stream tells that there is nothing, and from when on it is
+    /// silent for too long if nothing comes; never, where nothing is owed.
+    pub(super) fn silent_from(&self, tells_from: Option<Instant>, too_long: Option<Instant>) {
+        let mut held = self.held();
+        held.tells_from = tells_from;
+        held.silent_from = too_long;
     }
 
-    /// Nothing has come for longer than the org may be silent: an open stream says nothing of what there is.
-    pub(super) fn is_silent(&self, now: Instant) -> bool {
-        self.held().silent_from.is_some_and(|at| at < now)
+    /// An open stream from which nothing comes says that there is nothing: it is open for a moment, and not silent for
+    /// longer than the org may be.
+    pub(super) fn tells(&self, now: Instant) -> bool {
+        let held = self.held();
+        held.tells_from.is_none_or(|from| from <= now)
+            && held.silent_from.is_none_or(|at| at >= now)
     }
 
     /// Adds what an event holds beyond what it was taken in with: its decoded form. `whole` is its size now.

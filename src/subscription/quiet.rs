@@ -3,6 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+/// A stream that opens and breaks within this says nothing by being open.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// Since when nothing came although something was owed, and until when that is as it should be.
 #[derive(Debug)]
 pub(super) struct Quiet {
@@ -12,6 +15,10 @@ pub(super) struct Quiet {
     since: Option<Instant>,
     /// Until when.
     fine_until: Option<Instant>,
+    /// When the present stream was opened, until something comes over it.
+    unheard_since: Option<Instant>,
+    /// The stream before broke as soon as it was open.
+    was_fruitless: bool,
 }
 
 impl Quiet {
@@ -20,12 +27,15 @@ impl Quiet {
             limit,
             since: None,
             fine_until: None,
+            unheard_since: None,
+            was_fruitless: false,
         }
     }
 
     /// A stream was opened. It has its time until a first keepalive, if the ones before have not been silent for longer
     /// than one may be.
     pub(super) fn opened(&mut self, now: Instant) {
+        self.unheard_since = Some(now);
         let since = *self.since.get_or_insert(now);
         if now.duration_since(since) <= self.limit {
             self.fine_until = Some(now + self.limit);
@@ -36,6 +46,22 @@ impl Quiet {
     pub(super) fn heard(&mut self, now: Instant) {
         self.since = Some(now);
         self.fine_until = Some(now + self.limit);
+        self.unheard_since = None;
+        self.was_fruitless = false;
+    }
+
+    /// The stream broke, or could not be opened.
+    pub(super) fn broke(&mut self, now: Instant) {
+        if let Some(opened) = self.unheard_since.take() {
+            self.was_fruitless = now.duration_since(opened) < SETTLED;
+        }
+    }
+
+    /// From when on the silence of the present stream tells that there is nothing: at once, unless the one before broke
+    /// as soon as it was open, for then this one may, too.
+    pub(super) fn tells_from(&self) -> Option<Instant> {
+        let opened = self.unheard_since.filter(|_| self.was_fruitless)?;
+        Some(opened + SETTLED)
     }
 
     /// Until when the silence of an open stream is as it should be; `None` where there is no such time, because nothing
@@ -77,6 +103,29 @@ mod tests {
         assert_eq!(silent_from(&[0, 240]), 540);
         assert_eq!(silent_from(&[0, 240, 480, 720]), 540);
         assert_eq!(silent_from(&[0, 301, 602]), 300);
+    }
+
+    #[test]
+    fn a_stream_tells_nothing_at_once_after_one_that_broke_as_soon_as_it_was_open() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut quiet = Quiet::new(LIMIT);
+        quiet.opened(at(0));
+        assert_eq!(quiet.tells_from(), None);
+        quiet.broke(at(3));
+        quiet.opened(at(500));
+        assert_eq!(quiet.tells_from(), Some(at(1500)));
+        quiet.broke(at(502));
+        quiet.broke(at(600)); // it could not be opened in between
+        quiet.opened(at(1000));
+        quiet.heard(at(1001));
+        assert_eq!(quiet.tells_from(), None);
+        quiet.broke(at(1002));
+        quiet.opened(at(2000));
+        assert_eq!(quiet.tells_from(), None);
+        quiet.broke(at(4000));
+        quiet.opened(at(4001));
+        assert_eq!(quiet.tells_from(), None);
     }
 
     #[test]

@@ -205,8 +205,9 @@ impl Reader {
         );
         let opened_at = Instant::now();
         self.quiet.opened(opened_at);
+        let fine_until = self.quiet.fine_until(true, opened_at);
         self.in_flight
-            .silent_from(self.quiet.fine_until(true, opened_at));
+            .silent_from(self.quiet.tells_from(), fine_until);
         self.observer.listens(SystemTime::now());
         self.set_state(State::Live, self.rpc_id.clone());
         // A closed channel means that the delivery is gone; the stop token tells.
@@ -249,8 +250,9 @@ impl Reader {
         let limit = self.salesforce.silence_limit;
         // With nothing asked for, silence is what we asked for (rule 10).
         let watched = streaming.credits.outstanding() > 0;
+        let fine_until = self.quiet.fine_until(watched, Instant::now());
         self.in_flight
-            .silent_from(self.quiet.fine_until(watched, Instant::now()));
+            .silent_from(self.quiet.tells_from(), fine_until);
         let loses = self.resume.loses_on_break();
         let deadline = streaming.heard_at + if watched { limit } else { FAR };
         let batch = tokio::select! {
@@ -351,6 +353,7 @@ impl Reader {
     /// The one place that says what to do about a broken stream.
     async fn recover(&mut self, broken: Break, backoff: &mut Backoff, refused: &mut u32) -> Step {
         let recovery = broken.recovery();
+        self.quiet.broke(Instant::now());
         // Nothing is owed by a stream that is gone, however long the pause.
         self.observer.credits(0);
         self.observer.reconnect(broken.reason());

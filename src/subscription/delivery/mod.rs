@@ -147,6 +147,8 @@ pub(super) struct Delivery {
     /// People see another state than the stream's.
     overruled: bool,
     caught_up_at: Option<SystemTime>,
+    /// The stream is open and told nothing by that when it was looked at last: that it does is to be stored.
+    doubted: bool,
     /// Where lag counts from before the stream was ever caught up.
     behind_since: SystemTime,
     observer: Observer,
@@ -235,6 +237,7 @@ impl Delivery {
             shown_state: setup.shown_state,
             overruled: false,
             caught_up_at: None,
+            doubted: false,
             behind_since: setup.behind_since,
             observer: setup.observer,
             stop: setup.stop,
@@ -333,6 +336,9 @@ impl Delivery {
         let idle = self.tracker.is_idle() && self.in_flight.held_now().0 == 0;
         if idle && self.hears() {
             self.caught_up_at = Some(SystemTime::now());
+            if std::mem::take(&mut self.doubted) {
+                self.position.changed();
+            }
         }
         let letters = self.letters.held.ahead.pass(self.tracker.passed_to());
         self.position.letters_passed(letters);
@@ -345,8 +351,11 @@ impl Delivery {
     }
 
     /// There is a stream over which whatever there is would come.
-    fn hears(&self) -> bool {
-        *self.stream_state.borrow() == State::Live && !self.in_flight.is_silent(Instant::now())
+    fn hears(&mut self) -> bool {
+        let live = *self.stream_state.borrow() == State::Live;
+        let tells = self.in_flight.tells(Instant::now());
+        self.doubted |= live && !tells;
+        live && tells
     }
 
     /// Notes how long finished events waited for a position behind them to be stored.
