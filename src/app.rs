@@ -27,9 +27,9 @@ use crate::salesforce::auth::{
 };
 use crate::salesforce::limits::Limits;
 use crate::salesforce::pubsub::{PubSub, PubSubError};
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, Refused, Store, StoreError};
 use crate::subscription::{Samples, Shared, State};
-use crate::telemetry::{self, Recorder, metrics};
+use crate::telemetry::{self, metrics};
 use crate::worker;
 
 use allocation::Allocation;
@@ -255,6 +255,10 @@ pub async fn run(
     let identity = identity();
     // Before anything that counts.
     let measuring = Measuring::begin(&config, &identity.name).await?;
+    for subscription in &config.subscriptions {
+        let handlers = subscription.handlers.iter().map(|one| one.name.as_str());
+        metrics::begin_to_count(&subscription.name, handlers);
+    }
     let to_close: Vec<Arc<dyn Handler>> = handlers.iter().flatten().cloned().collect();
     let states = States::new(&config);
     let asked_at = asked_at(&stop);
@@ -270,16 +274,30 @@ pub async fn run(
     let org = Org::prepare(&config.salesforce, Some(vault(store.clone())))
         .map_err(|error| RunError::Config(error.to_string()))?;
     let watched = config.clone();
+    let posting = Posting {
+        store: store.clone(),
+        recorder: measuring.recorder().cloned(),
+        holder: identity.holder.clone(),
+        samples: Samples::default(),
+    };
+    let samples = posting.samples.clone();
     let work = async {
-        let Some(session) = sign_in(&org, &store, &waiting).await? else {
-            return Ok(());
+        let lease = config.store.lease;
+        let waits_for = || states.cannot_begin(&watched);
+        let start = sign_in(&org, &store, &waiting);
+        let session = match worker::live_while(&store, &identity, lease, waits_for, start).await {
+            Ok(Some(session)) => session,
+            ended => {
+                worker::retire(&store, &identity.holder).await;
+                return ended.map(|_| ());
+            }
         };
         let ready = Ready {
             store: store.clone(),
             org: org.clone(),
             session,
             identity: identity.clone(),
-            recorder: measuring.recorder().cloned(),
+            samples,
         };
         let pruning = housekeeping::prune(store.clone(), config.retention.clone());
         tokio::select! {
@@ -289,6 +307,7 @@ pub async fn run(
     };
     let result = tokio::select! {
         result = work => result,
+        never = posting.run() => match never {},
         never = housekeeping::watch_positions(store.as_ref(), &watched, &identity.holder) => match never {},
     };
     let spent = asked_at.get().map_or(Duration::ZERO, Instant::elapsed);
@@ -311,7 +330,7 @@ async fn close_handlers(handlers: &[Arc<dyn Handler>], limit: Duration) {
 }
 
 /// How long a stop may take: platforms kill 30 s after they ask, and the log's last lines want time too. The
-/// drain takes at most 16 s of it, the last write and giving the leases back 4.5 s more; a sign-in under way and
+/// drain takes at most 16 s of it, the last write, the last sample and giving the leases back 5 s more; a sign-in under way and
 /// handlers that end are then given all that is left, 3 s at least and the whole where nothing was in flight.
 const STOP_LIMIT: Duration = Duration::from_secs(24);
 
@@ -333,7 +352,7 @@ struct Ready {
     org: Org,
     session: Arc<Session>,
     identity: store::Worker,
-    recorder: Option<Recorder>,
+    samples: Samples,
 }
 
 /// Who this process is to the others.
@@ -408,6 +427,21 @@ impl States {
         Self(states.collect())
     }
 
+    /// What this worker waits for, as others are told of it.
+    fn cannot_begin(&self, config: &Config) -> Vec<Refused> {
+        let topics = config.subscriptions.iter().map(|one| one.topic.to_string());
+        let waiting = self.0.iter().zip(topics);
+        let refused = waiting.filter_map(|((name, state), topic)| {
+            let state = state.borrow();
+            Some(Refused {
+                name: name.clone(),
+                topic,
+                why: format!("it cannot begin yet: {}", state.detail()?),
+            })
+        });
+        refused.collect()
+    }
+
     fn all(&self, state: &State) {
         for (_, sender) in &self.0 {
             sender.send_replace(state.clone());
@@ -427,12 +461,6 @@ async fn run_subscriptions(
         .schemas(Some(ready.store.clone()), &config.schemas_dir);
     let limits = Limits::new(&config.salesforce, ready.org.tokens.clone())
         .map_err(|error| RunError::Config(error.to_string()))?;
-    let posting = Posting {
-        store: ready.store.clone(),
-        recorder: ready.recorder,
-        holder: ready.identity.holder.clone(),
-        samples: Samples::default(),
-    };
     let allocation = Allocation {
         store: ready.store.clone(),
         limits: limits.clone(),
@@ -453,7 +481,7 @@ async fn run_subscriptions(
             salesforce: config.salesforce,
             org_id: ready.session.org_id.clone(),
             host: ready.session.host().to_owned(),
-            samples: posting.samples.clone(),
+            samples: ready.samples,
         },
         identity: ready.identity,
         lease: config.store.lease,
@@ -467,7 +495,6 @@ async fn run_subscriptions(
     };
     let ended = tokio::select! {
         ended = worker::run(setup, stop) => ended,
-        never = posting.run() => match never {},
         never = allocation.watch() => match never {},
     };
     ended.map_err(|bug| RunError::Bug {

@@ -158,6 +158,11 @@ impl Connections {
         (self.idle().len(), self.max.saturating_sub(free), self.max)
     }
 
+    /// One was opened once.
+    pub(crate) fn was_used(&self) -> bool {
+        self.looks_for_client.get().is_some()
+    }
+
     /// Host and port, or the socket: what may be told of the URL.
     pub(crate) fn place(&self) -> String {
         match self.options.get_socket() {

@@ -96,7 +96,7 @@ async function prometheus({ target, token, rules, every }) {
   const config = replaced(fs.readFileSync(path.join(deploy, "prometheus.yml"), "utf8"), [
     ["scheme: https", "scheme: http"],
     ["/etc/prometheus/orgstream.token", path.join(folder, "orgstream.token")],
-    ["your-app.herokuapp.com:443", target],
+    ["your-app-1234567890ab.herokuapp.com:443", target],
     ["127.0.0.1:9093", manager.addr],
     ...(every ? [["scrape_interval: 15s", `scrape_interval: ${every}s`], ["evaluation_interval: 15s", `evaluation_interval: ${every}s`]] : []),
   ]);

@@ -47,11 +47,12 @@ impl Allocation {
     pub(super) async fn watch(self) -> Infallible {
         let mut trouble = Trouble::default();
         let mut failing = false;
+        let mut known = Vec::new();
         loop {
             match self.look(&mut trouble).await {
                 Ok(readings) => {
                     failing = false;
-                    show(self.fresh(&readings));
+                    known = readings;
                 }
                 Err(error) if !std::mem::replace(&mut failing, true) => info!(
                     error = %error,
@@ -59,6 +60,7 @@ impl Allocation {
                 ),
                 Err(_) => {}
             }
+            show(self.fresh(&known));
             let pause = self.interval.min(LOOK_EVERY);
             tokio::time::sleep(pause.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
         }
@@ -70,19 +72,19 @@ impl Allocation {
         let back = READ_BACK.max(self.interval * MISSING);
         let since = now.checked_sub(back).unwrap_or(SystemTime::UNIX_EPOCH);
         let mut readings = self.store.allocation(&self.org_id, since).await?;
-        // A reading from the future is another clock's, and no reason to wait for that.
+        // The database's clock may be ahead of ours: no reason to wait until ours is there, for the database itself
+        // tells whether it is time.
         let is_new = |one: &AllocationReading| {
-            now.duration_since(one.at).unwrap_or_default() < self.interval
+            now.duration_since(one.at)
+                .is_ok_and(|age| age < self.interval)
         };
         let may_ask = trouble.not_before.is_none_or(|at| Instant::now() >= at);
         if readings.last().is_some_and(is_new) || !may_ask {
             return Ok(readings);
         }
-        if self
-            .store
-            .claim_allocation(&self.org_id, self.interval)
-            .await?
-            && let Some(reading) = self.ask(trouble).await
+        let claimed = self.store.claim_allocation(&self.org_id, self.interval);
+        if let Some(at) = claimed.await?
+            && let Some(reading) = self.ask(trouble, at).await
         {
             self.store.record_allocation(&self.org_id, &reading).await?;
             readings.push(reading);
@@ -90,12 +92,13 @@ impl Allocation {
         Ok(readings)
     }
 
-    async fn ask(&self, trouble: &mut Trouble) -> Option<AllocationReading> {
+    /// What the org says `at` this moment of the database's clock.
+    async fn ask(&self, trouble: &mut Trouble, at: SystemTime) -> Option<AllocationReading> {
         let error = match self.limits.deliveries().await {
             Ok(deliveries) => {
                 *trouble = Trouble::default();
                 return Some(AllocationReading {
-                    at: SystemTime::now(),
+                    at,
                     max: deliveries.max,
                     remaining: deliveries.remaining,
                 });

@@ -108,6 +108,14 @@ pub(super) async fn watch_positions(
                         .or_insert_with(|| PositionAge::new((retention, warning), None));
                     age.look_from_afar(one);
                 }
+                // Renamed, or left for good: nobody would ever say anything else of it.
+                ages.retain(|name, _| {
+                    let there = all.iter().any(|one| one.key.name == *name);
+                    if !there {
+                        subscription::shown_elsewhere(name);
+                    }
+                    there
+                });
             }
             Err(error) => warn!(error = %error, "the age of positions cannot be looked up"),
         }

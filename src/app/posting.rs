@@ -48,7 +48,6 @@ impl Posting {
 
     async fn post(&self) -> Result<(), StoreError> {
         if let Some(recorder) = &self.recorder {
-            self.store.show_connections();
             let body = recorder.render();
             self.store.post_snapshot(&self.holder, &body).await?;
         }

@@ -13,6 +13,9 @@ use super::{BackoffConfig, Checks, SalesforceConfig, parse_duration};
 /// waits for less takes a quiet stream for a dead one.
 const KEEPALIVE_PROMISE: Duration = Duration::from_secs(270);
 
+/// With it an hour, which the forecast looks back over and in which a reading counts as one of now, has four readings.
+const LONGEST_LIMITS_INTERVAL: Duration = Duration::from_secs(15 * 60);
+
 /// Where the value of a key belongs.
 type Field<T> = fn(&mut SalesforceConfig) -> &mut T;
 
@@ -51,6 +54,7 @@ pub(super) fn read(section: Section<'_>, checks: &Checks<'_>) -> Option<Salesfor
         (field, value)
     });
     let (reader, silence_limit) = (section.reader(), section.place("silence_limit"));
+    let limits_interval = section.place("limits_interval");
     let retention_warning = section.place("retention_warning");
     section.finish();
 
@@ -70,6 +74,12 @@ pub(super) fn read(section: Section<'_>, checks: &Checks<'_>) -> Option<Salesfor
             silence_limit,
             "shorter than the 270 s within which the platform promises a sign of life: quiet streams will be \
              taken for dead",
+        );
+    }
+    if config.limits_interval > LONGEST_LIMITS_INTERVAL {
+        reader.problem(
+            limits_interval,
+            "is longer than 15m: when the deliveries will be used up is told from the readings of the last hour",
         );
     }
     if config.retention_warning >= config.retention {

@@ -34,8 +34,6 @@ use crate::config::StoreConfig;
 use crate::event::{OrgId, Topic};
 use crate::salesforce::auth::CredentialVault;
 
-use measured::Measured;
-
 pub use command::{
     CommandKind, CommandState, Commands, MarksAround, PositionMark, ReplayArguments,
     ReplayProgress, StoredCommand,
@@ -101,24 +99,18 @@ pub trait Store:
     /// The org that the store is bound to; `None` before its first use.
     async fn bound_org(&self) -> Result<Option<OrgId>, StoreError>;
 
-    /// How its connections are used just now, by what they are for; takes no time.
+    /// How its pools of connections are used just now; takes no time.
     fn connections(&self) -> Vec<ConnectionUse>;
-
-    /// Shows them as metrics. Every call does so at its end; whoever gives metrics away asks for those of that moment.
-    fn show_connections(&self) {
-        for pool in self.connections() {
-            pool.show();
-        }
-    }
 
     /// Closes connections; later calls are refused.
     async fn close(&self);
 }
 
-/// Connections to a database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Connections to a database, kept for one purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionUse {
-    /// What for: `calls`, `lease` or `handlers`.
+    /// `calls` for all but those of the others, `lease` for heartbeats and surveys, `handlers` for transactions
+    /// of handlers.
     pub pool: &'static str,
     /// Open and at rest.
     pub idle: usize,
@@ -144,13 +136,11 @@ pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
     let url = config.url.expose_secret().trim();
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("postgres" | "postgresql") => {
-            let store = postgres::PostgresStore::open(config, cipher)?;
-            Ok(Arc::new(Measured(store)))
+            Ok(measured::shown(postgres::PostgresStore::open(config, cipher)?))
         }
         #[cfg(feature = "sqlite")]
         Some("sqlite") => {
-            let store = sqlite::SqliteStore::open(config, cipher)?;
-            Ok(Arc::new(Measured(store)))
+            Ok(measured::shown(sqlite::SqliteStore::open(config, cipher)?))
         }
         #[cfg(not(feature = "sqlite"))]
         Some("sqlite") => Err(StoreError::Config(

@@ -23,7 +23,7 @@ pub struct Snapshot {
     pub worker: String,
     /// Version of its program.
     pub version: String,
-    /// When it was posted, by the database's clock.
+    /// When it was posted: so long ago as the database's clock says, by the clock of whoever reads it.
     pub at: SystemTime,
     /// Prometheus text format.
     pub body: String,
@@ -66,7 +66,7 @@ pub struct StateChange {
 /// What the org said of its daily event deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AllocationReading {
-    /// When.
+    /// When, by the database's clock.
     pub at: SystemTime,
     /// Events that it may be delivered in 24 hours, over all its subscribers.
     pub max: u64,
@@ -119,9 +119,13 @@ pub trait Observations: Send + Sync {
         limit: u32,
     ) -> Result<Vec<StateChange>, StoreError>;
 
-    /// True for one of all workers that ask within `every`: that one asks the org for its limits now. False
-    /// where the store is not bound to that org.
-    async fn claim_allocation(&self, org_id: &OrgId, every: Duration) -> Result<bool, StoreError>;
+    /// The time, by the database's clock, for one of all workers that ask within `every`: that one asks the org for its
+    /// limits now. None where the store is not bound to that org.
+    async fn claim_allocation(
+        &self,
+        org_id: &OrgId,
+        every: Duration,
+    ) -> Result<Option<SystemTime>, StoreError>;
 
     /// Keeps a reading; one of the same moment is replaced.
     async fn record_allocation(

@@ -2,7 +2,7 @@
 //! more, and the delivery, which lets go (design 3.1, rule 10).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::Notify;
 
@@ -32,6 +32,8 @@ struct Held {
     owed: u32,
     /// When the event was received that waits for its schema, and holds up all behind it.
     undecoded_since: Option<SystemTime>,
+    /// From then on the stream is silent for too long.
+    silent_from: Option<Instant>,
 }
 
 impl InFlight {
@@ -46,6 +48,7 @@ impl InFlight {
                 under_way: 0,
                 owed: 0,
                 undecoded_since: None,
+                silent_from: None,
             }),
             let_go: Notify::new(),
         }
@@ -82,6 +85,16 @@ impl InFlight {
     /// Events that the org still owes us.
     pub(super) fn owed(&self) -> u32 {
         self.held().owed
+    }
+
+    /// The reader says from when on its stream is silent for too long if nothing comes; never, where nothing is owed.
+    pub(super) fn silent_from(&self, at: Option<Instant>) {
+        self.held().silent_from = at;
+    }
+
+    /// Nothing has come for longer than the org may be silent: an open stream says nothing of what there is.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        self.held().silent_from.is_some_and(|at| at < now)
     }
 
     /// Adds what an event holds beyond what it was taken in with: its decoded form. `whole` is its size now.

@@ -34,6 +34,7 @@ mod notes;
 mod observe;
 mod parking;
 mod position;
+mod quiet;
 mod reader;
 mod replay_end;
 mod resume;
@@ -52,7 +53,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::avro::SchemaCache;
 use crate::config::{BackoffConfig, SalesforceConfig, Start, SubscriptionConfig};
@@ -88,6 +89,9 @@ const STORE_RETRY: BackoffConfig = BackoffConfig {
     initial: Duration::from_millis(500),
     max: Duration::from_secs(15),
 };
+
+/// How long posting the last sample before that may take.
+const LAST_SAMPLE_LIMIT: Duration = Duration::from_millis(500);
 
 /// How long giving a lease back may take.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
@@ -189,9 +193,23 @@ pub async fn run(
     observer.ended();
     shown_state.send_replace(State::Stopped);
     if ended == Ended::Stopped {
+        post_last_sample(&shared.store, &lease, &observer).await;
         release(&shared.store, &lease).await;
     }
     Ok(ended)
+}
+
+/// What was seen since the last post: once the lease is given back, it cannot be added any more.
+async fn post_last_sample(store: &Arc<dyn Store>, lease: &Lease, observer: &Observer) {
+    let sample = observer.seen().take(SystemTime::now());
+    let posted = tokio::time::timeout(LAST_SAMPLE_LIMIT, store.post_sample(lease, &sample)).await;
+    // Charts miss some seconds.
+    if !matches!(posted, Ok(Ok(()))) {
+        debug!(
+            subscription = lease.key.name,
+            "the last sample could not be posted"
+        );
+    }
 }
 
 /// What the gauges say of a subscription that another worker runs.

@@ -1,6 +1,7 @@
 //! What a subscription tells its metrics. Handles are made once, because some are touched for each event.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use metrics::{Counter, Gauge, Histogram};
@@ -32,6 +33,8 @@ struct Handles {
     filtered: Counter,
     lag: Gauge,
     last_message: Gauge,
+    /// That gauge tells something.
+    heard: Arc<AtomicBool>,
     legs: Legs,
     kept: Gauge,
     events: Gauge,
@@ -112,6 +115,7 @@ impl Observer {
             filtered: m::EVENTS_FINISHED.counter(&[subscription, "filtered"]),
             lag: m::LAG.gauge(&[subscription]),
             last_message: m::LAST_MESSAGE.gauge(&[subscription]),
+            heard: Arc::default(),
             legs: Legs::of(subscription),
             kept: m::POSITION_KEPT.gauge(&[subscription]),
             events: m::IN_FLIGHT_EVENTS.gauge(&[subscription]),
@@ -125,7 +129,6 @@ impl Observer {
                 .collect(),
         }));
         new.ended();
-        m::begin_to_count(subscription);
         new
     }
 
@@ -134,6 +137,7 @@ impl Observer {
     pub(super) fn of_replay(&self) -> Self {
         Self(Arc::new(Handles {
             last_message: Gauge::noop(),
+            heard: Arc::default(),
             legs: Legs::none(),
             letters: Gauge::noop(),
             oldest_letter: Gauge::noop(),
@@ -156,8 +160,16 @@ impl Observer {
         self.0.seen.clone()
     }
 
+    /// There is a stream since this time. Before anything came, that is what silence counts from.
+    pub(super) fn listens(&self, since: SystemTime) {
+        if !self.0.heard.swap(true, Ordering::Relaxed) {
+            self.0.last_message.set(seconds_since_1970(since));
+        }
+    }
+
     /// The stream brought something at this time: events, or a keepalive.
     pub(super) fn heard(&self, at: SystemTime) {
+        self.0.heard.store(true, Ordering::Relaxed);
         self.0.last_message.set(seconds_since_1970(at));
     }
 
@@ -247,6 +259,7 @@ impl Observer {
     pub(super) fn ended(&self) {
         self.0.lag.set(f64::NAN);
         self.0.last_message.set(f64::NAN);
+        self.0.heard.store(false, Ordering::Relaxed);
         self.in_flight(0, 0);
         self.credits(0);
         self.position_kept(f64::NAN);

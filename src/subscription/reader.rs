@@ -19,6 +19,7 @@ use super::lease_clock::LeaseClock;
 use super::lost::GivenUp;
 use super::notes::Notes;
 use super::observe::Observer;
+use super::quiet::Quiet;
 use super::resume::Resume;
 use super::state::State;
 use crate::config::{BackoffConfig, OnExpiredReplayId, SalesforceConfig};
@@ -83,6 +84,8 @@ pub(super) struct Reader {
     pub(super) stop: CancellationToken,
     /// The org said that the topic is there and may be read; a start at LATEST is recorded.
     pub(super) begun: bool,
+    /// How long nothing has come, over all streams.
+    pub(super) quiet: Quiet,
     /// Tells the delivery that the position is given up.
     pub(super) given_up: mpsc::UnboundedSender<GivenUp>,
     /// What an earlier run from EARLIEST began with, of which nothing was finished.
@@ -138,6 +141,7 @@ impl Reader {
     /// Opens a stream, once the lease holds and there is room for an event.
     async fn connect(&mut self) -> Result<Step, Break> {
         self.in_flight.owe(0);
+        self.observer.credits(0);
         if !self.clock.holds() {
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(Step::Stopped),
@@ -199,6 +203,11 @@ impl Reader {
             rpc_id = self.rpc_id,
             "stream open"
         );
+        let opened_at = Instant::now();
+        self.quiet.opened(opened_at);
+        self.in_flight
+            .silent_from(self.quiet.fine_until(true, opened_at));
+        self.observer.listens(SystemTime::now());
         self.set_state(State::Live, self.rpc_id.clone());
         // A closed channel means that the delivery is gone; the stop token tells.
         let continues = self.resume.continues();
@@ -240,6 +249,8 @@ impl Reader {
         let limit = self.salesforce.silence_limit;
         // With nothing asked for, silence is what we asked for (rule 10).
         let watched = streaming.credits.outstanding() > 0;
+        self.in_flight
+            .silent_from(self.quiet.fine_until(watched, Instant::now()));
         let loses = self.resume.loses_on_break();
         let deadline = streaming.heard_at + if watched { limit } else { FAR };
         let batch = tokio::select! {
@@ -264,6 +275,7 @@ impl Reader {
         let now = Instant::now();
         if let Some(batch) = batch {
             streaming.heard_at = now;
+            self.quiet.heard(now);
             self.call_named(streaming.stream.rpc_id());
             *refused = 0;
             let since = *streaming.first_response_at.get_or_insert(now);
@@ -339,6 +351,8 @@ impl Reader {
     /// The one place that says what to do about a broken stream.
     async fn recover(&mut self, broken: Break, backoff: &mut Backoff, refused: &mut u32) -> Step {
         let recovery = broken.recovery();
+        // Nothing is owed by a stream that is gone, however long the pause.
+        self.observer.credits(0);
         self.observer.reconnect(broken.reason());
         if self.begun && self.resume.loses_on_break() {
             self.record_broken_start().await;

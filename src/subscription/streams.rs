@@ -17,6 +17,7 @@ use super::lease_clock::LeaseClock;
 use super::lost::GivenUp;
 use super::notes::Notes;
 use super::observe::Observer;
+use super::quiet::Quiet;
 use super::reader::Reader;
 use super::resume::Resume;
 use super::state::State;
@@ -121,6 +122,7 @@ impl Streams {
             observer: opening.observer,
             stop: opening.stop,
             begun: false,
+            quiet: Quiet::new(shared.salesforce.silence_limit),
             given_up: opening.given_up,
             expected: opening.expected,
             rewound_from: opening.rewound_from,

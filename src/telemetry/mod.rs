@@ -24,6 +24,7 @@ use tracing_subscriber::prelude::*;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 pub use otlp::{OtlpError, OtlpPush};
+pub(crate) use recorder::when_asked;
 pub use recorder::{Recorder, RecorderError};
 pub use samples::LogSamples;
 pub use serve::{MetricsServer, ServeError, serve};

@@ -17,6 +17,22 @@ pub struct RecorderError {
     reason: String,
 }
 
+/// What is looked at when metrics are asked for; gone once it says false.
+type Look = Box<dyn Fn() -> bool + Send>;
+
+static LOOKS: Mutex<Vec<Look>> = Mutex::new(Vec::new());
+
+/// Has gauges set by `look` whenever metrics are asked for, until it says false.
+pub(crate) fn when_asked(look: impl Fn() -> bool + Send + 'static) {
+    let mut looks = LOOKS.lock().unwrap_or_else(PoisonError::into_inner);
+    looks.push(Box::new(look));
+}
+
+fn asked() {
+    let mut looks = LOOKS.lock().unwrap_or_else(PoisonError::into_inner);
+    looks.retain(|look| look());
+}
+
 /// The process's metrics. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Recorder {
@@ -59,6 +75,7 @@ impl Recorder {
     /// Everything recorded so far, in Prometheus text format 0.0.4, with what the operating system says of
     /// this process just now. Some 100 microseconds.
     pub fn render(&self) -> String {
+        asked();
         let mut text = self.handle.render();
         text.push_str(&self.histograms.exposition().to_string());
         text.push_str(&process::exposition().to_string());
@@ -94,5 +111,24 @@ impl metrics::Recorder for Both {
 
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
         self.histograms.get(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn what_changes_without_a_word_is_looked_at_whenever_metrics_are_asked_for_until_it_is_gone() {
+        let recorder = Recorder::install().unwrap();
+        let looks = Arc::new(AtomicUsize::new(0));
+        let seen = looks.clone();
+        when_asked(move || seen.fetch_add(1, Ordering::SeqCst) < 1);
+        for _ in 0..3 {
+            recorder.render();
+        }
+        assert_eq!(looks.load(Ordering::SeqCst), 2);
     }
 }

@@ -75,10 +75,10 @@ impl LogSamples {
     /// One line for each subscription that runs here, one for the process.
     fn lines(&mut self, exposition: &Exposition) -> String {
         let mut text = String::new();
-        let lag = exposition.family(metrics::LAG.name);
-        let lags = lag.iter().flat_map(|family| &family.samples);
-        // NaN: it runs elsewhere, and that worker has a line for it.
-        let here = lags.filter(|sample| !sample.value.is_nan());
+        let held = exposition.family(metrics::LEASE_HELD.name);
+        let held = held.iter().flat_map(|family| &family.samples);
+        // What runs elsewhere has a line there; of what runs nowhere this worker knows no more than others.
+        let here = held.filter(|sample| sample.value > 0.0);
         for subscription in here.filter_map(|sample| sample.label("subscription")) {
             let _ = write!(text, "source={}", self.source);
             let name = word(subscription);
@@ -140,7 +140,10 @@ mod tests {
         );
         let mut now = Exposition::default();
         now.record(&metrics::LAG, &["accounts"], 1.234_56);
-        now.record(&metrics::LAG, &["elsewhere"], f64::NAN);
+        now.record(&metrics::LEASE_HELD, &["accounts"], 1.0);
+        // Nobody runs it: its lag is known from afar.
+        now.record(&metrics::LAG, &["elsewhere"], 70.0);
+        now.record(&metrics::LEASE_HELD, &["elsewhere"], 0.0);
         now.record(&metrics::IN_FLIGHT_EVENTS, &["accounts"], 3.0);
         now.record(&metrics::EVENTS_RECEIVED, &["accounts"], 10.0);
         now.record(&metrics::EVENTS_RECEIVED, &["elsewhere"], 7.0);
@@ -156,6 +159,7 @@ mod tests {
         );
         let mut later = Exposition::default();
         later.record(&metrics::LAG, &["accounts"], 0.0);
+        later.record(&metrics::LEASE_HELD, &["accounts"], 1.0);
         later.record(&metrics::EVENTS_RECEIVED, &["accounts"], 12.0);
         let line = log.lines(&later);
         assert!(

@@ -5,6 +5,7 @@
 //! over. One task decides all of it and waits for nothing but news, so that neither a store that hangs nor a
 //! subscription that ends slowly holds the others up.
 
+mod presence;
 mod pulse;
 mod share;
 mod slot;
@@ -26,6 +27,7 @@ use crate::store::{
 use crate::subscription::{self, Assignment, Ended, Moment, Shared, State, lease_clock};
 use crate::telemetry::metrics;
 
+pub use presence::{live_while, retire};
 use pulse::{Pulse, Tidings, Told};
 use share::Standing;
 use slot::{Phase, Running, Slot};

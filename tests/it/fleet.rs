@@ -203,6 +203,29 @@ async fn a_paused_position_that_comes_near_to_leaving_the_bus_is_told_and_its_la
 }
 
 #[tokio::test]
+async fn what_is_shown_from_afar_of_a_name_ends_with_the_name() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let short = "retention = \"1h\"\nretention_warning = \"4s\"\n";
+    let named = |name, start| configured(&org, &store, short, (name, ACCOUNTS, start), LOG);
+    // One that says where it begins would not wait for the rename.
+    let (old, new) = (named("old", "start = \"earliest\""), named("new", ""));
+    let mut daemon = lone(&old);
+    publish(&org, "one").await;
+    daemon.handled(1).await;
+    assert_eq!(daemon.stop().await.1, 0);
+    let daemon = lone(&new);
+    let metrics = Metrics::of(&daemon).await;
+    let lag = "orgstream_lag_seconds";
+    let labels = [("subscription", "old")];
+    metrics.until(lag, &labels, |lag| lag > 0.0).await;
+    let (code, _, text) = said(&["rename", "old", "new"], &new).await;
+    assert_eq!(code, 0, "{text}");
+    metrics.until(lag, &labels, f64::is_nan).await;
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
 async fn a_fleet_that_is_dead_is_told_by_status_and_programs_get_json_where_nothing_was_chosen() {
     let org = Emulator::start().await;
     let store = Store::sqlite();

@@ -1,5 +1,8 @@
 //! Credits: never more than may be outstanding, never more than there is room for.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -138,6 +141,44 @@ async fn an_idle_close_in_the_words_of_an_error_is_a_pause_too() {
         numbers(&hook.accepts(30).await),
         (0..30).collect::<Vec<_>>()
     );
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn a_handler_that_is_down_is_told_also_when_the_buffer_is_full_of_what_it_does_not_take() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let well = Arc::new(AtomicBool::new(false));
+    let answers = well.clone();
+    let hook = Hook::start(move |_, _| match answers.load(Ordering::Relaxed) {
+        true => 200.into(),
+        false => 503.into(),
+    })
+    .await;
+    org.settings(json!({"idle_close_ms": 200})).await;
+    org.publish(ACCOUNTS, &numbered(30)).await;
+    let config = config(
+        &org,
+        &store,
+        "max_in_flight = 10",
+        &webhook(&hook.url(), ""),
+    );
+    let daemon = Daemon::run(&config);
+    daemon.logged(&["stream paused"]).await;
+    let shown = store
+        .until("accounts", "a handler that is down", |one| {
+            one.state == "blocked"
+        })
+        .await;
+    let detail = shown.detail.unwrap();
+    assert!(detail.contains("fails for all events"), "{detail}");
+    let (code, _, said) = Daemon::output(&["status"], &config, &BTreeMap::new()).await;
+    assert!(code == 1 && said.contains("fails for all events"), "{said}");
+    well.store(true, Ordering::Relaxed);
+    store
+        .until("accounts", "state live", |one| one.state == "live")
+        .await;
+    assert_eq!(hook.accepts(30).await.len(), 30);
     assert_eq!(daemon.stop().await.1, 0);
 }
 

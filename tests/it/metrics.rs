@@ -109,7 +109,7 @@ async fn lag_grows_while_a_webhook_is_down_and_falls_to_zero_after() {
         metrics
             .value("orgstream_events_parked_total", &[OURS])
             .await,
-        None,
+        Some(0.0),
         "a handler that is down parks nothing"
     );
     up.store(true, std::sync::atomic::Ordering::SeqCst);
@@ -152,6 +152,9 @@ async fn the_state_follows_the_stream_and_reconnects_are_counted_by_reason() {
         )
         .await;
     metrics.state("accounts", "reconnecting").await;
+    metrics
+        .until("orgstream_credits_outstanding", &[OURS], |n| n == 0.0)
+        .await;
     // One state at a time.
     assert_eq!(
         metrics.value("orgstream_stream_state", &[OURS]).await,
@@ -192,6 +195,13 @@ async fn what_cannot_be_decoded_is_counted_and_the_rest_goes_on() {
             n == 0.0
         })
         .await;
+    for (name, label) in [
+        ("orgstream_holes_total", ("kind", "lost")),
+        ("orgstream_events_parked_total", ("reason", "exhausted")),
+        ("orgstream_lease_changes_total", ("change", "lost")),
+    ] {
+        assert_eq!(metrics.value(name, &[OURS, label]).await, Some(0.0));
+    }
     let refused = [("outcome", "refused")];
     metrics
         .until("orgstream_token_refreshes_total", &refused, |n| n == 0.0)
@@ -236,8 +246,13 @@ async fn an_idle_subscription_has_no_lag_and_hears_keepalives() {
     metrics
         .until("orgstream_lag_seconds", &[OURS], |lag| lag == 0.0)
         .await;
-    // Nothing came yet, and there is no position that could leave the bus.
-    is_nan(&metrics, "orgstream_last_message_timestamp_seconds").await;
+    // Nothing came yet, so that silence counts from the stream's beginning; and there is no position that could leave
+    // the bus.
+    metrics
+        .until("orgstream_last_message_timestamp_seconds", &[OURS], |at| {
+            at > 0.0
+        })
+        .await;
     is_nan(&metrics, "orgstream_position_kept_seconds").await;
     is_nan(&metrics, "orgstream_dead_letters_oldest_timestamp_seconds").await;
 
@@ -275,6 +290,43 @@ async fn an_idle_subscription_has_no_lag_and_hears_keepalives() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_silent_from_its_beginning_lags_however_often_it_is_opened_again() {
+    let org = Emulator::start().await;
+    org.settings(json!({"keepalive_ms": 100})).await;
+    org.fault(json!({"rpc": "Subscribe", "kind": "silence", "after_events": 0}))
+        .await;
+    let store = Store::sqlite();
+    let limit = "silence_limit = \"1s\"\n[store]";
+    let text = config(&org, &store, "type = \"log\"").replace("[store]", limit);
+    let daemon = Daemon::run_with(&text, &[METRICS]);
+    let metrics = Metrics::of(&daemon).await;
+    metrics.state("accounts", "live").await;
+    // Within the time in which a quiet topic may be silent, nothing is wrong.
+    metrics
+        .until("orgstream_lag_seconds", &[OURS], |lag| lag == 0.0)
+        .await;
+    let last_message = "orgstream_last_message_timestamp_seconds";
+    let opened_at = metrics.until(last_message, &[OURS], |at| at > 0.0).await;
+    let reconnects = "orgstream_reconnects_total";
+    metrics
+        .until(reconnects, &[OURS, ("reason", "silent")], |n| n >= 2.0)
+        .await;
+    metrics
+        .until("orgstream_lag_seconds", &[OURS], |lag| lag > 2.0)
+        .await;
+    metrics.state("accounts", "live").await;
+    assert!(metrics.value("orgstream_lag_seconds", &[OURS]).await > Some(2.0));
+    assert_eq!(metrics.value(last_message, &[OURS]).await, Some(opened_at));
+    org.clear_faults().await;
+    metrics
+        .until("orgstream_lag_seconds", &[OURS], |lag| lag == 0.0)
+        .await;
+    let heard_at = metrics.value(last_message, &[OURS]).await;
+    assert!(heard_at > Some(opened_at));
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
 async fn a_stream_that_never_opened_lags_although_nothing_has_arrived_since_the_start() {
     let org = Emulator::start().await;
     let store = Store::sqlite();
@@ -289,7 +341,6 @@ async fn a_stream_that_never_opened_lags_although_nothing_has_arrived_since_the_
     metrics
         .until("orgstream_lag_seconds", &[OURS], |now| now > lag + 0.5)
         .await;
-    is_nan(&metrics, "orgstream_last_message_timestamp_seconds").await;
     org.clear_faults().await;
     metrics.state("accounts", "live").await;
     metrics

@@ -231,3 +231,55 @@ async fn an_org_that_does_not_show_its_limits_is_told_of_once() {
     assert_eq!(readings(&store).await, []);
     assert_eq!(daemon.stop().await.1, 0);
 }
+
+#[tokio::test]
+async fn a_reading_of_another_clock_s_future_keeps_nobody_from_asking() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let config = accounts(&org, &store, "limits_interval = \"1s\"\n");
+    let daemon = Daemon::run(&config);
+    let bound = async || {
+        let opened = store.opened().await;
+        let bound = opened.bound_org().await;
+        opened.close().await;
+        bound.ok().flatten()
+    };
+    let org_id = eventually("the org", bound).await;
+    let opened = store.opened().await;
+    let ahead = AllocationReading {
+        at: SystemTime::now() + Duration::from_secs(3600),
+        max: 10_000,
+        remaining: 10_000,
+    };
+    opened.record_allocation(&org_id, &ahead).await.unwrap();
+    opened.close().await;
+    let before = readings(&store).await.len();
+    eventually("newer readings", async || {
+        (readings(&store).await.len() >= before + 2).then_some(())
+    })
+    .await;
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+#[tokio::test]
+async fn what_a_worker_sees_after_its_last_post_is_posted_as_it_stops() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    let mut daemon = Daemon::run(&accounts(&org, &store, ""));
+    eventually("the first post", async || {
+        (!snapshots(&store).await.is_empty()).then_some(())
+    })
+    .await;
+    publish(&org, "one").await;
+    daemon.handled(1).await;
+    assert_eq!(daemon.stop().await.1, 0);
+    let key = store.subscriptions().await.remove(0).key;
+    let opened = store.opened().await;
+    let samples = opened
+        .samples(&key.org_id, SystemTime::UNIX_EPOCH)
+        .await
+        .unwrap();
+    let samples = &samples[&key.name];
+    opened.close().await;
+    assert_eq!(samples.iter().map(|one| one.received).sum::<u64>(), 1);
+}

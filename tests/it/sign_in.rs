@@ -1,7 +1,9 @@
 //! Each way to sign in, and what happens when it is refused.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use orgstream::store::LivingWorker;
 use serde_json::{Value, json};
 
 use crate::support::metrics::METRICS;
@@ -360,5 +362,69 @@ async fn a_refused_login_is_not_knocked_at_in_a_hot_loop() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let later = token_calls(&org).await;
     assert!(later - calls <= 3, "{} sign-ins in a second", later - calls);
+    assert_eq!(daemon.stop().await.1, 0);
+}
+
+/// The first worker that lives, by the store.
+async fn worker(store: &Store) -> Option<LivingWorker> {
+    let opened = store.opened().await;
+    let found = opened.workers().await;
+    opened.close().await;
+    found.ok()?.into_iter().next()
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_sign_in_is_there_says_why_and_begins_when_it_can() {
+    let org = Emulator::start().await;
+    let store = Store::sqlite();
+    org.fault(json!({"rpc": "Token", "kind": "error", "code": "invalid_client"}))
+        .await;
+    let credentials = by_secret(&org) + SHORT_PAUSES;
+    let config = config(&org, &credentials, &store, "lease = \"4s\"");
+    let waits = async || {
+        let waiting = async || {
+            worker(&store)
+                .await
+                .filter(|one| !one.worker.refused.is_empty())
+        };
+        eventually("a worker that waits", waiting).await
+    };
+    let daemon = Daemon::run(&config);
+    let waiting = waits().await.worker;
+    assert_eq!(waiting.subscriptions, Vec::<String>::new());
+    assert_eq!(waiting.refused[0].name, "it");
+    let why = &waiting.refused[0].why;
+    assert!(why.contains("cannot begin yet: sign-in refused"), "{why}");
+    // It posts its metrics, so that an alert sees the sign-ins fail.
+    eventually("its failed sign-ins", async || {
+        let opened = store.opened().await;
+        let found = opened.snapshots().await;
+        opened.close().await;
+        let found = found.ok()?;
+        let refused = "orgstream_token_refreshes_total{outcome=\"refused\"} ";
+        let count = found.first()?.body.split(refused).nth(1)?;
+        count
+            .starts_with(|c| ('1'..='9').contains(&c))
+            .then_some(())
+    })
+    .await;
+    let (code, out, err) = Daemon::output(&["status"], &config, &BTreeMap::new()).await;
+    assert_eq!(code, 1, "{out}{err}");
+    assert!(err.contains("cannot begin yet"), "{out}{err}");
+    // One that is stopped before it could begin is forgotten.
+    assert_eq!(daemon.stop().await.1, 0);
+    assert_eq!(worker(&store).await.map(|one| one.worker.name), None);
+
+    let mut daemon = Daemon::run(&config);
+    waits().await;
+    org.clear_faults().await;
+    publish(&org, "one").await;
+    daemon.handled(1).await;
+    let able = eventually("a worker that works", async || {
+        let one = worker(&store).await?.worker;
+        one.refused.is_empty().then_some(one.subscriptions)
+    })
+    .await;
+    assert_eq!(able, ["it"]);
     assert_eq!(daemon.stop().await.1, 0);
 }

@@ -101,6 +101,10 @@ fn each_mistake_is_named_with_its_line_its_key_and_a_cure() {
             &[(2, "salesforce.silence_limit", "with its unit")],
         ),
         (
+            with("[salesforce]\nlimits_interval = \"1h\""),
+            &[(2, "salesforce.limits_interval", "longer than 15m")],
+        ),
+        (
             with("[salesforce]\nping_interval = \"0s\""),
             &[(2, "salesforce.ping_interval", "longer than zero")],
         ),

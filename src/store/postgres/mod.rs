@@ -143,16 +143,20 @@ impl Store for PostgresStore {
             ("lease", &self.lease_connection),
             ("handlers", &self.handler_connections),
         ];
-        let used = pools.into_iter().map(|(name, pool)| {
-            let (idle, in_use, max) = pool.in_use();
+        // Without a handler that writes here, its connections are never opened.
+        let pools = pools
+            .into_iter()
+            .filter(|(pool, connections)| *pool != "handlers" || connections.was_used());
+        let uses = pools.map(|(pool, connections)| {
+            let (idle, in_use, max) = connections.in_use();
             ConnectionUse {
-                pool: name,
+                pool,
                 idle,
                 in_use,
                 max,
             }
         });
-        used.collect()
+        uses.collect()
     }
 
     async fn close(&self) {

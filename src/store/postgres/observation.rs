@@ -69,7 +69,11 @@ impl Observations for PostgresStore {
         ))
     }
 
-    async fn claim_allocation(&self, org_id: &OrgId, every: Duration) -> Result<bool, StoreError> {
+    async fn claim_allocation(
+        &self,
+        org_id: &OrgId,
+        every: Duration,
+    ) -> Result<Option<SystemTime>, StoreError> {
         post!(self, |conn| claim_allocation(conn, org_id, every))
     }
 
@@ -111,19 +115,22 @@ async fn post_snapshot(
 async fn snapshots(conn: &mut PgConnection) -> Result<Vec<Snapshot>, StoreError> {
     let rows = sql::query(
         "select w.holder, w.name, w.version, s.body, \
-                (extract(epoch from s.at) * 1000)::bigint as at \
+                (extract(epoch from now() - s.at) * 1000)::bigint as age \
          from orgstream.worker_snapshot s join orgstream.worker w using (holder) \
          where w.lives_until > now() order by w.name, w.holder",
     )
     .fetch_all(conn)
     .await?;
+    // The reader's clock may be another one: what it compares with its own is told by that.
+    let now = to_ms(SystemTime::now());
     rows.iter()
         .map(|row| {
+            let age: i64 = row.try_get("age")?;
             Ok(Snapshot {
                 holder: row.try_get("holder")?,
                 worker: row.try_get("name")?,
                 version: row.try_get("version")?,
-                at: from_ms(row.try_get("at")?),
+                at: from_ms(now.saturating_sub(age)),
                 body: row.try_get("body")?,
             })
         })
@@ -283,17 +290,18 @@ async fn claim_allocation(
     conn: &mut PgConnection,
     org_id: &OrgId,
     every: Duration,
-) -> Result<bool, StoreError> {
-    let claimed = sql::query(
+) -> Result<Option<SystemTime>, StoreError> {
+    let claimed: Option<i64> = sql::query_scalar(
         "update orgstream.org set limits_asked_at = now() where org_id = $1 \
          and (limits_asked_at is null \
-              or limits_asked_at <= now() - $2::bigint * interval '1 millisecond')",
+              or limits_asked_at <= now() - $2::bigint * interval '1 millisecond') \
+         returning (extract(epoch from limits_asked_at) * 1000)::bigint",
     )
     .bind(org_id.as_str())
     .bind(span_ms(every))
-    .execute(conn)
+    .fetch_optional(conn)
     .await?;
-    Ok(claimed.rows_affected() > 0)
+    Ok(claimed.map(from_ms))
 }
 
 async fn record_allocation(

@@ -64,7 +64,11 @@ impl Observations for SqliteStore {
         ))
     }
 
-    async fn claim_allocation(&self, org_id: &OrgId, every: Duration) -> Result<bool, StoreError> {
+    async fn claim_allocation(
+        &self,
+        org_id: &OrgId,
+        every: Duration,
+    ) -> Result<Option<SystemTime>, StoreError> {
         post!(self, |conn| claim_allocation(conn, org_id, every))
     }
 
@@ -270,7 +274,7 @@ async fn claim_allocation(
     conn: &mut SqliteConnection,
     org_id: &OrgId,
     every: Duration,
-) -> Result<bool, StoreError> {
+) -> Result<Option<SystemTime>, StoreError> {
     let now = to_ms(SystemTime::now());
     let claimed = sqlx::query(
         "update org set limits_asked_at = $2 where org_id = $1 \
@@ -281,7 +285,7 @@ async fn claim_allocation(
     .bind(now.saturating_sub(span_ms(every)))
     .execute(conn)
     .await?;
-    Ok(claimed.rows_affected() > 0)
+    Ok((claimed.rows_affected() > 0).then(|| from_ms(now)))
 }
 
 async fn record_allocation(

@@ -52,6 +52,36 @@ async fn a_database_that_hangs_is_given_up_in_time() {
 }
 
 #[tokio::test]
+async fn connections_that_calls_hang_on_are_counted_by_what_they_are_for() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let few = StoreConfig {
+        max_connections: 2,
+        ..config(&format!(
+            "postgres://u@{}/d",
+            listener.local_addr().unwrap()
+        ))
+    };
+    let store = open(&few).await.unwrap();
+    let pools = || {
+        let pools = store.connections().into_iter();
+        let pools = pools.map(|pool| (pool.pool, pool.in_use, pool.max));
+        pools.collect::<Vec<_>>()
+    };
+    // No handler has a transaction here.
+    assert_eq!(pools(), [("calls", 0, 1), ("lease", 0, 1)]);
+    let hangs = tokio::spawn({
+        let store = store.clone();
+        async move { store.ping().await }
+    });
+    let begun = Instant::now();
+    while pools() != [("calls", 1, 1), ("lease", 0, 1)] {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", pools());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    hangs.abort();
+}
+
+#[tokio::test]
 async fn a_database_without_tls_is_refused_with_a_cure_unless_the_url_allows_it() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -331,7 +331,7 @@ impl Delivery {
         self.legs.let_go(self.tracker.low_water());
         // What waits for its schema is not in the tracker yet.
         let idle = self.tracker.is_idle() && self.in_flight.held_now().0 == 0;
-        if idle && *self.stream_state.borrow() == State::Live {
+        if idle && self.hears() {
             self.caught_up_at = Some(SystemTime::now());
         }
         let letters = self.letters.held.ahead.pass(self.tracker.passed_to());
@@ -342,6 +342,11 @@ impl Delivery {
             self.caught_up_at,
             &self.finished_before,
         );
+    }
+
+    /// There is a stream over which whatever there is would come.
+    fn hears(&self) -> bool {
+        *self.stream_state.borrow() == State::Live && !self.in_flight.is_silent(Instant::now())
     }
 
     /// Notes how long finished events waited for a position behind them to be stored.

@@ -19,13 +19,13 @@ impl Delivery {
         }
         let seq = self.tracker.next_seq();
         self.letters.held.it_is(SystemTime::now(), seq);
-        let live = *self.stream_state.borrow() == State::Live;
+        let hears = self.hears();
         let oldest = self
             .tracker
             .oldest_unfinished()
             .or_else(|| self.in_flight.waits_for_schema_since());
         let behind_since = self.caught_up_at.unwrap_or(self.behind_since);
-        let since = match (oldest, live) {
+        let since = match (oldest, hears) {
             (oldest, true) => oldest,
             (Some(oldest), false) => Some(oldest.min(behind_since)),
             (None, false) => Some(behind_since),
@@ -55,7 +55,8 @@ impl Delivery {
         let stream = self.stream_state.borrow().clone();
         let full = self.letters.full(&self.lease.key.name);
         let why = match stream {
-            State::Live => stopped.map(str::to_owned).or(full).or_else(down),
+            // Paused because the buffer is full of what that handler does not take.
+            State::Live | State::Paused => stopped.map(str::to_owned).or(full).or_else(down),
             _ => stopped.map(str::to_owned).or(full),
         };
         let state = why.map_or(stream, |detail| State::Blocked { detail });

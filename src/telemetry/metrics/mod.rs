@@ -142,13 +142,28 @@ pub fn append_skipped(subscription: &str, handler: &str, count: u64) {
         .increment(count);
 }
 
-/// Shows counters of a subscription at nothing: Prometheus sees a counter grow only from a value that it saw, and the
-/// first event that cannot be decoded may be the only one.
-pub fn begin_to_count(subscription: &str) {
+/// Shows counters of a configured subscription at nothing: Prometheus sees a counter grow only from a value that it saw,
+/// and the first event that cannot be decoded may be the only one. To be called before anything is posted or served, for
+/// a worker may find what it counts in its first second.
+pub fn begin_to_count<'a>(subscription: &str, handlers: impl IntoIterator<Item = &'a str>) {
+    let begin = |metric: &Metric, values: &[&str]| metric.counter(values).increment(0);
+    for (metric, name) in [
+        (&DECODE_FAILURES, "decode_failures_total"),
+        (&HOLES, "holes_total"),
+        (&LEASE_CHANGES, "lease_changes_total"),
+    ] {
+        for word in words(name) {
+            begin(metric, &[subscription, word]);
+        }
+    }
+    // What cannot be decoded is parked for no handler.
     for reason in words("decode_failures_total") {
-        DECODE_FAILURES
-            .counter(&[subscription, reason])
-            .increment(0);
+        begin(&EVENTS_PARKED, &[subscription, "", reason]);
+    }
+    for handler in handlers {
+        for reason in ["rejected", "exhausted", "parked_behind"] {
+            begin(&EVENTS_PARKED, &[subscription, handler, reason]);
+        }
     }
 }
 
@@ -186,15 +201,18 @@ pub fn position_written(outcome: &'static str) {
 /// call.
 pub fn store_called(operation: &'static str, took: Duration, failure: Option<&'static str>) {
     STORE_TIME.histogram(&[operation]).record(took);
+    // From nothing on: a counter that appears with its first failure does not grow.
+    STORE_ERRORS
+        .counter(&[operation, "unavailable"])
+        .increment(0);
     if let Some(kind) = failure {
         STORE_ERRORS.counter(&[operation, kind]).increment(1);
     }
 }
 
-/// Shows how the connections to the store's database are used; `pool` is what they are for: `calls`, `lease` or
-/// `handlers`.
+/// Shows how a pool of connections to the store's database is used.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-pub fn store_connections(pool: &'static str, idle: usize, in_use: usize, max: usize) {
+pub fn store_connections(pool: &str, idle: usize, in_use: usize, max: usize) {
     STORE_CONNECTIONS.gauge(&[pool, "idle"]).set(idle as f64);
     STORE_CONNECTIONS
         .gauge(&[pool, "in_use"])

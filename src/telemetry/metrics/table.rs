@@ -33,11 +33,11 @@ table! {
     DEAD_LETTERS_RESOLVED = "dead_letters_resolved_total", Kind::Counter, Count, ["subscription", "outcome"],
         "Dead letters that are open no more: handled after all, or discarded by a person.";
     LAG = "lag_seconds", Kind::Gauge, Seconds, ["subscription"],
-        "Age of the oldest received unfinished event; while the stream is not live, and where nobody runs the subscription, at least the time since it was last caught up; NaN where another worker runs it.";
+        "Age of the oldest received unfinished event; while the stream is not live, and where nobody runs the subscription, at least the time since it was last caught up; a stream that is silent for longer than silence_limit is not live; NaN where another worker runs it.";
     LAG_LEG = "lag_leg_seconds", Kind::Histogram(LEG_SECONDS), Seconds, ["subscription", "leg"],
         "Time that each event spent on a leg of its way: bus (commit to receipt; change events only), wait (receipt to first hand-over), handler (first hand-over to finished, retries included), position (finished to position stored).";
     LAST_MESSAGE = "last_message_timestamp_seconds", Kind::Gauge, Seconds, ["subscription"],
-        "When the last event or keepalive was received; NaN before the first, and where another worker runs the subscription.";
+        "When the last event or keepalive was received; before the first, when the stream was first opened; NaN before that, and where another worker runs the subscription.";
     POSITION_KEPT = "position_kept_seconds", Kind::Gauge, Seconds, ["subscription"],
         "How long the bus still keeps what follows the position; below zero where it is older than that; NaN where another worker runs the subscription.";
     IN_FLIGHT_EVENTS = "in_flight_events", Kind::Gauge, Count, ["subscription"],
@@ -73,9 +73,9 @@ table! {
     STORE_ERRORS = "store_errors_total", Kind::Counter, Count, ["operation", "kind"],
         "Calls to the store that failed: unavailable, not_migrated, fenced (another worker has taken over), refused, config, or abandoned because nobody waited any longer.";
     STORE_CONNECTIONS = "store_connections", Kind::Gauge, Count, ["pool", "state"],
-        "Connections to the store's database that are open: idle or in_use. The pool says what for: calls of the store, the lease, or handlers that write there.";
+        "Connections to the store's database that are open: idle or in_use.";
     STORE_CONNECTIONS_MAX = "store_connections_max", Kind::Gauge, Count, ["pool"],
-        "Connections to the store's database that this process may open.";
+        "Connections to the store's database that this process may open, by what they are for: calls of the store, the lease (heartbeats), and transactions of handlers, once one had any.";
     LEASE_HELD = "lease_held", Kind::Gauge, Count, ["subscription"],
         "1 where this process holds the subscription's lease.";
     LEASE_CHANGES = "lease_changes_total", Kind::Counter, Count, ["subscription", "change"],
@@ -105,6 +105,9 @@ table! {
     BUILD_INFO = "build_info", Kind::Gauge, Count, ["version", "commit"],
         "1 for the version that runs; the commit is empty where the build was not told.";
 }
+
+/// What connections to the store's database are for.
+const POOLS: &[&str] = &["calls", "lease", "handlers"];
 
 /// What the labels may be whose values are words of ours: name of the metric without its prefix, label, words.
 pub const VALUES: &[(&str, &str, &[&str])] = &[
@@ -185,13 +188,9 @@ pub const VALUES: &[(&str, &str, &[&str])] = &[
             "abandoned",
         ],
     ),
-    ("store_connections", "pool", &["calls", "lease", "handlers"]),
+    ("store_connections", "pool", POOLS),
     ("store_connections", "state", &["idle", "in_use"]),
-    (
-        "store_connections_max",
-        "pool",
-        &["calls", "lease", "handlers"],
-    ),
+    ("store_connections_max", "pool", POOLS),
     (
         "lease_changes_total",
         "change",

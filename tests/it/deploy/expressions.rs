@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use orgstream::telemetry::metrics::{ALL, Kind, Metric, stored};
+use orgstream::telemetry::metrics::{ALL, Kind, Metric, VALUES, stored};
 
 /// Labels that Prometheus gives to whatever it scrapes.
 const SCRAPED: [&str; 2] = ["job", "instance"];
@@ -92,14 +92,7 @@ pub(super) fn check(expression: &str) {
     let all = named(expression);
     let mut labels = BTreeSet::new();
     for one in &all {
-        for (label, value) in &one.selector {
-            assert!(
-                one.labels().contains(label),
-                "{} has no label {label}: {expression}",
-                one.metric.name
-            );
-            check_value(one.metric, label, value);
-        }
+        check_labels(one, expression);
         let counts = one.metric.kind == Kind::Counter || one.suffix == "_bucket";
         let over_time = ["increase(", "rate("]
             .iter()
@@ -121,19 +114,36 @@ pub(super) fn check(expression: &str) {
     }
 }
 
+/// Fails where a series is none of ours, or has a label that it has not, or a value that the label never has.
+pub(super) fn check_series(series: &str) {
+    for one in &named(series) {
+        check_labels(one, series);
+    }
+}
+
+fn check_labels(one: &Named<'_>, expression: &str) {
+    for (label, value) in &one.selector {
+        assert!(
+            one.labels().contains(label),
+            "{} has no label {label}: {expression}",
+            one.metric.name
+        );
+        check_value(one.metric, label, value);
+    }
+}
+
 /// Words that a label may have, where the code has a list of them.
 fn check_value(metric: &Metric, label: &str, value: &str) {
-    let words: &[&str] = match (metric.name, label) {
-        ("orgstream_stream_state", "state") => &orgstream::telemetry::metrics::STREAM_STATES,
-        ("orgstream_stored_state", "state") => &orgstream::status::STATES,
-        ("orgstream_lag_leg_seconds", "leg") => &["bus", "wait", "handler", "position"],
-        ("orgstream_token_refreshes_total", "outcome") => &["signed_in", "refused", "unavailable"],
-        ("orgstream_store_connections", "state") => &["idle", "in_use"],
-        ("orgstream_store_connections" | "orgstream_store_connections_max", "pool") => {
-            &["calls", "lease", "handlers"]
-        }
-        ("orgstream_lease_changes_total", "change") => &["taken", "released", "lost"],
-        _ => return,
+    let name = metric.name.strip_prefix("orgstream_").unwrap();
+    let row = VALUES
+        .iter()
+        .find(|(of, with, _)| *of == name && *with == label);
+    let words = match (name, label) {
+        ("stored_state", "state") => &orgstream::status::STATES,
+        _ => match row {
+            Some((_, _, words)) => *words,
+            None => return,
+        },
     };
     for word in value.split('|').filter(|word| !word.starts_with('$')) {
         assert!(
