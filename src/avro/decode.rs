@@ -88,14 +88,14 @@ pub(super) fn decode(
     let mut decoder = Decoder::with_buffer(plan, payload, BUFFER.take());
     let mut header = None;
     let read = decoder.event(&mut header);
-    // Exactly as long as it is, for it is kept for as long as the event is in flight.
-    let data = Bytes::copy_from_slice(&decoder.out);
     let out = std::mem::take(&mut decoder.out);
+    // Exactly as long as it is, for it is kept for as long as the event is in flight.
+    let read = read.map(|ignored_bits| (ignored_bits, Bytes::copy_from_slice(&out)));
     if out.capacity() <= MAX_BUFFER {
         BUFFER.set(out);
     }
     match read {
-        Ok(ignored_bits) => Ok(Decoded {
+        Ok((ignored_bits, data)) => Ok(Decoded {
             record_name: Arc::clone(record_name),
             header,
             data,
