@@ -13,9 +13,9 @@ use bytes::Bytes;
 
 use super::datum::{Datum, DecodeReason};
 use super::header::HeaderRead;
-use super::json;
 use super::plan::{Node, NodeId, Plan};
 use crate::event::{ChangeEventHeader, Decoded};
+use crate::json;
 
 /// Deepest nesting of types in a datum. Real events have three levels.
 pub(super) const MAX_DEPTH: usize = 64;
@@ -97,7 +97,7 @@ pub(super) fn decode(
     match read {
         Ok((ignored_bits, data)) => Ok(Decoded {
             record_name: Arc::clone(record_name),
-            header,
+            header: header.map(Box::new),
             data,
             ignored_bits,
         }),

@@ -41,7 +41,7 @@ pub(in crate::subscription) fn event(records: &[&str]) -> Arc<Event> {
         },
         decoded: Decoded {
             record_name: "AccountChangeEvent".into(),
-            header: Some(header),
+            header: Some(Box::new(header)),
             data: bytes::Bytes::from_static(b"{}"),
             ignored_bits: 0,
         },
