@@ -91,7 +91,16 @@ const TEN: BatchLimits = BatchLimits {
 /// A batch where nothing is held.
 impl Lanes {
     fn batch(&mut self, now: Instant, limits: BatchLimits) -> Option<(CallId, Vec<Waiting>)> {
-        as_call(self.next_batch(now, limits, &|_| false))
+        as_call(next(self, now, limits, &|_| false))
+    }
+}
+
+/// The next batch, full or not.
+fn next(lanes: &mut Lanes, now: Instant, limits: BatchLimits, held: IsHeld<'_>) -> Option<Next> {
+    match lanes.next_batch(now, limits, false, held) {
+        Batch::Next(next) => Some(next),
+        Batch::Nothing => None,
+        Batch::Part => panic!("a part stays that was not to be full"),
     }
 }
 
@@ -104,6 +113,42 @@ fn as_call(next: Option<Next>) -> Option<(CallId, Vec<Waiting>)> {
 
 fn seqs(batch: Option<(CallId, Vec<Waiting>)>) -> Vec<Seq> {
     batch.map_or(vec![], |(_, b)| b.iter().map(seq).collect())
+}
+
+#[test]
+fn where_only_a_full_batch_will_do_less_stays_unless_nothing_could_be_added() {
+    let now = Instant::now();
+    let two = BatchLimits {
+        events: 2,
+        bytes: 1 << 20,
+    };
+    let full = |lanes: &mut Lanes, limits| match lanes.next_batch(now, limits, true, &|_| false) {
+        Batch::Next(next) => seqs(as_call(Some(next))),
+        Batch::Part => vec![Seq::MAX],
+        Batch::Nothing => vec![],
+    };
+    let mut three = lanes(&[&["A"], &["B"], &["C"]]);
+    assert_eq!(full(&mut three, two), [0, 1]);
+    assert_eq!(full(&mut three, two), [Seq::MAX]);
+    assert_eq!(three.waiting(), 1);
+    // What waits for a record that is with the handler is no part of a batch.
+    let mut blocked = lanes(&[&["A"], &["B"], &["A"]]);
+    assert_eq!(full(&mut blocked, two), [0, 1]);
+    assert_eq!(full(&mut blocked, two), [0; 0]);
+    // Its bytes fill it.
+    let mut large = lanes(&[&["A"], &["B"]]);
+    let no_bytes = BatchLimits {
+        events: 2,
+        bytes: 0,
+    };
+    assert_eq!(full(&mut large, no_bytes), [0]);
+    // Nothing is added to what goes alone, and nothing to what comes before it.
+    let mut lone = lanes(&[&["A"]]);
+    let mut waiting = waiting(1, &["B"]);
+    waiting.alone = true;
+    lone.put(waiting);
+    assert_eq!(full(&mut lone, two), [0]);
+    assert_eq!(full(&mut lone, two), [1]);
 }
 
 #[test]
@@ -188,7 +233,7 @@ fn aside(lanes: &mut Lanes, now: Instant, held: &[&str]) -> Vec<Seq> {
     let topic = "Account".parse().unwrap();
     let held = Holding::new(Ordering::Record, &topic).records(&names);
     let is_held = |w: &Waiting| w.records.iter().any(|r| held.contains(r));
-    match lanes.next_batch(now, TEN, &is_held) {
+    match next(lanes, now, TEN, &is_held) {
         Some(Next::Aside(aside)) => aside.iter().map(seq).collect(),
         Some(Next::Call(call, batch)) => {
             lanes.end_call(call);
@@ -219,11 +264,11 @@ fn what_a_side_replay_brings_does_not_go_aside_for_a_live_event_that_does() {
     lanes.put(replayed(7));
     // Held is what the live stream brings: what is replayed is older.
     let live_only = |w: &Waiting| matches!(w.origin, Origin::Live(_));
-    let Some(Next::Aside(aside)) = lanes.next_batch(now, TEN, &live_only) else {
+    let Some(Next::Aside(aside)) = next(&mut lanes, now, TEN, &live_only) else {
         panic!("nothing goes aside");
     };
     assert_eq!(aside.iter().map(seq).collect::<Vec<_>>(), [0, 1]);
-    let Some(Next::Call(_, batch)) = lanes.next_batch(now, TEN, &live_only) else {
+    let Some(Next::Call(_, batch)) = next(&mut lanes, now, TEN, &live_only) else {
         panic!("nothing is handed over");
     };
     assert_eq!(batch[0].origin, Origin::Replay(7));
