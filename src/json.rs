@@ -96,27 +96,27 @@ pub(crate) fn put_hex(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 fn put_hex_digits(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.reserve(2 * bytes.len());
-    for byte in bytes {
-        out.extend_from_slice(&hex_digits(*byte));
-    }
+    hex_digits(bytes, |digits| out.extend_from_slice(digits));
 }
 
 /// Bytes as hexadecimal text.
 pub(crate) fn push_hex(text: &mut String, bytes: &[u8]) {
-    text.reserve(2 * bytes.len());
-    text.extend(
-        bytes
-            .iter()
-            .flat_map(|byte| hex_digits(*byte))
-            .map(char::from),
-    );
+    hex_digits(bytes, |digits| {
+        text.extend(digits.iter().copied().map(char::from));
+    });
 }
 
-/// A byte as two hexadecimal digits.
-pub(crate) fn hex_digits(byte: u8) -> [u8; 2] {
+/// Gives the hexadecimal digits of bytes, many at a time.
+pub(crate) fn hex_digits(bytes: &[u8], mut put: impl FnMut(&[u8])) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    [byte >> 4, byte & 15].map(|half| DIGITS[usize::from(half)])
+    let mut digits = [0; 64];
+    for chunk in bytes.chunks(32) {
+        let (pairs, _) = digits.as_chunks_mut();
+        for (pair, byte) in pairs.iter_mut().zip(chunk) {
+            *pair = [byte >> 4, byte & 15].map(|half| DIGITS[usize::from(half)]);
+        }
+        put(&digits[..2 * chunk.len()]);
+    }
 }
 
 /// Finishes an object or array whose every element was written with a comma before it: the first
@@ -158,6 +158,16 @@ mod tests {
             let mut out = Vec::new();
             put_float(&mut out, single);
             prop_assert_eq!(std::str::from_utf8(&out).unwrap().parse::<f32>().unwrap(), single);
+        }
+    }
+
+    #[test]
+    fn hexadecimal_digits_are_those_of_every_byte() {
+        for length in [0, 1, 10, 31, 32, 33, 64, 300] {
+            let bytes: Vec<u8> = (0..length).map(|n| (n * 7) as u8).collect();
+            let mut text = String::new();
+            push_hex(&mut text, &bytes);
+            assert_eq!(text, hex::encode(&bytes));
         }
     }
 

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use super::org::{Org, until};
 use super::process::{Process, program};
 
-/// How often the metrics are read while events are counted: often enough for runs of a second, and seldom enough to
-/// cost nothing.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the metrics are read at most, and at least, while events are counted: each time costs the daemon about
+/// what a thousand events do.
+const LOOKS: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(300)];
 
 /// A fresh Postgres database; dropped with the server.
 pub(crate) struct Database {
@@ -145,9 +145,14 @@ impl Daemon {
             first < events as f64,
             "all were handled at once; take more events"
         );
+        let mut finished = first;
         loop {
-            tokio::time::sleep(LOOK).await;
-            let finished = self.finished().await?;
+            // Half of the time that is left, as far as can be told.
+            let rate = (finished - first) / began.elapsed().as_secs_f64();
+            let left = (events as f64 - finished) / rate.max(1.0);
+            let pause = Duration::try_from_secs_f64(left / 2.0).unwrap_or(LOOKS[1]);
+            tokio::time::sleep(pause.clamp(LOOKS[0], LOOKS[1])).await;
+            finished = self.finished().await?;
             if finished >= events as f64 {
                 let counted = finished - first;
                 let seconds = began.elapsed().as_secs_f64();

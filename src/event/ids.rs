@@ -181,9 +181,7 @@ fn put_part(text: &mut Draft, part: &[u8]) {
 }
 
 fn put_hex(text: &mut Draft, bytes: &[u8]) {
-    for byte in bytes {
-        text.extend_from_slice(&json::hex_digits(*byte));
-    }
+    json::hex_digits(bytes, |digits| text.extend_from_slice(digits));
 }
 
 /// What tells one event from every other: the publisher's ID, the replay ID and, for a change event,
@@ -207,7 +205,7 @@ impl EventIdentity {
             put_part(&mut text, record_id.as_bytes());
         }
         // All of it is ASCII.
-        Self(String::from_utf8_lossy(&text).into())
+        Self(std::str::from_utf8(&text).unwrap_or_default().into())
     }
 
     /// As it was stored.

@@ -372,11 +372,11 @@ proptest! {
                         holding.iter().flat_map(|r| records.records(&[format!("r{r}")])).collect();
                     let is_held = |w: &Waiting| w.records.iter().any(|r| held.contains(r));
                     looking.stuck = None;
-                    let next = |lanes: &mut Lanes| match lanes.look(now) {
+                    let look = |lanes: &mut Lanes| match lanes.look(now) {
                         Some(look) => Some(look),
-                        None => lanes.next_batch(now, limits, &is_held),
+                        None => next(lanes, now, limits, &is_held),
                     };
-                    let (found, expected) = (next(&mut known), next(&mut looking));
+                    let (found, expected) = (look(&mut known), look(&mut looking));
                     prop_assert_eq!(described(&found), described(&expected));
                     if let Some(Next::Call(call, batch) | Next::Look(call, batch)) = found {
                         calls.push((call, batch));
