@@ -1,6 +1,9 @@
 //! What receives events: the [`Handler`] trait, the registry of types, and the built-in handlers.
 
 mod exec;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod kafka;
 mod log;
 #[cfg(feature = "nats")]

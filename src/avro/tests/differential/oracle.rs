@@ -168,7 +168,7 @@ fn put_items(
             put(&mut bytes, value, blocks);
         }
         let count = i64::try_from(block.len()).unwrap();
-        if how % 2 == 0 {
+        if how & 1 == 0 {
             put_long(out, count);
         } else {
             put_long(out, -count);
