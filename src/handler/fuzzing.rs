@@ -1,7 +1,5 @@
 //! Ways into what is private and reads what others send, for the targets in `fuzz/`. There only with `--cfg fuzzing`.
 
-#![expect(clippy::panic, reason = "a finding")]
-
 use std::time::{Duration, SystemTime};
 
 use super::Answer;

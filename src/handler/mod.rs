@@ -50,6 +50,8 @@ pub struct EventBatch {
     pub subscription: Arc<str>,
     /// At least one.
     pub events: Vec<Arc<Event>>,
+    /// True where all of them are in one order (`ordering = "strict"`), and not only those of one record.
+    pub strict: bool,
 }
 
 /// A handler's answer for one event.
