@@ -53,6 +53,7 @@ pub mod conformance;
 pub mod emulator;
 pub mod event;
 pub mod handler;
+mod json;
 mod letters;
 mod postgres;
 #[doc(hidden)]

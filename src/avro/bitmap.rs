@@ -10,6 +10,8 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::event::FieldNames;
 
 /// A bitmap element that is neither `0x<HEX>` nor `<n>-0x<HEX>`.
@@ -179,7 +181,8 @@ fn hex(set: &FieldSet, range: Range<Slot>) -> Option<String> {
 /// A set of slots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct FieldSet {
-    words: Vec<u64>,
+    /// Most schemas have fewer fields than fit in without an allocation.
+    words: SmallVec<[u64; 4]>,
     /// Bits that named nothing in the schema.
     pub(super) ignored: u32,
 }
@@ -187,7 +190,7 @@ pub(super) struct FieldSet {
 impl FieldSet {
     pub(super) const fn new() -> Self {
         Self {
-            words: Vec::new(),
+            words: SmallVec::new_const(),
             ignored: 0,
         }
     }

@@ -146,6 +146,11 @@ impl SchemaCache {
         }
     }
 
+    /// What [`SchemaCache::get`] gave was used once more, for so many events: a schema never changes under its ID.
+    pub(crate) fn used_again(&self, events: u64) {
+        self.shared.lookups.memory.increment(events);
+    }
+
     /// As [`SchemaCache::get`], without regard to a refusal that is remembered: a person has asked.
     pub async fn get_anew(&self, id: &SchemaId) -> Found {
         {

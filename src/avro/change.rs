@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::bitmap::{FieldSet, Slot};
 use super::datum::DecodeReason;
 use super::decode::Decoder;
-use super::json;
 use super::plan::{Node, Plan};
+use crate::json;
 
 /// What the header's bitmaps say about the body.
 #[derive(Debug, Default)]

@@ -13,9 +13,9 @@ use bytes::Bytes;
 
 use super::datum::{Datum, DecodeReason};
 use super::header::HeaderRead;
-use super::json;
 use super::plan::{Node, NodeId, Plan};
 use crate::event::{ChangeEventHeader, Decoded};
+use crate::json;
 
 /// Deepest nesting of types in a datum. Real events have three levels.
 pub(super) const MAX_DEPTH: usize = 64;
@@ -88,16 +88,16 @@ pub(super) fn decode(
     let mut decoder = Decoder::with_buffer(plan, payload, BUFFER.take());
     let mut header = None;
     let read = decoder.event(&mut header);
-    // Exactly as long as it is, for it is kept for as long as the event is in flight.
-    let data = Bytes::copy_from_slice(&decoder.out);
     let out = std::mem::take(&mut decoder.out);
+    // Exactly as long as it is, for it is kept for as long as the event is in flight.
+    let read = read.map(|ignored_bits| (ignored_bits, Bytes::copy_from_slice(&out)));
     if out.capacity() <= MAX_BUFFER {
         BUFFER.set(out);
     }
     match read {
-        Ok(ignored_bits) => Ok(Decoded {
+        Ok((ignored_bits, data)) => Ok(Decoded {
             record_name: Arc::clone(record_name),
-            header,
+            header: header.map(Box::new),
             data,
             ignored_bits,
         }),

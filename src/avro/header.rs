@@ -7,14 +7,16 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
+use smallvec::SmallVec;
+
 use super::bitmap::{BitmapError, FieldSet};
 use super::change::Changes;
 use super::datum::DecodeReason;
 use super::decode::Decoder;
-use super::json;
 use super::plan::{Node, NodeId, Plan};
 use super::schema::Schema;
 use crate::event::{ChangeEventHeader, ChangeType, FieldNames};
+use crate::json;
 
 /// Most items in one of the header's lists. An event of the platform's largest size, 1 MB, has room for
 /// half as many record IDs; a list of the shortest items would take 50 times the payload's memory.
@@ -74,56 +76,88 @@ fn empty() -> ChangeEventHeader {
 
 type Bitmaps = [Result<FieldSet, BitmapError>; 3];
 
+/// What a field of the header is, by its name and type. Found once for a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    EntityName,
+    ChangeOrigin,
+    TransactionKey,
+    CommitUser,
+    ChangeType,
+    SequenceNumber,
+    CommitTimestamp,
+    CommitNumber,
+    RecordIds,
+    NulledFields,
+    DiffFields,
+    ChangedFields,
+    /// Only its JSON is kept.
+    Other,
+}
+
+impl Role {
+    pub(super) fn of(plan: &Plan, number: usize) -> Self {
+        let field = plan.field(number);
+        let is_texts = |items: &NodeId| matches!(plan.node(*items), Node::String);
+        match (&*field.name, plan.node(field.node)) {
+            ("entityName", Node::String) => Self::EntityName,
+            ("changeOrigin", Node::String) => Self::ChangeOrigin,
+            ("transactionKey", Node::String) => Self::TransactionKey,
+            ("commitUser", Node::String) => Self::CommitUser,
+            ("changeType", Node::String | Node::Enum(_)) => Self::ChangeType,
+            ("sequenceNumber", Node::Int) => Self::SequenceNumber,
+            ("commitTimestamp", Node::Long) => Self::CommitTimestamp,
+            ("commitNumber", Node::Long) => Self::CommitNumber,
+            ("recordIds", Node::Array(items)) if is_texts(items) => Self::RecordIds,
+            ("nulledFields", Node::Array(items)) if is_texts(items) => Self::NulledFields,
+            ("diffFields", Node::Array(items)) if is_texts(items) => Self::DiffFields,
+            ("changedFields", Node::Array(items)) if is_texts(items) => Self::ChangedFields,
+            _ => Self::Other,
+        }
+    }
+}
+
 fn read_field(
     decoder: &mut Decoder<'_, '_>,
     number: usize,
     header: &mut ChangeEventHeader,
     [nulled, diffs, changed]: &mut Bitmaps,
 ) -> Result<(), DecodeReason> {
-    let plan = decoder.plan;
-    let field = plan.field(number);
-    match (&*field.name, plan.node(field.node)) {
-        ("entityName", Node::String) => header.entity_name = text(decoder, number)?,
-        ("changeOrigin", Node::String) => header.change_origin = text(decoder, number)?,
-        ("transactionKey", Node::String) => header.transaction_key = text(decoder, number)?,
-        ("commitUser", Node::String) => header.commit_user = text(decoder, number)?,
-        ("changeType", Node::String) => {
-            header.change_type = ChangeType::from_symbol(&text(decoder, number)?);
-        }
-        ("changeType", Node::Enum(symbols)) => {
-            decoder.key(number);
-            let symbol = decoder.symbol(symbols)?;
-            json::put_string(&mut decoder.out, symbol);
-            header.change_type = ChangeType::from_symbol(symbol);
-        }
-        ("sequenceNumber", Node::Int) => {
+    match decoder.plan.role(number) {
+        Role::EntityName => header.entity_name = text(decoder, number)?,
+        Role::ChangeOrigin => header.change_origin = text(decoder, number)?,
+        Role::TransactionKey => header.transaction_key = text(decoder, number)?,
+        Role::CommitUser => header.commit_user = text(decoder, number)?,
+        Role::ChangeType => header.change_type = change_type(decoder, number)?,
+        Role::SequenceNumber => {
             decoder.key(number);
             header.sequence_number = decoder.datum.int()?;
             json::put_integer(&mut decoder.out, header.sequence_number.into());
         }
-        ("commitTimestamp", Node::Long) => header.commit_timestamp = long(decoder, number)?,
-        ("commitNumber", Node::Long) => header.commit_number = long(decoder, number)?,
-        ("recordIds", Node::Array(items)) if is_text(plan, *items) => {
+        Role::CommitTimestamp => header.commit_timestamp = long(decoder, number)?,
+        Role::CommitNumber => header.commit_number = long(decoder, number)?,
+        Role::RecordIds => {
             let ids = texts(decoder, number)?;
             put_texts(decoder, ids.iter().copied());
             header.record_ids = ids.into_iter().map(str::to_owned).collect();
         }
-        ("nulledFields", Node::Array(items)) if is_text(plan, *items) => {
-            (header.nulled_fields, *nulled) = bitmap(decoder, number)?;
-        }
-        ("diffFields", Node::Array(items)) if is_text(plan, *items) => {
-            (header.diff_fields, *diffs) = bitmap(decoder, number)?;
-        }
-        ("changedFields", Node::Array(items)) if is_text(plan, *items) => {
-            (header.changed_fields, *changed) = bitmap(decoder, number)?;
-        }
-        _ => _ = decoder.field(number, 2)?,
+        Role::NulledFields => (header.nulled_fields, *nulled) = bitmap(decoder, number)?,
+        Role::DiffFields => (header.diff_fields, *diffs) = bitmap(decoder, number)?,
+        Role::ChangedFields => (header.changed_fields, *changed) = bitmap(decoder, number)?,
+        Role::Other => _ = decoder.field(number, 2)?,
     }
     Ok(())
 }
 
-fn is_text(plan: &Plan, node: NodeId) -> bool {
-    matches!(plan.node(node), Node::String)
+fn change_type(decoder: &mut Decoder<'_, '_>, number: usize) -> Result<ChangeType, DecodeReason> {
+    decoder.key(number);
+    let plan = decoder.plan;
+    let symbol = match plan.node(plan.field(number).node) {
+        Node::Enum(symbols) => decoder.symbol(symbols)?,
+        _ => decoder.datum.text()?,
+    };
+    json::put_string(&mut decoder.out, symbol);
+    Ok(ChangeType::from_symbol(symbol))
 }
 
 fn text(decoder: &mut Decoder<'_, '_>, number: usize) -> Result<String, DecodeReason> {
@@ -140,10 +174,13 @@ fn long(decoder: &mut Decoder<'_, '_>, number: usize) -> Result<i64, DecodeReaso
     Ok(value)
 }
 
+/// Few, most often.
+type Texts<'d> = SmallVec<[&'d str; 4]>;
+
 /// Reads an array of text, of which only the key is written yet.
-fn texts<'d>(decoder: &mut Decoder<'_, 'd>, number: usize) -> Result<Vec<&'d str>, DecodeReason> {
+fn texts<'d>(decoder: &mut Decoder<'_, 'd>, number: usize) -> Result<Texts<'d>, DecodeReason> {
     decoder.key(number);
-    let mut texts = Vec::new();
+    let mut texts = Texts::new();
     loop {
         let count = decoder.datum.block()?;
         for _ in 0..count {
@@ -229,10 +266,10 @@ fn read_layout(layout: &Schema, payload: &[u8]) -> Option<ChangeEventHeader> {
     let mut header = empty();
     let mut bitmaps = [const { Ok(FieldSet::new()) }; 3];
     for number in plan.header()? {
-        match &*plan.field(number).name {
-            "nulledFields" => header.nulled_fields = raw_bitmap(&mut decoder, number)?,
-            "diffFields" => header.diff_fields = raw_bitmap(&mut decoder, number)?,
-            "changedFields" => header.changed_fields = raw_bitmap(&mut decoder, number)?,
+        match plan.role(number) {
+            Role::NulledFields => header.nulled_fields = raw_bitmap(&mut decoder, number)?,
+            Role::DiffFields => header.diff_fields = raw_bitmap(&mut decoder, number)?,
+            Role::ChangedFields => header.changed_fields = raw_bitmap(&mut decoder, number)?,
             _ => read_field(&mut decoder, number, &mut header, &mut bitmaps).ok()?,
         }
     }

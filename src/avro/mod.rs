@@ -13,7 +13,6 @@ mod decode;
 mod encode;
 mod folder;
 mod header;
-mod json;
 mod plan;
 mod schema;
 

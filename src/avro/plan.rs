@@ -8,6 +8,7 @@ use apache_avro::schema::{Name, RecordSchema};
 use serde_json::Value as Json;
 
 use super::bitmap::Slots;
+use super::header::Role;
 use super::schema::SchemaError;
 
 /// Name of the field that makes a record a change event; always the first one (facts 4.4).
@@ -61,6 +62,10 @@ pub(super) struct Plan {
     fields: Vec<Field>,
     /// The fields of the event itself.
     root: Range<usize>,
+    /// The header's fields, where the event has one.
+    header: Option<Range<usize>>,
+    /// What each of them is.
+    roles: Box<[Role]>,
     /// Names for the bits of the header's bitmaps.
     pub(super) slots: Slots,
 }
@@ -73,9 +78,14 @@ impl Plan {
             nodes: compiler.nodes,
             fields: compiler.fields,
             root: 0..0,
+            header: None,
+            roles: Box::default(),
             slots: Slots::new([]),
         };
         plan.root = plan.record(root).unwrap_or_default();
+        plan.header = plan.find_header();
+        let of_header = plan.header().unwrap_or_default();
+        plan.roles = of_header.map(|number| Role::of(&plan, number)).collect();
         plan.slots = plan.name_slots();
         Ok(plan)
     }
@@ -94,14 +104,27 @@ impl Plan {
         self.root.clone()
     }
 
-    /// The header's fields, where the event has one: a record, first of all.
+    /// The header's fields, where the event has one.
     pub(super) fn header(&self) -> Option<Range<usize>> {
+        self.header.clone()
+    }
+
+    /// A record, first of all.
+    fn find_header(&self) -> Option<Range<usize>> {
         let first = self.root().next().map(|number| self.field(number))?;
         if &*first.name == HEADER_FIELD {
             self.record(first.node)
         } else {
             None
         }
+    }
+
+    /// What a field of the header is.
+    pub(super) fn role(&self, number: usize) -> Role {
+        let first = self.header.as_ref().map_or(0, |fields| fields.start);
+        let place = number.checked_sub(first);
+        let role = place.and_then(|place| self.roles.get(place));
+        role.copied().unwrap_or(Role::Other)
     }
 
     fn record(&self, id: NodeId) -> Option<Range<usize>> {

@@ -1,5 +1,6 @@
 //! The header that every change event carries.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -65,6 +66,23 @@ impl ChangeType {
             Self::Snapshot => "SNAPSHOT",
             Self::Other(symbol) => symbol,
         }
+    }
+
+    /// The symbol in small letters.
+    pub(super) fn lowercase(&self) -> Cow<'_, str> {
+        Cow::Borrowed(match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Undelete => "undelete",
+            Self::GapCreate => "gap_create",
+            Self::GapUpdate => "gap_update",
+            Self::GapDelete => "gap_delete",
+            Self::GapUndelete => "gap_undelete",
+            Self::GapOverflow => "gap_overflow",
+            Self::Snapshot => "snapshot",
+            Self::Other(symbol) => return symbol.to_ascii_lowercase().into(),
+        })
     }
 
     /// True where the change came without its content.

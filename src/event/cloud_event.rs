@@ -2,13 +2,12 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::io::Write as _;
 use std::time::SystemTime;
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::Event;
+use crate::json;
 
 /// Bytes of JSON that the attributes of most events take.
 pub(crate) const ATTRIBUTES_SIZE: usize = 768;
@@ -26,31 +25,21 @@ impl<'a> CloudEvent<'a> {
 
     /// `com.salesforce.cdc.Account.update.v1` or `com.salesforce.event.Order__e.v1`.
     pub fn type_name(&self) -> String {
-        let mut text = String::new();
-        self.put_type_name(&mut text);
-        text
+        self.with_type_name(|parts| parts.concat())
     }
 
-    fn put_type_name(&self, text: &mut String) {
-        let parts: [&str; 4] = match &self.event.decoded.header {
+    fn with_type_name<T>(&self, with: impl FnOnce(&[&str]) -> T) -> T {
+        match &self.event.decoded.header {
             Some(header) => {
-                let change = header.change_type.symbol();
-                ["com.salesforce.cdc.", &header.entity_name, ".", change]
+                let change = header.change_type.lowercase();
+                let entity = &header.entity_name;
+                with(&["com.salesforce.cdc.", entity, ".", &change, ".v1"])
             }
-            None => [
-                "com.salesforce.event.",
-                &self.event.decoded.record_name,
-                "",
-                "",
-            ],
-        };
-        let [.., change] = parts;
-        parts.iter().for_each(|part| text.push_str(part));
-        let from = text.len() - change.len();
-        if let Some(change) = text.get_mut(from..) {
-            change.make_ascii_lowercase();
+            None => {
+                let record = &self.event.decoded.record_name;
+                with(&["com.salesforce.event.", record, ".v1"])
+            }
         }
-        text.push_str(".v1");
     }
 
     /// The record the event is about: the first one it names, or the value of the `key` field.
@@ -64,33 +53,28 @@ impl<'a> CloudEvent<'a> {
 
     /// `//<my-domain host>/<org id><topic>`; `/<org id><topic>` where the host is not known.
     pub fn source(&self) -> String {
-        let mut text = String::new();
-        self.put_source(&mut text);
-        text
+        self.source_parts().concat()
     }
 
-    fn put_source(&self, text: &mut String) {
+    fn source_parts(&self) -> [&'a str; 5] {
         let source = &self.event.source;
-        if !source.host.is_empty() {
-            text.push_str("//");
-            text.push_str(&source.host);
-        }
-        text.push('/');
-        text.push_str(source.org_id.as_str());
-        text.push_str(source.topic.as_str());
+        let slashes = if source.host.is_empty() { "" } else { "//" };
+        let (org_id, topic) = (source.org_id.as_str(), source.topic.as_str());
+        [slashes, &source.host, "/", org_id, topic]
     }
 
     /// The whole object as JSON text, without a newline at its end. `data` stands in it as the decoder wrote it.
     pub fn to_json(&self) -> Vec<u8> {
-        let mut json = Vec::with_capacity(self.event.decoded.data.len() + ATTRIBUTES_SIZE);
+        let mut json = Vec::new();
         self.append_json(&mut json);
         json
     }
 
     /// Appends what [`CloudEvent::to_json`] gives.
     pub fn append_json(&self, json: &mut Vec<u8>) {
+        json.reserve(self.event.decoded.data.len() + ATTRIBUTES_SIZE);
         let mut before: &[u8] = b"{\"";
-        let Ok(()) = self.each_attribute(|name, value| {
+        let Ok(()) = self.attributes(|name, value| {
             json.extend_from_slice(before);
             json.extend_from_slice(name.as_bytes());
             json.extend_from_slice(b"\":");
@@ -102,22 +86,7 @@ impl<'a> CloudEvent<'a> {
         json.extend_from_slice(&self.event.decoded.data);
         json.push(b'}');
     }
-}
 
-/// A time as RFC 3339 text in UTC, from 1970 to the end of the year 9999; what lies outside is moved
-/// to the nearer end, because commit times come from outside and may be anything.
-pub fn rfc3339(time: SystemTime) -> String {
-    let since_1970 = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i128::try_from(since_1970.as_nanos())
-        .ok()
-        .and_then(|nanos| OffsetDateTime::from_unix_timestamp_nanos(nanos).ok())
-        .and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
-}
-
-impl CloudEvent<'_> {
     /// Shows each attribute, in the order of the JSON object, by its name: everything but `data`, which is
     /// [`Decoded::data`](super::Decoded::data). Ends with the first error that `show` gives.
     ///
@@ -126,37 +95,38 @@ impl CloudEvent<'_> {
         &self,
         mut show: impl FnMut(&'static str, Attribute<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        use Attribute::{Boolean, Integer, Text};
-        let event = self.event;
         // One buffer for all that has to be put together.
         let mut text = String::with_capacity(128);
-        show("specversion", Text("1.0"))?;
-        show("id", Text(event.identity().as_str()))?;
-        self.put_source(&mut text);
-        show("source", Text(&text))?;
-        text.clear();
-        self.put_type_name(&mut text);
-        show("type", Text(&text))?;
+        self.attributes(|name, value| show(name, value.whole(&mut text)))
+    }
+
+    /// The one mapping: each attribute by its name, as what it is made of.
+    fn attributes<E>(
+        &self,
+        mut show: impl FnMut(&'static str, Value<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        use Value::{Boolean, Hex, Integer, Text, Time};
+        let event = self.event;
+        show("specversion", Text(&["1.0"]))?;
+        show("id", Text(&[event.identity().as_str()]))?;
+        show("source", Text(&self.source_parts()))?;
+        self.with_type_name(|parts| show("type", Text(parts)))?;
         if let Some(subject) = self.subject() {
-            show("subject", Text(subject))?;
+            show("subject", Text(&[subject]))?;
         }
-        show("time", Text(&rfc3339(event.occurred_at())))?;
-        show("datacontenttype", Text("application/json"))?;
-        text.clear();
-        text.push_str("urn:salesforce:avro:");
-        text.push_str(event.raw.schema_id.as_str());
-        show("dataschema", Text(&text))?;
-        show("topic", Text(event.source.topic.as_str()))?;
+        show("time", Time(event.occurred_at()))?;
+        show("datacontenttype", Text(&["application/json"]))?;
+        let schema_id = event.raw.schema_id.as_str();
+        show("dataschema", Text(&["urn:salesforce:avro:", schema_id]))?;
+        show("topic", Text(&[event.source.topic.as_str()]))?;
         if let Some(replay_id) = &event.raw.replay_id {
-            text.clear();
-            replay_id.put_hex(&mut text);
-            show("replayid", Text(&text))?;
+            show("replayid", Hex(replay_id.as_bytes()))?;
         }
-        show("orgid", Text(event.source.org_id.as_str()))?;
+        show("orgid", Text(&[event.source.org_id.as_str()]))?;
         if let Some(key) = self.subject() {
-            show("partitionkey", Text(key))?;
+            show("partitionkey", Text(&[key]))?;
         }
-        show("eventuuid", Text(&event.raw.id))?;
+        show("eventuuid", Text(&[&event.raw.id]))?;
         show("epoch", Integer(event.epoch))?;
         if event.replayed {
             show("replayed", Boolean(true))?;
@@ -165,6 +135,56 @@ impl CloudEvent<'_> {
             show("partial", Boolean(true))?;
         }
         Ok(())
+    }
+}
+
+/// A time as RFC 3339 text in UTC, from 1970 to the end of the year 9999; what lies outside is moved
+/// to the nearer end, because commit times come from outside and may be anything.
+pub fn rfc3339(time: SystemTime) -> String {
+    let mut text = Vec::with_capacity(30);
+    put_rfc3339(&mut text, time);
+    String::from_utf8(text).unwrap_or_default() // never: all of it is ASCII
+}
+
+/// Written digit by digit, because every event has one.
+fn put_rfc3339(out: &mut Vec<u8>, time: SystemTime) {
+    let since_1970 = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let second = i64::try_from(since_1970.as_secs()).ok();
+    let second = second.and_then(|second| OffsetDateTime::from_unix_timestamp(second).ok());
+    let Some(at) = second else {
+        out.extend_from_slice(b"9999-12-31T23:59:59Z");
+        return;
+    };
+    let (year, month, day) = at.to_calendar_date();
+    let (hour, minute, second) = at.to_hms();
+    let mut text = *b"0000-00-00T00:00:00.000000000Z";
+    put_digits(&mut text[..4], year.unsigned_abs());
+    for (at, number) in [
+        (5, month.into()),
+        (8, day),
+        (11, hour),
+        (14, minute),
+        (17, second),
+    ] {
+        put_digits(&mut text[at..at + 2], number.into());
+    }
+    let nanos = since_1970.subsec_nanos();
+    put_digits(&mut text[20..29], nanos);
+    let zeros = text[20..29]
+        .iter()
+        .rev()
+        .take_while(|digit| **digit == b'0');
+    let end = if nanos == 0 { 19 } else { 29 - zeros.count() };
+    out.extend_from_slice(&text[..end]);
+    out.push(b'Z');
+}
+
+fn put_digits(text: &mut [u8], mut number: u32) {
+    for digit in text.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
     }
 }
 
@@ -189,13 +209,85 @@ impl fmt::Display for Attribute<'_> {
     }
 }
 
-impl Attribute<'_> {
-    fn append_json(self, json: &mut Vec<u8>) {
-        // Neither fails: the text is text, and a vector takes what it is given.
-        let _ = match self {
-            Self::Text(text) => serde_json::to_writer(json, text).map_err(Into::into),
-            Self::Integer(number) => write!(json, "{number}"),
-            Self::Boolean(truth) => write!(json, "{truth}"),
-        };
+/// What an attribute's value is made of, so that nothing is put together that is only to be written.
+#[derive(Debug, Clone, Copy)]
+enum Value<'a> {
+    /// Texts, one after the other.
+    Text(&'a [&'a str]),
+    /// Bytes, as hexadecimal digits.
+    Hex(&'a [u8]),
+    Time(SystemTime),
+    Integer(i64),
+    Boolean(bool),
+}
+
+impl Value<'_> {
+    /// In one piece, put together in `text` where that is needed.
+    fn whole<'t>(&'t self, text: &'t mut String) -> Attribute<'t> {
+        text.clear();
+        match self {
+            Self::Text([whole]) => return Attribute::Text(whole),
+            Self::Text(parts) => parts.iter().for_each(|part| text.push_str(part)),
+            Self::Hex(bytes) => json::push_hex(text, bytes),
+            Self::Time(time) => text.push_str(&rfc3339(*time)),
+            Self::Integer(number) => return Attribute::Integer(*number),
+            Self::Boolean(truth) => return Attribute::Boolean(*truth),
+        }
+        Attribute::Text(text)
+    }
+
+    fn append_json(self, out: &mut Vec<u8>) {
+        match self {
+            Self::Text(parts) => {
+                out.push(b'"');
+                parts.iter().for_each(|part| json::put_text(out, part));
+                out.push(b'"');
+            }
+            Self::Hex(bytes) => json::put_hex(out, bytes),
+            Self::Time(time) => {
+                out.push(b'"');
+                put_rfc3339(out, time);
+                out.push(b'"');
+            }
+            Self::Integer(number) => json::put_integer(out, number),
+            Self::Boolean(truth) => out.extend_from_slice(if truth { b"true" } else { b"false" }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use time::format_description::well_known::Rfc3339;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn times_are_written_as_others_write_them(
+            second in 0_u64..253_402_300_800,
+            nanos in prop_oneof![0_u32..1_000_000_000, (0_u32..1000).prop_map(|ms| ms * 1_000_000), Just(0)],
+        ) {
+            let time = SystemTime::UNIX_EPOCH + Duration::new(second, nanos);
+            let expected = OffsetDateTime::from(time).format(&Rfc3339).unwrap();
+            prop_assert_eq!(rfc3339(time), expected);
+        }
+    }
+
+    #[test]
+    fn times_that_cannot_be_are_moved_to_the_nearer_end() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        assert_eq!(
+            rfc3339(epoch - Duration::from_secs(1)),
+            "1970-01-01T00:00:00Z"
+        );
+        for later in [253_402_300_800, i64::MAX.unsigned_abs()] {
+            assert_eq!(
+                rfc3339(epoch + Duration::from_secs(later)),
+                "9999-12-31T23:59:59Z"
+            );
+        }
     }
 }

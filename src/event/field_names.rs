@@ -3,12 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 /// Names of fields, in order. A schema's names are there once, however many events name some of them.
 #[derive(Clone, Default)]
 pub struct FieldNames {
     all: Arc<[Box<str>]>,
     /// Places within `all`.
-    which: Vec<u32>,
+    which: SmallVec<[u32; 4]>,
 }
 
 impl FieldNames {

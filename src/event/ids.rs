@@ -8,6 +8,8 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::json;
+
 /// Text that is not the identifier it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
@@ -89,16 +91,6 @@ impl ReplayId {
         &self.0
     }
 
-    /// Appends its hexadecimal digits.
-    pub(super) fn put_hex(&self, text: &mut String) {
-        let mut digits = [0; 32];
-        let short = digits.get_mut(..2 * self.0.len());
-        match short.map(|digits| hex::encode_to_slice(&self.0, digits).map(|()| digits)) {
-            Some(Ok(digits)) => text.push_str(&String::from_utf8_lossy(digits)),
-            _ => text.push_str(&hex::encode(&self.0)),
-        }
-    }
-
     /// For a request.
     pub fn to_wire(&self) -> Bytes {
         Bytes::copy_from_slice(&self.0)
@@ -120,8 +112,8 @@ impl FromStr for ReplayId {
 
 impl fmt::Display for ReplayId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::new();
-        self.put_hex(&mut text);
+        let mut text = String::with_capacity(2 * self.0.len());
+        json::push_hex(&mut text, &self.0);
         f.write_str(&text)
     }
 }
@@ -175,16 +167,22 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
+/// An identity before it is kept: three parts of at most 64 bytes, and what is between them.
+type Draft = SmallVec<[u8; 3 * LONGEST_PART + 2]>;
+
 /// Appends a part of an identity: as it is, or its digest where it is long or not plain.
-fn put_part(text: &mut String, part: &str) {
-    let is_plain = |byte: u8| PLAIN[usize::from(byte)];
-    if part.len() <= LONGEST_PART && part.bytes().all(is_plain) {
-        text.push_str(part);
+fn put_part(text: &mut Draft, part: &[u8]) {
+    let is_plain = |byte: &u8| PLAIN[usize::from(*byte)];
+    if part.len() <= LONGEST_PART && part.iter().all(is_plain) {
+        text.extend_from_slice(part);
     } else {
-        text.push_str(&hex::encode(digest::digest(
-            &digest::SHA256,
-            part.as_bytes(),
-        )));
+        put_hex(text, digest::digest(&digest::SHA256, part).as_ref());
+    }
+}
+
+fn put_hex(text: &mut Draft, bytes: &[u8]) {
+    for byte in bytes {
+        text.extend_from_slice(&json::hex_digits(*byte));
     }
 }
 
@@ -196,22 +194,20 @@ pub struct EventIdentity(Arc<str>);
 impl EventIdentity {
     /// A publisher may choose any `id`, of any length, so one that is long or not plain is hashed.
     pub fn new(id: &str, replay_id: Option<&ReplayId>, record_id: Option<&str>) -> Self {
-        let mut text = String::with_capacity(96);
-        put_part(&mut text, id);
-        text.push(':');
-        if let Some(replay_id) = replay_id {
-            let from = text.len();
-            replay_id.put_hex(&mut text);
-            if text.len() - from > LONGEST_PART {
-                let long = text.split_off(from);
-                put_part(&mut text, &long);
-            }
+        let mut text = Draft::new();
+        put_part(&mut text, id.as_bytes());
+        text.push(b':');
+        match replay_id.map(ReplayId::as_bytes) {
+            Some(bytes) if 2 * bytes.len() <= LONGEST_PART => put_hex(&mut text, bytes),
+            Some(bytes) => put_part(&mut text, hex::encode(bytes).as_bytes()),
+            None => {}
         }
         if let Some(record_id) = record_id {
-            text.push(':');
-            put_part(&mut text, record_id);
+            text.push(b':');
+            put_part(&mut text, record_id.as_bytes());
         }
-        Self(text.into())
+        // All of it is ASCII.
+        Self(String::from_utf8_lossy(&text).into())
     }
 
     /// As it was stored.

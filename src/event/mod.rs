@@ -82,7 +82,7 @@ pub struct Decoded {
     /// Name of the Avro record: `AccountChangeEvent`, `Order__e`. The only reliable type on a channel.
     pub record_name: Arc<str>,
     /// Present on change events.
-    pub header: Option<ChangeEventHeader>,
+    pub header: Option<Box<ChangeEventHeader>>,
     /// The CloudEvents `data` object as JSON text, by the rule of absence in the design (4.3): bitmaps
     /// are field names, unchanged fields are left out, fields set to null are null.
     pub data: Bytes,
@@ -169,7 +169,7 @@ impl Event {
         self.decoded
             .header
             .as_ref()
-            .and_then(ChangeEventHeader::committed_at)
+            .and_then(|header| header.committed_at())
             .unwrap_or(self.received_at)
     }
 

@@ -93,7 +93,7 @@ struct Job {
 /// How far a job got.
 #[derive(Debug, Default)]
 struct Written {
-    /// Lines that are out completely.
+    /// Lines that are out completely, where not all are.
     complete: usize,
     /// Why the rest is not.
     error: Option<String>,
@@ -225,10 +225,13 @@ fn write_lines(out: &mut impl Write, torn: &mut Vec<u8>, lines: &[u8]) -> Writte
         let end = rest.iter().position(|byte| *byte == b'\n');
         torn.extend_from_slice(&rest[..end.map_or(rest.len(), |end| end + 1)]);
     }
-    let error = failure.or_else(|| out.flush().err());
-    Written {
-        complete: memchr::memchr_iter(b'\n', done).count(),
-        error: error.map(|error| error.to_string()),
+    match failure.or_else(|| out.flush().err()) {
+        // Nobody asks how many.
+        None => Written::default(),
+        Some(error) => Written {
+            complete: memchr::memchr_iter(b'\n', done).count(),
+            error: Some(error.to_string()),
+        },
     }
 }
 

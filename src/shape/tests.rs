@@ -48,7 +48,7 @@ fn change(changed: &[&str], header: Value, mut data: Value) -> Decoded {
     data["ChangeEventHeader"] = header;
     Decoded {
         record_name: "AccountChangeEvent".into(),
-        header: Some(ChangeEventHeader {
+        header: Some(Box::new(ChangeEventHeader {
             entity_name: "Account".to_owned(),
             record_ids: owned(&["001A"]),
             change_type: ChangeType::Update,
@@ -61,7 +61,7 @@ fn change(changed: &[&str], header: Value, mut data: Value) -> Decoded {
             nulled_fields: FieldNames::default(),
             diff_fields: FieldNames::default(),
             changed_fields: changed.iter().copied().collect(),
-        }),
+        })),
         data: serde_json::to_vec(&data).unwrap().into(),
         ignored_bits: 0,
     }

@@ -110,24 +110,23 @@ pub(super) struct EventMaker {
 
 impl EventMaker {
     /// Decodes with the schema that wrote the payload; gives that back where it does not decode.
-    #[expect(clippy::result_large_err, reason = "what decodes is as large")]
     pub(super) fn make(
         &self,
         schema: &Schema,
         raw: RawEvent,
         received_at: SystemTime,
-    ) -> Result<Event, (RawEvent, DecodeFailure)> {
+    ) -> Result<Arc<Event>, Box<(RawEvent, DecodeFailure)>> {
         let decoded = match schema.decode(&raw.payload) {
             Ok(decoded) => decoded,
-            Err(failure) => return Err((raw, failure)),
+            Err(failure) => return Err(Box::new((raw, failure))),
         };
         let key = match (&self.key, &decoded.header) {
             (Some(field), None) => schema.key_text(&raw.payload, field),
             _ => None,
         };
         self.forms
-            .look_at(schema, &raw.schema_id, decoded.header.as_ref());
-        Ok(Event {
+            .look_at(schema, &raw.schema_id, decoded.header.as_deref());
+        Ok(Arc::new(Event {
             source: self.source.clone(),
             raw,
             shown: self.forms.of(&decoded),
@@ -138,7 +137,7 @@ impl EventMaker {
             replayed: self.replayed,
             partial: false,
             key,
-        })
+        }))
     }
 }
 
@@ -154,6 +153,8 @@ pub(super) struct Decoder {
     pub(super) stop: CancellationToken,
     /// Since when a schema could not be had: the wait is for the schema, not for each of its events.
     pub(super) missing: HashMap<SchemaId, Instant>,
+    /// That of the last event: the next one's, most often.
+    pub(super) last_schema: Option<(SchemaId, Arc<Schema>)>,
 }
 
 impl Decoder {
@@ -165,21 +166,27 @@ impl Decoder {
     ) {
         while let Some(batch) = arrivals.recv().await {
             let mut out = Vec::with_capacity(batch.len());
+            let mut used_again = 0;
             for arrival in batch {
                 let item = match arrival {
                     Arrival::Keepalive { id, received_at } => Item::Keepalive(id, received_at),
                     Arrival::Pinned(stored) => Item::Pinned(stored),
                     Arrival::NewPlaces => Item::NewPlaces,
                     Arrival::Resumed { continues } => Item::Resumed { continues },
-                    Arrival::Event { raw, received_at } => {
-                        match self.decode(raw, received_at, &mut out, &items).await {
+                    Arrival::Event { raw, received_at } => match &self.last_schema {
+                        Some((id, schema)) if *id == raw.schema_id => {
+                            used_again += 1;
+                            self.decode_with(schema, raw, received_at)
+                        }
+                        _ => match self.decode(raw, received_at, &mut out, &items).await {
                             Some(item) => item,
                             None => return,
-                        }
-                    }
+                        },
+                    },
                 };
                 out.push(item);
             }
+            self.schemas.used_again(used_again);
             if items.send(out).is_err() {
                 return; // the delivery has ended
             }
@@ -212,7 +219,12 @@ impl Decoder {
             Err(SchemaUnavailable::Refused(error)) => Err(("schema_refused", error)),
         };
         Some(match schema {
-            Ok(schema) => self.decode_with(&schema, raw, received_at),
+            Ok(schema) => {
+                let id = raw.schema_id.clone();
+                let item = self.decode_with(&schema, raw, received_at);
+                self.last_schema = Some((id, schema));
+                item
+            }
             Err((reason, error)) => {
                 let header = peek_header(&raw.payload);
                 self.undecodable(raw, received_at, header, reason, error)
@@ -271,15 +283,13 @@ impl Decoder {
         match self.maker.make(schema, raw, received_at) {
             Ok(event) => {
                 self.observer.ignored_bits(event.decoded.ignored_bits);
-                Item::Event(Arc::new(event))
+                Item::Event(event)
             }
-            Err((raw, failure)) => self.undecodable(
-                raw,
-                received_at,
-                failure.header,
-                "undecodable",
-                failure.error.to_string(),
-            ),
+            Err(failed) => {
+                let (raw, failure) = *failed;
+                let error = failure.error.to_string();
+                self.undecodable(raw, received_at, failure.header, "undecodable", error)
+            }
         }
     }
 

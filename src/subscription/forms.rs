@@ -96,7 +96,7 @@ impl Forms {
         if self.shapes.is_empty() {
             return Shown::Whole;
         }
-        let header = decoded.header.as_ref();
+        let header = decoded.header.as_deref();
         let form = |number: usize| {
             let shown = |one: &&OfHandler| one.shape == Some(number);
             let mut handlers = self.handlers.iter().filter(shown);
@@ -227,7 +227,7 @@ mod tests {
         let inner = Arc::make_mut(&mut one);
         inner.raw.payload = bytes::Bytes::from_static(b"payload");
         inner.decoded.data = bytes::Bytes::from_static(br#"{"A":1,"B":2}"#);
-        inner.decoded.header.as_mut().unwrap().entity_name = "Account".to_owned();
+        inner.decoded.header.as_deref_mut().unwrap().entity_name = "Account".to_owned();
         inner.shown = forms.of(&inner.decoded);
         one
     }
@@ -290,7 +290,7 @@ mod tests {
             (&["Account"], &["A"]),
         ]);
         let whole = account(&forms);
-        let found = forms.misfits(&schema, whole.decoded.header.as_ref());
+        let found = forms.misfits(&schema, whole.decoded.header.as_deref());
         let found: Vec<_> = found.into_iter().map(|(_, misfit)| misfit).collect();
         assert_eq!(
             found,
@@ -299,7 +299,7 @@ mod tests {
         // Each schema is looked at once, where there is anything to look for.
         let only_entities = self::forms(&[(&["account"], &[])]);
         let id = SchemaId::new("s");
-        only_entities.look_at(&schema, &id, whole.decoded.header.as_ref());
+        only_entities.look_at(&schema, &id, whole.decoded.header.as_deref());
         let looked_at = only_entities.looked_at.unwrap().into_inner().unwrap();
         assert!(looked_at.contains(&id));
         assert!(self::forms(&[(&[], &[])]).looked_at.is_none());
@@ -309,7 +309,7 @@ mod tests {
     fn handlers_are_asked_by_their_number() {
         let forms = forms(&[(&["Lead"], &[]), (&[], &[]), (&["Contact"], &[])]);
         let whole = account(&forms);
-        let header = whole.decoded.header.as_ref();
+        let header = whole.decoded.header.as_deref();
         assert_eq!(forms.unwanted(header), 0b101);
         assert!(!forms.wants(0, header) && forms.wants(1, header));
         assert_eq!(forms.unwanted(None), 0);

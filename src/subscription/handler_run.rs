@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::pause;
-use super::lanes::{CallId, IsHeld, Lanes, Next, Origin, RecordSet, Unit, Waiting};
+use super::gather::Gather;
+use super::lanes::{Batch, CallId, IsHeld, Lanes, Next, Origin, RecordSet, Unit, Waiting};
 use super::tracker::HandlerSet;
 use crate::config::{BackoffConfig, HandlerConfig, OnExhausted, Ordering, RetryConfig};
 use crate::handler::{Answer, BatchAnswer, BatchLimits, Retry};
@@ -65,6 +66,7 @@ pub(super) struct HandlerRun {
     stopped_retry: BackoffConfig,
     limits: BatchLimits,
     concurrency: usize,
+    gather: Gather,
     lanes: Lanes,
     successes: u64,
     failures_in_row: u32,
@@ -105,12 +107,19 @@ impl HandlerRun {
                 ..limits
             },
             concurrency: concurrency.max(1),
+            gather: Gather::default(),
             lanes: Lanes::default(),
             successes: 0,
             failures_in_row: 0,
             down: None,
             stopped: BTreeMap::new(),
         }
+    }
+
+    /// The same for a handler of which a call costs much, however little is in it.
+    pub(super) fn wanting_few_calls(mut self) -> Self {
+        self.gather = Gather::wanted();
+        self
     }
 
     /// Takes a unit in; `places` are those of its events, where they do not follow each other.
@@ -167,7 +176,7 @@ impl HandlerRun {
             (Some(down), None) if down.until > now || calls > 0 => None,
             (Some(_), None) => self.lanes.probe(now, held),
             (None, None) if calls >= self.concurrency => None,
-            (None, None) => self.lanes.next_batch(now, self.limits, held),
+            (None, None) => self.next_batch(now, held),
         }?;
         if let Next::Call(_, batch) = &mut next {
             for waiting in batch.iter_mut().filter(|w| w.attempts == 0) {
@@ -178,14 +187,31 @@ impl HandlerRun {
         Some(next)
     }
 
+    /// The next batch, or what has to leave the lanes, unless it is to wait for more.
+    fn next_batch(&mut self, now: Instant, held: IsHeld<'_>) -> Option<Next> {
+        let only_full = self.gather.only_full(now, self.lanes.calls());
+        let next = self.lanes.next_batch(now, self.limits, only_full, held);
+        match &next {
+            Batch::Part => self.gather.left(now),
+            Batch::Next(Next::Call(..)) | Batch::Nothing => self.gather.is_over(),
+            Batch::Next(_) => {}
+        }
+        match next {
+            Batch::Next(next) => Some(next),
+            Batch::Part | Batch::Nothing => None,
+        }
+    }
+
     /// When [`HandlerRun::next_call`] may have something new without an answer or an event coming first.
     pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
         if self.lanes.waiting() == 0 {
             return None;
         }
         let held = self.down.as_ref().map(|down| down.until);
-        held.filter(|until| *until > now && self.stopped.is_empty())
-            .or_else(|| self.lanes.next_due(now))
+        let held = held.filter(|until| *until > now && self.stopped.is_empty());
+        let gathered = self.gather.due(now);
+        let due = || gathered.into_iter().chain(self.lanes.next_due(now)).min();
+        held.or_else(due)
     }
 
     /// Why it is stopped, where it is.

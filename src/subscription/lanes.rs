@@ -36,6 +36,15 @@ pub(super) enum Next {
     Aside(Vec<Waiting>),
 }
 
+/// What [`Lanes::next_batch`] found.
+#[derive(Debug)]
+pub(super) enum Batch {
+    Next(Next),
+    /// Less than was asked for, which stays.
+    Part,
+    Nothing,
+}
+
 /// Says that a unit whose turn it is may not be handed over: its records are held by a dead letter.
 pub(super) type IsHeld<'a> = &'a dyn Fn(&Waiting) -> bool;
 
@@ -44,6 +53,8 @@ pub(super) type IsHeld<'a> = &'a dyn Fn(&Waiting) -> bool;
 struct Chosen {
     batch: Vec<Origin>,
     aside: Vec<Origin>,
+    /// Nothing that comes later could be in the batch, too.
+    full: bool,
 }
 
 /// What waits for one handler, and what is with it.
@@ -133,23 +144,29 @@ impl Lanes {
         }
     }
 
-    /// The next batch, in bus order; what is held and in its turn leaves the lanes first.
+    /// The next batch, in bus order; what is held and in its turn leaves the lanes first. Where `only_full`, a batch to
+    /// which something could still be added stays.
     pub(super) fn next_batch(
         &mut self,
         now: Instant,
         limits: BatchLimits,
+        only_full: bool,
         held: IsHeld<'_>,
-    ) -> Option<Next> {
+    ) -> Batch {
         if self.barrier_with_handler {
-            return None;
+            return Batch::Nothing;
         }
         let before = self.stuck.take().filter(|_| self.barriers == 0);
         let (chosen, stuck) = self.choose(now, limits, None, held, before);
         self.stuck = stuck;
-        if chosen.aside.is_empty() {
-            return self.take(&chosen.batch, Next::Call);
+        if !chosen.aside.is_empty() {
+            return Batch::Next(self.take_aside(&chosen.aside));
         }
-        Some(self.take_aside(&chosen.aside))
+        if only_full && !chosen.full && !chosen.batch.is_empty() {
+            return Batch::Part;
+        }
+        self.take(&chosen.batch, Next::Call)
+            .map_or(Batch::Nothing, Batch::Next)
     }
 
     /// Units in doubt, to be looked up: whatever waits before them, for to look hands nothing over.
@@ -301,6 +318,7 @@ impl Lanes {
                 events += waiting.unit.events().len();
                 bytes += size;
                 if waiting.alone || waiting.order == Order::Barrier {
+                    chosen.full = true;
                     break;
                 }
             } else {
@@ -311,10 +329,12 @@ impl Lanes {
                     Order::Barrier => break,
                 }
                 if free && !fits {
+                    chosen.full = true;
                     break;
                 }
             }
         }
+        chosen.full |= events >= limits.events;
         let stuck = stuck_to.filter(|_| all_stuck);
         (chosen, stuck.map(|to| Stuck { to, blocked }))
     }

@@ -56,7 +56,7 @@ pub(super) enum LoadedLetter {
     /// Could not be handed to anyone, because one of them did not decode; now all do.
     Decodes {
         unit: Option<String>,
-        events: Vec<(Named, Event)>,
+        events: Vec<(Named, Arc<Event>)>,
     },
     /// Could not be decoded when it came, and now that it can be, its handler turns out not to want it.
     Unwanted(Vec<Named>),
@@ -119,7 +119,7 @@ impl LetterLoader {
             })
             .collect();
         let mut unit = None;
-        let mut events: Vec<(Named, Event)> = Vec::with_capacity(drawn.letters.len());
+        let mut events: Vec<(Named, Arc<Event>)> = Vec::with_capacity(drawn.letters.len());
         // Nobody can have said yet that its handler wants it.
         let mut never_given = Vec::new();
         for (ticket, placed) in &drawn.letters {
@@ -174,16 +174,16 @@ impl LetterLoader {
         };
         let part = unit.is_some_and(|unit| unit.starts_with(PART));
         let named: Vec<Named> = events.iter().map(|(named, _)| *named).collect();
-        let wanted = |(named, event): &(Named, Event)| {
-            let header = event.decoded.header.as_ref();
+        let wanted = |(named, event): &(Named, Arc<Event>)| {
+            let header = event.decoded.header.as_deref();
             !never_given.contains(&named.1) || self.maker.forms.wants(handler, header)
         };
         let (ids, mut events): (Vec<i64>, Vec<Arc<Event>>) = events
             .into_iter()
             .filter(wanted)
             .map(|((_, id), mut event)| {
-                event.partial = part;
-                (id, Arc::new(event))
+                Arc::make_mut(&mut event).partial = part;
+                (id, event)
             })
             .unzip();
         let Some((_, place)) = drawn.letters.first().copied() else {
@@ -206,7 +206,7 @@ impl LetterLoader {
     }
 
     /// `anew` has a schema sought that was refused a moment ago.
-    async fn event(&self, letter: DeadLetter, anew: bool) -> Result<Event, NoEvent> {
+    async fn event(&self, letter: DeadLetter, anew: bool) -> Result<Arc<Event>, NoEvent> {
         let replayed = letter.replayed;
         let seeking = async {
             match anew {
@@ -235,11 +235,16 @@ impl LetterLoader {
             replay_id: letter.replay_id,
         };
         let made = self.maker.make(&schema, raw, letter.received_at);
-        made.map(|event| Event { replayed, ..event })
-            .map_err(|(_, failure)| NoEvent::Never {
+        match made {
+            Ok(mut event) => {
+                Arc::make_mut(&mut event).replayed = replayed;
+                Ok(event)
+            }
+            Err(failed) => Err(NoEvent::Never {
                 reason: "undecodable",
-                error: failure.error.to_string(),
-            })
+                error: failed.1.error.to_string(),
+            }),
+        }
     }
 }
 

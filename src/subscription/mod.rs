@@ -20,6 +20,7 @@ mod decoder;
 mod delivery;
 mod forms;
 mod gaps;
+mod gather;
 mod handler_run;
 mod held;
 mod in_flight;
@@ -313,7 +314,11 @@ impl Stint<'_> {
         let runs = config.handlers.iter().enumerate().map(|(index, handler)| {
             let limits = self.handlers[index].batch_limits();
             let retry = shared.salesforce.blocked_retry;
-            HandlerRun::new(index, handler, limits, config.concurrency, retry)
+            let run = HandlerRun::new(index, handler, limits, config.concurrency, retry);
+            match self.handlers[index].transactional() {
+                Some(_) => run.wanting_few_calls(),
+                None => run,
+            }
         });
         let delivery = Delivery::new(Setup {
             lease: taken.lease,

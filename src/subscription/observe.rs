@@ -182,15 +182,15 @@ impl Observer {
         }
     }
 
-    /// An event that was received then is given to a handler for the first time.
-    pub(super) fn handed_over(&self, received_at: SystemTime, now: SystemTime) {
+    /// So many events that were received then are given to a handler for the first time.
+    pub(super) fn handed_over(&self, received_at: SystemTime, now: SystemTime, events: usize) {
         let waited = now.duration_since(received_at).unwrap_or_default();
-        self.0.legs.wait.record(waited);
+        self.0.legs.wait.record_many(waited, events);
     }
 
-    /// All handlers are done with an event, so long after its first hand-over.
-    pub(super) fn done(&self, took: Duration) {
-        self.0.legs.handler.record(took);
+    /// All handlers are done with so many events, so long after their first hand-over.
+    pub(super) fn done(&self, took: Duration, events: usize) {
+        self.0.legs.handler.record_many(took, events);
     }
 
     /// A position that has passed so many events was stored so long after they were finished.
@@ -206,11 +206,11 @@ impl Observer {
             .increment(1);
     }
 
-    pub(super) fn finished(&self, outcome: Outcome) {
+    pub(super) fn finished(&self, outcome: Outcome, events: u64) {
         match outcome {
-            Outcome::Handled => self.0.handled.increment(1),
-            Outcome::Parked => self.0.parked.increment(1),
-            Outcome::Filtered => self.0.filtered.increment(1),
+            Outcome::Handled => self.0.handled.increment(events),
+            Outcome::Parked => self.0.parked.increment(events),
+            Outcome::Filtered => self.0.filtered.increment(events),
         }
     }
 

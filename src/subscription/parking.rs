@@ -377,7 +377,7 @@ pub(super) fn dead_letter(
         unit: None,
         place: None,
         received_at: event.received_at,
-        commit: (event.decoded.header.as_ref()).and_then(|it| it.commit(event.received_at)),
+        commit: (event.decoded.header.as_deref()).and_then(|it| it.commit(event.received_at)),
         ahead: false,
         replayed: event.replayed,
         sealed: false,

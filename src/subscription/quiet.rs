@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-/// A stream that opens and breaks within this says nothing by being open.
+/// For so long an open stream over which nothing came says nothing by that: one that is refused is open for a moment.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// Since when nothing came although something was owed, and until when that is as it should be.
@@ -17,8 +17,6 @@ pub(super) struct Quiet {
     fine_until: Option<Instant>,
     /// When the present stream was opened, until something comes over it.
     unheard_since: Option<Instant>,
-    /// The stream before broke as soon as it was open.
-    was_fruitless: bool,
 }
 
 impl Quiet {
@@ -28,7 +26,6 @@ impl Quiet {
             since: None,
             fine_until: None,
             unheard_since: None,
-            was_fruitless: false,
         }
     }
 
@@ -47,21 +44,12 @@ impl Quiet {
         self.since = Some(now);
         self.fine_until = Some(now + self.limit);
         self.unheard_since = None;
-        self.was_fruitless = false;
     }
 
-    /// The stream broke, or could not be opened.
-    pub(super) fn broke(&mut self, now: Instant) {
-        if let Some(opened) = self.unheard_since.take() {
-            self.was_fruitless = now.duration_since(opened) < SETTLED;
-        }
-    }
-
-    /// From when on the silence of the present stream tells that there is nothing: at once, unless the one before broke
-    /// as soon as it was open, for then this one may, too.
+    /// From when on the silence of the present stream tells that there is nothing; `None` where something came.
     pub(super) fn tells_from(&self) -> Option<Instant> {
-        let opened = self.unheard_since.filter(|_| self.was_fruitless)?;
-        Some(opened + SETTLED)
+        // It has to tell something before it counts as silent.
+        Some(self.unheard_since? + SETTLED.min(self.limit / 4))
     }
 
     /// Until when the silence of an open stream is as it should be; `None` where there is no such time, because nothing
@@ -106,26 +94,19 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_tells_nothing_at_once_after_one_that_broke_as_soon_as_it_was_open() {
+    fn a_stream_tells_nothing_by_its_silence_before_it_was_open_for_a_moment() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut quiet = Quiet::new(LIMIT);
         quiet.opened(at(0));
-        assert_eq!(quiet.tells_from(), None);
-        quiet.broke(at(3));
+        assert_eq!(quiet.tells_from(), Some(at(1000)));
+        // It was refused at once.
         quiet.opened(at(500));
         assert_eq!(quiet.tells_from(), Some(at(1500)));
-        quiet.broke(at(502));
-        quiet.broke(at(600)); // it could not be opened in between
-        quiet.opened(at(1000));
-        quiet.heard(at(1001));
+        quiet.heard(at(501));
         assert_eq!(quiet.tells_from(), None);
-        quiet.broke(at(1002));
-        quiet.opened(at(2000));
-        assert_eq!(quiet.tells_from(), None);
-        quiet.broke(at(4000));
-        quiet.opened(at(4001));
-        assert_eq!(quiet.tells_from(), None);
+        quiet.opened(at(9000));
+        assert_eq!(quiet.tells_from(), Some(at(10_000)));
     }
 
     #[test]

@@ -353,7 +353,6 @@ impl Reader {
     /// The one place that says what to do about a broken stream.
     async fn recover(&mut self, broken: Break, backoff: &mut Backoff, refused: &mut u32) -> Step {
         let recovery = broken.recovery();
-        self.quiet.broke(Instant::now());
         // Nothing is owed by a stream that is gone, however long the pause.
         self.observer.credits(0);
         self.observer.reconnect(broken.reason());

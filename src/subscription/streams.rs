@@ -98,6 +98,7 @@ impl Streams {
             observer: opening.observer.clone(),
             stop: opening.stop.clone(),
             missing: HashMap::new(),
+            last_schema: None,
         };
         let (notes, noted) = Notes::begin(
             shared.store.clone(),

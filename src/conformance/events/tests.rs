@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::FieldsConfig;
+use crate::event::Attribute;
 
 fn maker(topic: &str, key: Option<&str>) -> Maker {
     let mut subscription = SubscriptionConfig::new("s", topic.parse().unwrap());
@@ -38,7 +39,7 @@ fn events_are_those_of_the_topic_and_can_be_told_from_an_orgs() {
 fn the_entity_and_the_key_are_the_subscriptions() {
     let mut changes = maker("/data/Invoice__ChangeEvent", None);
     let made = changes.sound("000t").unwrap();
-    let header = made.event.decoded.header.as_ref().unwrap();
+    let header = made.event.decoded.header.as_deref().unwrap();
     assert_eq!(header.entity_name, "Invoice__c");
     assert_eq!(made.records, [Box::<str>::from("000t")]);
     let mut orders = maker("/event/Payment__e", Some("Invoice__c"));
@@ -138,4 +139,33 @@ fn a_schema_in_the_folder_comes_before_ours() {
     let made = maker.sound("").unwrap();
     let data: Value = serde_json::from_slice(&made.event.decoded.data).unwrap();
     assert!(data["Own__c"].as_str().unwrap().starts_with("canary"));
+}
+
+#[test]
+fn attributes_by_themselves_are_those_of_the_json() {
+    for topic in ["/data/AccountChangeEvent", "/event/Order__e"] {
+        let mut maker = maker(topic, None);
+        let odd = maker.oddities().into_iter().map(Some).chain([None]);
+        for oddity in odd.collect::<Vec<_>>() {
+            let made = match oddity {
+                Some(oddity) => maker.odd(oddity, "000t").unwrap(),
+                None => maker.sound("000t").unwrap(),
+            };
+            let event = made.event.cloud_event();
+            let mut json: serde_json::Map<String, Value> =
+                serde_json::from_slice(&event.to_json()).unwrap();
+            assert!(json.remove("data").is_some());
+            let mut shown = serde_json::Map::new();
+            let Ok(()) = event.each_attribute(|name, value| {
+                let value = match value {
+                    Attribute::Text(text) => text.into(),
+                    Attribute::Integer(number) => number.into(),
+                    Attribute::Boolean(truth) => truth.into(),
+                };
+                shown.insert(name.to_owned(), value);
+                Ok::<(), std::convert::Infallible>(())
+            });
+            assert_eq!(shown, json);
+        }
+    }
 }

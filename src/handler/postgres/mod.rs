@@ -5,6 +5,7 @@ mod append;
 mod call;
 mod elsewhere;
 mod name;
+mod rows;
 mod settings;
 mod table;
 mod trouble;
@@ -23,9 +24,10 @@ use super::{
 };
 use crate::config::HandlerConfig;
 use crate::telemetry::metrics;
-use append::{Append, Rows};
+use append::Append;
 use call::Call;
 use elsewhere::Elsewhere;
+use rows::Rows;
 
 /// Writes events to Postgres, within a transaction that it is given: in the store's database exactly once, because what
 /// it writes is committed together with the events' finished marks ([`TransactionalHandler`]).

@@ -175,6 +175,7 @@ postgres_suite! {
     a_constraint_that_fails_at_the_commit_is_an_error_of_the_work,
     a_commit_waits_for_the_disk_whatever_the_database_is_set_to,
     a_worker_whose_epoch_has_passed_commits_no_rows,
+    what_begins_while_another_takes_over_waits_and_is_refused,
     whoever_takes_over_waits_for_an_open_transaction_and_sees_its_marks,
     a_commit_whose_answer_was_lost_is_waited_for_and_then_seen,
     a_connection_that_is_lost_half_way_leaves_nothing_and_the_next_call_goes_well,

@@ -301,6 +301,27 @@ pub(super) async fn a_worker_whose_epoch_has_passed_commits_no_rows(bed: &Bed) {
     store.close().await;
 }
 
+pub(super) async fn what_begins_while_another_takes_over_waits_and_is_refused(bed: &Bed) {
+    let (store, old) = ready(bed).await;
+    // Another that is about to take over.
+    let mut next = PgConnection::connect(bed.direct_url()).await.unwrap();
+    let raise = "begin; select from orgstream.subscription for update; \
+                 update orgstream.subscription set epoch = epoch + 1";
+    sqlx::raw_sql(raise).execute(&mut next).await.unwrap();
+    let marks = ahead(&["a"]);
+    let late = transact(&*store, &old, &marks, write_all);
+    let taken = async {
+        waits_for_a_lock(bed).await;
+        sqlx::raw_sql("commit").execute(&mut next).await.unwrap();
+    };
+    let (late, ()) = futures_util::future::join(late, taken).await;
+    let error = late.unwrap_err();
+    let fenced = matches!(error, TransactionError::Store(StoreError::Fenced { .. }));
+    assert!(fenced, "{error:?}");
+    assert_eq!(stored(bed).await, (0, 0));
+    store.close().await;
+}
+
 pub(super) async fn whoever_takes_over_waits_for_an_open_transaction_and_sees_its_marks(bed: &Bed) {
     let (store, old) = ready(bed).await;
     let (go, gone) = tokio::sync::oneshot::channel::<()>();

@@ -67,7 +67,7 @@ impl Delivery {
             identity,
             occurred_at: event.occurred_at(),
             size,
-            transaction: self.transaction_of(event.decoded.header.as_ref()),
+            transaction: self.transaction_of(event.decoded.header.as_deref()),
         };
         self.track(tracked, What::Event(event));
     }
@@ -113,12 +113,12 @@ impl Delivery {
         let finished = finished & !parked;
         // So does what was parked for a handler that does not want it any more.
         let unwanted = match &what {
-            What::Event(event) => self.forms.unwanted(event.decoded.header.as_ref()) & !parked,
+            What::Event(event) => self.forms.unwanted(event.decoded.header.as_deref()) & !parked,
             // Nobody can have left it out.
             What::Undecodable(_) => 0,
         };
         let header = match &what {
-            What::Event(event) => event.decoded.header.as_ref(),
+            What::Event(event) => event.decoded.header.as_deref(),
             What::Undecodable(event) => event.header.as_ref(),
         };
         let committed_at = header.and_then(ChangeEventHeader::committed_at);
@@ -138,7 +138,7 @@ impl Delivery {
         let seq = self.tracker.push_event(tracked, replay_id, finished);
         self.tell_left_out(unwanted & !finished);
         if self.tracker.leave_out(seq, unwanted) && finished == 0 {
-            self.observer.finished(Outcome::Filtered);
+            self.observer.finished(Outcome::Filtered, 1);
             self.position.finished(1);
             self.legs.finished(seq, Instant::now());
         }
@@ -204,7 +204,7 @@ impl Delivery {
 
     /// The handlers that do not want an event of a side replay, unless it is parked for them: then it has to meet its letter.
     pub(super) fn unwanted_of_replay(&self, event: &Event) -> HandlerSet {
-        let unwanted = self.forms.unwanted(event.decoded.header.as_ref());
+        let unwanted = self.forms.unwanted(event.decoded.header.as_deref());
         if unwanted == 0 {
             return 0;
         }

@@ -102,6 +102,7 @@ impl Delivery {
         if let Some(health) = answered.health {
             self.tell(&name, &health);
         }
+        let mut handled = Vec::with_capacity(answered.done.len());
         for (waiting, verdict) in answered.done {
             if let Verdict::Park { reason, .. } = &verdict {
                 let events = waiting.unit.events().len();
@@ -112,12 +113,9 @@ impl Delivery {
                 verdict if matches!(waiting.origin, Origin::Letter { .. }) => {
                     self.letter_answered(called.handler, &waiting, verdict);
                 }
-                Verdict::Handled => {
-                    for place in waiting.places() {
-                        self.finished(place, Some(bit), Outcome::Handled);
-                    }
-                }
+                Verdict::Handled => handled.extend(waiting.places()),
                 Verdict::Park { reason, error } => {
+                    self.finished(handled.drain(..), Some(bit), Outcome::Handled);
                     let letters = dead_letters(&waiting, &name, reason, &error);
                     let slot = Slot::Handler(called.handler);
                     let places = waiting.places().collect();
@@ -125,6 +123,7 @@ impl Delivery {
                 }
             }
         }
+        self.finished(handled, Some(bit), Outcome::Handled);
         self.show_state();
         true
     }
@@ -141,47 +140,83 @@ impl Delivery {
         }
     }
 
-    /// Handlers have finished the event of this place. What becomes of a letter is the store's to say.
+    /// Handlers have finished the events of these places. What becomes of a letter is the store's to say.
     pub(super) fn finished(
         &mut self,
-        place: Origin,
+        places: impl IntoIterator<Item = Origin>,
         handlers: Option<HandlerSet>,
         outcome: Outcome,
     ) {
-        let seq = match place {
-            Origin::Live(seq) => seq,
-            Origin::Replay(seq) => {
-                let parked = outcome == Outcome::Parked;
-                return self.replays.finished(seq, handlers, parked);
-            }
-            Origin::Letter { .. } => return,
-        };
-        let last = match handlers {
-            Some(handlers) => self.tracker.finish(seq, handlers),
-            None => self.tracker.finish_for_all(seq),
-        };
-        if last {
-            self.observer.finished(outcome);
-            self.position.finished(1);
-            if let Some(took) = self.legs.finished(seq, Instant::now()) {
-                self.observer.done(took);
+        let now = Instant::now();
+        let (mut finished, mut took) = (0, Alike::NONE);
+        for place in places {
+            let seq = match place {
+                Origin::Live(seq) => seq,
+                Origin::Replay(seq) => {
+                    let parked = outcome == Outcome::Parked;
+                    self.replays.finished(seq, handlers, parked);
+                    continue;
+                }
+                Origin::Letter { .. } => continue,
+            };
+            let last = match handlers {
+                Some(handlers) => self.tracker.finish(seq, handlers),
+                None => self.tracker.finish_for_all(seq),
+            };
+            self.position.changed();
+            if last {
+                finished += 1;
+                let observer = &self.observer;
+                took.add(self.legs.finished(seq, now), |took, events| {
+                    observer.done(took, events);
+                });
             }
         }
-        self.position.changed();
+        took.add(None, |took, events| self.observer.done(took, events));
+        self.observer.finished(outcome, finished);
+        self.position.finished(finished);
     }
 
     /// Notes which events off the stream are given to a handler for the first time.
     fn time_hand_over(&mut self, batch: &[Waiting], now: Instant) {
         let (legs, observer) = (&mut self.legs, &self.observer);
         let wall = SystemTime::now();
+        let mut received = Alike::NONE;
+        let tell = |received_at, events| observer.handed_over(received_at, wall, events);
         for waiting in batch.iter().filter(|waiting| waiting.attempts == 0) {
             for (place, event) in waiting.places().zip(waiting.unit.events()) {
                 if let Origin::Live(seq) = place
                     && legs.handed_over(seq, now)
                 {
-                    observer.handed_over(event.received_at, wall);
+                    received.add(Some(event.received_at), tell);
                 }
             }
         }
+        received.add(None, tell);
+    }
+}
+
+/// Values of which neighbours are often the same, so that they are told of together.
+struct Alike<T> {
+    value: Option<T>,
+    count: usize,
+}
+
+impl<T: PartialEq> Alike<T> {
+    const NONE: Self = Self {
+        value: None,
+        count: 0,
+    };
+
+    /// Takes the next value, and tells of those before where it is another, or none.
+    fn add(&mut self, value: Option<T>, tell: impl FnOnce(T, usize)) {
+        if value.is_some() && value == self.value {
+            self.count += 1;
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut self.value, value) {
+            tell(before, self.count);
+        }
+        self.count = 1;
     }
 }

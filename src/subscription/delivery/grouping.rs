@@ -25,7 +25,7 @@ pub(super) enum What {
 impl What {
     fn header(&self) -> Option<&ChangeEventHeader> {
         match self {
-            Self::Event(event) => event.decoded.header.as_ref(),
+            Self::Event(event) => event.decoded.header.as_deref(),
             Self::Undecodable(event) => event.header.as_ref(),
         }
     }
@@ -211,7 +211,7 @@ pub(super) fn transaction(header: Option<&ChangeEventHeader>) -> Option<&str> {
 /// together again; `None` for an event by itself.
 pub(in crate::subscription) fn unit_name(unit: &Unit) -> Option<String> {
     let first = unit.events().first()?;
-    let key = transaction(first.decoded.header.as_ref())?;
+    let key = transaction(first.decoded.header.as_deref())?;
     let together = first.partial || unit.events().len() > 1;
     together.then(|| name(key, first.partial, &first.identity()))
 }

@@ -19,7 +19,7 @@ fn of(key: &str, number: i32) -> Member {
     let mut event = change_event(&["r"]);
     let inner = Arc::make_mut(&mut event);
     inner.raw.id = format!("{key}.{number}");
-    let header = inner.decoded.header.as_mut().unwrap();
+    let header = inner.decoded.header.as_deref_mut().unwrap();
     header.transaction_key = key.to_owned();
     header.sequence_number = number;
     Member {
@@ -43,7 +43,7 @@ fn undecodable(key: Option<&str>) -> Member {
             received_at: SystemTime::UNIX_EPOCH,
             header: key.map(|key| ChangeEventHeader {
                 transaction_key: key.to_owned(),
-                ..header
+                ..*header
             }),
             reason: "undecodable",
             error: "no".to_owned(),

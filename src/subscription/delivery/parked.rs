@@ -188,7 +188,7 @@ impl Delivery {
 
     /// Events of a unit are parked for these handlers.
     pub(super) fn parked(&mut self, origin: Origin, handlers: Option<HandlerSet>) {
-        self.finished(origin, handlers, Outcome::Parked);
+        self.finished([origin], handlers, Outcome::Parked);
     }
 
     /// A handler has answered for a letter.
@@ -276,7 +276,7 @@ impl Delivery {
                 let mut all = Vec::with_capacity(events.len());
                 for (named, event) in events {
                     let place = held.place(named.0);
-                    let header = event.decoded.header.as_ref();
+                    let header = event.decoded.header.as_deref();
                     let runs = self.runs.iter().enumerate();
                     let wanting = runs.filter(|(index, _)| self.forms.wants(*index, header));
                     let own = wanting.map(|(_, run)| DeadLetter {

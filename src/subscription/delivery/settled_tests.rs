@@ -32,7 +32,7 @@ fn event(name: &str, place: &str, record: &str, transaction: &str) -> Event {
     let inner = Arc::make_mut(&mut event);
     inner.raw.id = name.to_owned();
     inner.raw.replay_id = Some(place.parse().unwrap());
-    let header = inner.decoded.header.as_mut().unwrap();
+    let header = inner.decoded.header.as_deref_mut().unwrap();
     header.transaction_key = transaction.to_owned();
     Arc::unwrap_or_clone(event)
 }
@@ -140,7 +140,7 @@ async fn an_event_that_could_not_be_read_when_its_letter_was_settled_is_known_by
 #[tokio::test]
 async fn a_transaction_whose_letters_are_discarded_while_it_is_collected_is_not_parked_again() {
     let (one, other) = (event("a", "01", "r", "t"), event("b", "02", "s", "t"));
-    let header: ChangeEventHeader = other.decoded.header.clone().unwrap();
+    let header: ChangeEventHeader = *other.decoded.header.clone().unwrap();
     let unreadable = Undecodable {
         raw: other.raw.clone(),
         received_at: SystemTime::now(),

@@ -254,7 +254,7 @@ impl Side {
         let (raw, header, size, occurred_at) = match &what {
             What::Event(event) => (
                 &event.raw,
-                event.decoded.header.as_ref(),
+                event.decoded.header.as_deref(),
                 event.size(),
                 event.occurred_at(),
             ),

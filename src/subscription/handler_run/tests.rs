@@ -725,3 +725,40 @@ fn a_unit_of_which_the_store_said_nothing_stays_in_doubt() {
     let (_, batch) = run.look(later + Duration::from_secs(1)).unwrap();
     assert_eq!(seq_of(&batch[0]), 1);
 }
+
+#[test]
+fn a_handler_that_wants_few_calls_is_given_what_arrives_beside_one_with_the_rest() {
+    let now = Instant::now();
+    let mut run = run(1, 3, OnExhausted::Park).wanting_few_calls();
+    run.concurrency = 8;
+    // With nothing under way one event goes at once.
+    let (first, batch) = run.call(now).unwrap();
+    assert_eq!(seqs(&batch), [0]);
+    put(&mut run, 1, "r1");
+    assert!(run.call(now).is_none());
+    // A full batch does not wait.
+    put(&mut run, 2, "r2");
+    put(&mut run, 3, "r3");
+    put(&mut run, 4, "r4");
+    let (_, batch) = run.call(now).unwrap();
+    assert_eq!(seqs(&batch), [1, 2, 3]);
+    // The rest waits, and is looked at again in time.
+    assert!(run.call(now).is_none());
+    let due = run.wake_at(now).unwrap();
+    assert!(run.call(due - Duration::from_millis(1)).is_none());
+    let (third, batch) = run.call(due).unwrap();
+    assert_eq!(seqs(&batch), [4]);
+    assert_eq!(run.wake_at(due), None);
+    // Nor does it wait longer than what is under way.
+    put(&mut run, 5, "r5");
+    assert!(run.call(due).is_none());
+    for call in [first, first + 1, third] {
+        run.answered(due, call, Vec::new(), BatchAnswer::HANDLED);
+    }
+    let (_, batch) = run.call(due).unwrap();
+    assert_eq!(seqs(&batch), [5]);
+}
+
+fn seqs(batch: &[Waiting]) -> Vec<Seq> {
+    batch.iter().map(seq_of).collect()
+}

@@ -41,7 +41,7 @@ pub(in crate::subscription) fn event(records: &[&str]) -> Arc<Event> {
         },
         decoded: Decoded {
             record_name: "AccountChangeEvent".into(),
-            header: Some(header),
+            header: Some(Box::new(header)),
             data: bytes::Bytes::from_static(b"{}"),
             ignored_bits: 0,
         },
@@ -91,7 +91,16 @@ const TEN: BatchLimits = BatchLimits {
 /// A batch where nothing is held.
 impl Lanes {
     fn batch(&mut self, now: Instant, limits: BatchLimits) -> Option<(CallId, Vec<Waiting>)> {
-        as_call(self.next_batch(now, limits, &|_| false))
+        as_call(next(self, now, limits, &|_| false))
+    }
+}
+
+/// The next batch, full or not.
+fn next(lanes: &mut Lanes, now: Instant, limits: BatchLimits, held: IsHeld<'_>) -> Option<Next> {
+    match lanes.next_batch(now, limits, false, held) {
+        Batch::Next(next) => Some(next),
+        Batch::Nothing => None,
+        Batch::Part => panic!("a part stays that was not to be full"),
     }
 }
 
@@ -104,6 +113,42 @@ fn as_call(next: Option<Next>) -> Option<(CallId, Vec<Waiting>)> {
 
 fn seqs(batch: Option<(CallId, Vec<Waiting>)>) -> Vec<Seq> {
     batch.map_or(vec![], |(_, b)| b.iter().map(seq).collect())
+}
+
+#[test]
+fn where_only_a_full_batch_will_do_less_stays_unless_nothing_could_be_added() {
+    let now = Instant::now();
+    let two = BatchLimits {
+        events: 2,
+        bytes: 1 << 20,
+    };
+    let full = |lanes: &mut Lanes, limits| match lanes.next_batch(now, limits, true, &|_| false) {
+        Batch::Next(next) => seqs(as_call(Some(next))),
+        Batch::Part => vec![Seq::MAX],
+        Batch::Nothing => vec![],
+    };
+    let mut three = lanes(&[&["A"], &["B"], &["C"]]);
+    assert_eq!(full(&mut three, two), [0, 1]);
+    assert_eq!(full(&mut three, two), [Seq::MAX]);
+    assert_eq!(three.waiting(), 1);
+    // What waits for a record that is with the handler is no part of a batch.
+    let mut blocked = lanes(&[&["A"], &["B"], &["A"]]);
+    assert_eq!(full(&mut blocked, two), [0, 1]);
+    assert_eq!(full(&mut blocked, two), [0; 0]);
+    // Its bytes fill it.
+    let mut large = lanes(&[&["A"], &["B"]]);
+    let no_bytes = BatchLimits {
+        events: 2,
+        bytes: 0,
+    };
+    assert_eq!(full(&mut large, no_bytes), [0]);
+    // Nothing is added to what goes alone, and nothing to what comes before it.
+    let mut lone = lanes(&[&["A"]]);
+    let mut waiting = waiting(1, &["B"]);
+    waiting.alone = true;
+    lone.put(waiting);
+    assert_eq!(full(&mut lone, two), [0]);
+    assert_eq!(full(&mut lone, two), [1]);
 }
 
 #[test]
@@ -188,7 +233,7 @@ fn aside(lanes: &mut Lanes, now: Instant, held: &[&str]) -> Vec<Seq> {
     let topic = "Account".parse().unwrap();
     let held = Holding::new(Ordering::Record, &topic).records(&names);
     let is_held = |w: &Waiting| w.records.iter().any(|r| held.contains(r));
-    match lanes.next_batch(now, TEN, &is_held) {
+    match next(lanes, now, TEN, &is_held) {
         Some(Next::Aside(aside)) => aside.iter().map(seq).collect(),
         Some(Next::Call(call, batch)) => {
             lanes.end_call(call);
@@ -219,11 +264,11 @@ fn what_a_side_replay_brings_does_not_go_aside_for_a_live_event_that_does() {
     lanes.put(replayed(7));
     // Held is what the live stream brings: what is replayed is older.
     let live_only = |w: &Waiting| matches!(w.origin, Origin::Live(_));
-    let Some(Next::Aside(aside)) = lanes.next_batch(now, TEN, &live_only) else {
+    let Some(Next::Aside(aside)) = next(&mut lanes, now, TEN, &live_only) else {
         panic!("nothing goes aside");
     };
     assert_eq!(aside.iter().map(seq).collect::<Vec<_>>(), [0, 1]);
-    let Some(Next::Call(_, batch)) = lanes.next_batch(now, TEN, &live_only) else {
+    let Some(Next::Call(_, batch)) = next(&mut lanes, now, TEN, &live_only) else {
         panic!("nothing is handed over");
     };
     assert_eq!(batch[0].origin, Origin::Replay(7));
@@ -254,6 +299,116 @@ fn what_waits_for_another_attempt_goes_aside_all_the_same() {
     failed.not_before = Some(now + Duration::from_secs(60));
     lanes.put(failed);
     assert_eq!(aside(&mut lanes, now, &["A"]), [0]);
+}
+
+/// One move of the two that are compared.
+#[derive(Debug, Clone)]
+enum Move {
+    /// Something comes: from the stream, a replay or a letter, of these records, or a barrier.
+    Put(u8, std::collections::BTreeSet<u8>),
+    Look(usize),
+    /// A call ends; what it had is done, or comes back at once, later, or in doubt.
+    End(usize, u8),
+    /// A letter holds this record, or no more.
+    Hold(u8),
+    Later(u64),
+    Forget,
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        6 => (0u8..6, proptest::collection::btree_set(0u8..4, 1..3)).prop_map(|(from, records)| Move::Put(from, records)),
+        6 => (1usize..4).prop_map(Move::Look),
+        4 => (0usize..8, 0u8..5).prop_map(|(which, how)| Move::End(which, how)),
+        1 => (0u8..4).prop_map(Move::Hold),
+        1 => (1u64..50).prop_map(Move::Later),
+        1 => Just(Move::Forget),
+    ];
+    proptest::collection::vec(one, 0..200)
+}
+
+fn described(next: &Option<Next>) -> String {
+    let origins = |all: &[Waiting]| all.iter().map(|w| w.origin).collect::<Vec<_>>();
+    match next {
+        None => "nothing".to_owned(),
+        Some(Next::Call(_, batch)) => format!("call {:?}", origins(batch)),
+        Some(Next::Look(_, batch)) => format!("look {:?}", origins(batch)),
+        Some(Next::Aside(batch)) => format!("aside {:?}", origins(batch)),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+    /// What is remembered of the last look changes nothing but its cost.
+    #[test]
+    fn what_is_known_to_be_stuck_is_stuck(moves in moves()) {
+        let start = Instant::now();
+        let (mut now, mut next_place) = (start, 0);
+        let (mut known, mut looking) = (Lanes::default(), Lanes::default());
+        let mut calls: Vec<(CallId, Vec<Waiting>)> = vec![];
+        let mut holding = std::collections::BTreeSet::new();
+        for one in moves {
+            match one {
+                Move::Put(from, records) => {
+                    next_place += 1;
+                    let origin = match from {
+                        0 => Origin::Letter { place: next_place, id: next_place },
+                        1 => Origin::Replay(next_place as Seq),
+                        _ => Origin::Live(next_place as Seq),
+                    };
+                    let names: Vec<String> = match from {
+                        5 => vec!["001*".to_owned()],
+                        _ => records.iter().map(|r| format!("r{r}")).collect(),
+                    };
+                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                    let new = Waiting::new(origin, Unit::One(event(&names)), Ordering::Record);
+                    known.put(new.clone());
+                    looking.put(new);
+                }
+                Move::Look(events) => {
+                    let limits = BatchLimits { events, bytes: 1 << 20 };
+                    let records = Holding::new(Ordering::Record, &"Account".parse().unwrap());
+                    let held: Vec<RecordHash> =
+                        holding.iter().flat_map(|r| records.records(&[format!("r{r}")])).collect();
+                    let is_held = |w: &Waiting| w.records.iter().any(|r| held.contains(r));
+                    looking.stuck = None;
+                    let next = |lanes: &mut Lanes| match lanes.look(now) {
+                        Some(look) => Some(look),
+                        None => lanes.next_batch(now, limits, &is_held),
+                    };
+                    let (found, expected) = (next(&mut known), next(&mut looking));
+                    prop_assert_eq!(described(&found), described(&expected));
+                    if let Some(Next::Call(call, batch) | Next::Look(call, batch)) = found {
+                        calls.push((call, batch));
+                    }
+                }
+                Move::End(which, how) if which < calls.len() => {
+                    let (call, batch) = calls.remove(which);
+                    for lanes in [&mut known, &mut looking] {
+                        lanes.end_call(call);
+                        for mut waiting in batch.iter().filter(|_| how > 0).cloned() {
+                            waiting.not_before = (how == 2).then(|| now + Duration::from_secs(20));
+                            waiting.in_doubt = how == 3;
+                            waiting.alone = how == 4;
+                            lanes.put(waiting);
+                        }
+                    }
+                }
+                Move::End(..) => {}
+                Move::Hold(record) => {
+                    if !holding.remove(&record) {
+                        holding.insert(record);
+                    }
+                }
+                Move::Later(seconds) => now += Duration::from_secs(seconds),
+                Move::Forget => {
+                    for lanes in [&mut known, &mut looking] {
+                        lanes.forget(|origin| matches!(origin, Origin::Replay(_)));
+                    }
+                }
+            }
+        }
+    }
 }
 
 proptest! {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use smallvec::{SmallVec, smallvec};
 
 use crate::config::Ordering;
-use crate::event::{Event, Topic, TopicKind, is_entity_wide_id};
+use crate::event::{ChangeEventHeader, Event, Topic, TopicKind, is_entity_wide_id};
 use crate::subscription::tracker::Seq;
 
 /// Stands for a record. Two records that share a hash wait for each other, which is harmless.
@@ -59,10 +59,18 @@ pub(super) enum Order {
 }
 
 impl Order {
-    /// A unit waits for the records of all its events.
-    fn of_unit(unit: &Unit, ordering: Ordering) -> Self {
+    /// A unit waits for the records of all its events. `records` are those that it would hold if it were parked.
+    fn of_unit(unit: &Unit, ordering: Ordering, records: &Records) -> Self {
         if let Unit::One(event) = unit {
-            return Self::of(event, ordering);
+            let header = event.decoded.header.as_deref();
+            let entity_wide = header.is_some_and(ChangeEventHeader::is_entity_wide);
+            return match ordering {
+                // The same, most often, and hashed already.
+                Ordering::Record if !entity_wide && !records.is_empty() => {
+                    Self::Records(records.clone())
+                }
+                _ => Self::of(event, ordering),
+            };
         }
         let mut all = Records::new();
         for event in unit.events() {
@@ -235,11 +243,13 @@ pub(in crate::subscription) struct Waiting {
 
 impl Waiting {
     pub(in crate::subscription) fn new(origin: Origin, unit: Unit, ordering: Ordering) -> Self {
-        let order = Order::of_unit(&unit, ordering);
-        let events = unit.events().iter();
-        let records = events
-            .flat_map(|event| Holding::of(event, ordering).records(record_ids(event)))
-            .collect();
+        let records = match &unit {
+            Unit::One(event) => Holding::of(event, ordering).records(record_ids(event)),
+            Unit::Several(events) => (events.iter())
+                .flat_map(|event| Holding::of(event, ordering).records(record_ids(event)))
+                .collect(),
+        };
+        let order = Order::of_unit(&unit, ordering, &records);
         Self {
             origin,
             arrived: 0,

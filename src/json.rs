@@ -1,8 +1,14 @@
-//! Values as JSON text, appended to a buffer.
+//! Values as JSON text, appended to a buffer. No I/O.
 
 /// Text in quotes, escaped.
-pub(super) fn put_string(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn put_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
+    put_text(out, text);
+    out.push(b'"');
+}
+
+/// Text that is to stand between quotes, escaped.
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     let mut rest = text.as_bytes();
     while let Some(at) = first_special(rest) {
         let (plain, special) = rest.split_at(at);
@@ -14,7 +20,6 @@ pub(super) fn put_string(out: &mut Vec<u8>, text: &str) {
         rest = after;
     }
     out.extend_from_slice(rest);
-    out.push(b'"');
 }
 
 fn put_escaped(out: &mut Vec<u8>, byte: u8) {
@@ -37,20 +42,25 @@ fn put_escaped(out: &mut Vec<u8>, byte: u8) {
 fn first_special(bytes: &[u8]) -> Option<usize> {
     let special = |byte: &u8| (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
     // Most text has none, so whole chunks are tested without an early exit: that takes one comparison.
-    let clean = |chunk: &&[u8]| !chunk.iter().fold(false, |any, byte| any | special(byte));
-    let passed = 16 * bytes.chunks_exact(16).take_while(clean).count();
+    let clean = |chunk: &[u8; 16]| !chunk.iter().fold(false, |any, byte| any | special(byte));
+    let (chunks, _) = bytes.as_chunks();
+    let passed = 16 * chunks.iter().take_while(|chunk| clean(chunk)).count();
+    // What is left is tested with what is before it.
+    if bytes.len() < passed + 16 && bytes.last_chunk().is_some_and(clean) {
+        return None;
+    }
     let found = bytes[passed..].iter().position(special)?;
     Some(passed + found)
 }
 
 /// A whole number, digit for digit.
-pub(super) fn put_integer(out: &mut Vec<u8>, value: i64) {
+pub(crate) fn put_integer(out: &mut Vec<u8>, value: i64) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// The shortest digits that read back as the same double. JSON has no NaN and no infinity: they
 /// become strings.
-pub(super) fn put_double(out: &mut Vec<u8>, value: f64) {
+pub(crate) fn put_double(out: &mut Vec<u8>, value: f64) {
     if value.is_finite() {
         out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
     } else {
@@ -59,7 +69,7 @@ pub(super) fn put_double(out: &mut Vec<u8>, value: f64) {
 }
 
 /// As [`put_double`], for single precision.
-pub(super) fn put_float(out: &mut Vec<u8>, value: f32) {
+pub(crate) fn put_float(out: &mut Vec<u8>, value: f32) {
     if value.is_finite() {
         out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
     } else {
@@ -79,21 +89,39 @@ fn put_non_finite(out: &mut Vec<u8>, value: f64) {
 }
 
 /// Bytes as hexadecimal text in quotes.
-pub(super) fn put_hex(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_hex(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
     put_hex_digits(out, bytes);
     out.push(b'"');
 }
 
 fn put_hex_digits(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.reserve(2 * bytes.len());
+    for byte in bytes {
+        out.extend_from_slice(&hex_digits(*byte));
+    }
+}
+
+/// Bytes as hexadecimal text.
+pub(crate) fn push_hex(text: &mut String, bytes: &[u8]) {
+    text.reserve(2 * bytes.len());
+    text.extend(
+        bytes
+            .iter()
+            .flat_map(|byte| hex_digits(*byte))
+            .map(char::from),
+    );
+}
+
+/// A byte as two hexadecimal digits.
+pub(crate) fn hex_digits(byte: u8) -> [u8; 2] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    out.extend(digits.map(|digit| DIGITS[usize::from(digit)]));
+    [byte >> 4, byte & 15].map(|half| DIGITS[usize::from(half)])
 }
 
 /// Finishes an object or array whose every element was written with a comma before it: the first
 /// comma becomes the opening bracket. Says whether there was an element.
-pub(super) fn close(out: &mut Vec<u8>, start: usize, [open, close]: [u8; 2]) -> bool {
+pub(crate) fn close(out: &mut Vec<u8>, start: usize, [open, close]: [u8; 2]) -> bool {
     let filled = match out.get_mut(start) {
         Some(comma) => {
             *comma = open;
