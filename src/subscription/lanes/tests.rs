@@ -374,7 +374,7 @@ proptest! {
                     looking.stuck = None;
                     let next = |lanes: &mut Lanes| match lanes.look(now) {
                         Some(look) => Some(look),
-                        None => lanes.next_batch(now, limits, &is_held),
+                        None => next(lanes, now, limits, &is_held),
                     };
                     let (found, expected) = (next(&mut known), next(&mut looking));
                     prop_assert_eq!(described(&found), described(&expected));
