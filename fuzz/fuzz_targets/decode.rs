@@ -1,29 +1,25 @@
-//! Any bytes as the payload of our own schemas: no panic, and what decodes is JSON.
+//! Any bytes as the payload of our own schemas: no panic, what decodes is JSON, and the header that is found without the
+//! schema is the one that is read with it.
 #![no_main]
 
-use std::sync::LazyLock;
-
 use libfuzzer_sys::fuzz_target;
-use orgstream::avro::{Schema, peek_header};
+use orgstream::avro::peek_header;
+use orgstream_fuzz::{SAMPLES, Sample, seed};
 use serde_json::Value;
 
-static SCHEMAS: LazyLock<Vec<Schema>> = LazyLock::new(|| {
-    [
-        include_str!("../../schemas/AccountChangeEvent.mXn-qVf-uENIp2CjGq7nvw.avsc"),
-        include_str!("../../schemas/ContactChangeEvent.YLPx_JMP2oGKutbVV-Aggw.avsc"),
-        include_str!("../../schemas/Employee__ChangeEvent.yZ0OLSGnu2NSat-PAtzEhQ.avsc"),
-        include_str!("../../schemas/Order__e.T2gsoDAd40J5FRpynIKZmQ.avsc"),
-    ]
-    .map(|json| Schema::parse(json).expect("a schema of ours"))
-    .into()
-});
-
-fuzz_target!(|payload: &[u8]| {
-    for schema in SCHEMAS.iter() {
-        if let Ok(decoded) = schema.decode(payload) {
-            serde_json::from_slice::<Value>(&decoded.data).expect("the data is JSON");
+fuzz_target!(
+    init: seed(SAMPLES.iter().flat_map(Sample::payloads)),
+    |payload: &[u8]| {
+        let peeked = peek_header(payload);
+        for Sample { schema, .. } in SAMPLES.iter() {
+            if let Ok(decoded) = schema.decode(payload) {
+                serde_json::from_slice::<Value>(&decoded.data).expect("the data is JSON");
+                if let Some((header, peeked)) = decoded.header.zip(peeked.as_ref()) {
+                    assert_eq!(header.record_ids, peeked.record_ids);
+                    assert_eq!(header.commit_number, peeked.commit_number);
+                }
+            }
+            let _ = schema.key_text(payload, "OrderNumber__c");
         }
-        let _ = schema.key_text(payload, "OrderNumber__c");
     }
-    let _ = peek_header(payload);
-});
+);

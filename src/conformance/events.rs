@@ -166,6 +166,11 @@ impl Maker {
         self.bad.is_some()
     }
 
+    /// Whether all events are in one order.
+    pub(super) fn is_strict(&self) -> bool {
+        self.ordering == Ordering::Strict
+    }
+
     /// True where events have records, so that different ones run side by side.
     pub(super) fn has_records(&self) -> bool {
         self.ordering == Ordering::Record && (self.is_change() || self.key.is_some())

@@ -40,6 +40,8 @@ pub(super) struct Rules {
     pub(super) times: usize,
     /// Events have records, which are held where one is parked.
     pub(super) parks_behind: bool,
+    /// All events are in one order.
+    pub(super) strict: bool,
 }
 
 /// What became of an event.
@@ -266,6 +268,7 @@ impl<'a> Lanes<'a> {
         let batch = EventBatch {
             subscription: self.rules.subscription.clone(),
             events: events.collect(),
+            strict: self.rules.strict,
         };
         Some((chosen, batch))
     }

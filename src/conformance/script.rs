@@ -132,6 +132,7 @@ impl Run<'_> {
             patience: self.script.patience,
             times: 1,
             parks_behind: self.maker.has_records(),
+            strict: self.maker.is_strict(),
         }
     }
 
@@ -139,6 +140,7 @@ impl Run<'_> {
         EventBatch {
             subscription: self.subscription.name.as_str().into(),
             events: events.iter().map(|made| made.event.clone()).collect(),
+            strict: self.maker.is_strict(),
         }
     }
 

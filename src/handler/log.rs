@@ -360,6 +360,7 @@ mod tests {
             let rest = EventBatch {
                 subscription: "orders".into(),
                 events: batch(&["{}", "{}"]).events.split_off(handled),
+                strict: false,
             };
             assert_eq!(handler.handle(&rest).await, BatchAnswer::HANDLED);
             let mut ids = out.ids(); // parses every line

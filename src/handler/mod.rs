@@ -1,6 +1,9 @@
 //! What receives events: the [`Handler`] trait, the registry of types, and the built-in handlers.
 
 mod exec;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod kafka;
 mod log;
 #[cfg(feature = "nats")]
@@ -47,6 +50,8 @@ pub struct EventBatch {
     pub subscription: Arc<str>,
     /// At least one.
     pub events: Vec<Arc<Event>>,
+    /// True where all of them are in one order (`ordering = "strict"`), and not only those of one record.
+    pub strict: bool,
 }
 
 /// A handler's answer for one event.

@@ -65,5 +65,15 @@ pub(super) fn batch(data: &[&str]) -> EventBatch {
     EventBatch {
         subscription: "orders".into(),
         events: events.collect(),
+        strict: false,
     }
+}
+
+/// As many with these keys, and without where one is empty.
+pub(super) fn keyed(keys: &[&str]) -> EventBatch {
+    let mut batch = batch(&vec!["{}"; keys.len()]);
+    for (event, key) in batch.events.iter_mut().zip(keys) {
+        Arc::make_mut(event).key = (!key.is_empty()).then(|| (*key).to_owned());
+    }
+    batch
 }

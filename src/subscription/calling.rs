@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use sqlx::PgConnection;
 
 use super::lanes::{Origin, Unit, Waiting};
+use crate::config::Ordering;
 use crate::event::Event;
 use crate::handler::{Answer, BatchAnswer, EventBatch, Handler, Retry, TransactionalHandler};
 use crate::shape::NotShaped;
@@ -51,6 +52,7 @@ impl Call {
         store: Arc<dyn Store>,
         lease: Lease,
         waiting: &[Waiting],
+        ordering: Ordering,
         given: impl Fn(&Arc<Event>) -> Result<Arc<Event>, NotShaped>,
     ) -> Self {
         let events = waiting.iter().flat_map(|waiting| waiting.unit.events());
@@ -61,6 +63,7 @@ impl Call {
         let batch = EventBatch {
             subscription: lease.key.name.as_str().into(),
             events,
+            strict: ordering == Ordering::Strict,
         };
         let marks = match handler.transactional() {
             Some(_) => waiting.iter().flat_map(marks).collect(),
@@ -197,6 +200,7 @@ impl Work for Task<'_> {
             events: (self.batch.events.iter().zip(finished))
                 .filter_map(left)
                 .collect(),
+            strict: self.batch.strict,
         };
         if batch.events.is_empty() {
             return Ok(finished.to_vec());

@@ -26,6 +26,8 @@ use crate::event::{Event, EventIdentity};
 
 use pool::Pool;
 use program::Program;
+#[cfg(fuzzing)]
+pub(super) use protocol::answers;
 use worker::Outcome;
 
 /// How long a process that is not the only one stays without anything to do.

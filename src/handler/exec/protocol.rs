@@ -102,6 +102,19 @@ impl Lines {
     }
 }
 
+/// The answer in each line that a program wrote, whatever the pieces that its output came in.
+#[cfg(fuzzing)]
+pub(in crate::handler) fn answers(output: &[u8], step: usize) -> Vec<Result<Answer, &'static str>> {
+    let (mut lines, mut answers) = (Lines::default(), Vec::new());
+    for piece in output.chunks(step) {
+        lines.push(piece);
+        while let Some(line) = lines.next() {
+            answers.push(read_answer(&line).map(|said| said.answer));
+        }
+    }
+    answers
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::super::testing::batch;

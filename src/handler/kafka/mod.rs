@@ -33,6 +33,8 @@ use producer::{Place, Producer};
 use records::{Record, partition_of};
 use settings::Settings;
 use trouble::{Kind, Trouble};
+#[cfg(fuzzing)]
+pub(super) use wire::samples::{answers, read_in_every_way};
 
 const BEHIND: &str = "an event before it could not be written";
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::testing::batch;
+use super::super::testing::{batch, keyed};
 use super::tests::{answers, handler};
 use super::wire::{API_VERSIONS, INIT_PRODUCER_ID, METADATA, PRODUCE, Reader, Writer};
 use super::*;
@@ -31,12 +31,19 @@ struct Broker {
     came: Mutex<Vec<Came>>,
     /// Producer IDs given so far.
     given: Mutex<i64>,
-    /// Who leads the partition, it being 1 itself.
+    /// Who leads the partitions, it being 1 itself.
     leader: Mutex<i32>,
+    partitions: i32,
+    /// Batches that it waits for before it answers the first.
+    waits_for: usize,
 }
 
 impl Broker {
     async fn start(script: &[Does]) -> Arc<Self> {
+        Self::with(script, 1, 0).await
+    }
+
+    async fn with(script: &[Does], partitions: i32, waits_for: usize) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let broker = Arc::new(Self {
             port: listener.local_addr().unwrap().port(),
@@ -44,6 +51,8 @@ impl Broker {
             came: Mutex::default(),
             given: Mutex::default(),
             leader: Mutex::new(1),
+            partitions,
+            waits_for,
         });
         let listening = broker.clone();
         tokio::spawn(async move {
@@ -57,6 +66,7 @@ impl Broker {
 
     /// Until the client is gone, or the script ends it.
     async fn serve(self: Arc<Self>, mut client: TcpStream) -> Option<()> {
+        let mut answers = Vec::new();
         loop {
             let length = client.read_u32().await.ok()?;
             let mut request = vec![0; usize::try_from(length).unwrap()];
@@ -71,10 +81,11 @@ impl Broker {
                 22 => self.producer_id(),
                 0 => {
                     assert_eq!(version, PRODUCE.newest);
-                    self.came.lock().unwrap().push(stamp_of(reader));
+                    let (partition, came) = stamp_of(reader);
+                    self.came.lock().unwrap().push(came);
                     let does = self.script.lock().unwrap().pop_front();
                     match does.unwrap_or(Does::Answer(0)) {
-                        Does::Answer(code) => produced(code),
+                        Does::Answer(code) => produced(partition, code),
                         Does::Hang => continue,
                         Does::Cut => return None,
                     }
@@ -82,9 +93,13 @@ impl Broker {
                 other => panic!("asked for {other}"),
             };
             let length = u32::try_from(answer.len() + 4).unwrap();
-            client.write_u32(length).await.ok()?;
-            client.write_i32(number).await.ok()?;
-            client.write_all(&answer).await.ok()?;
+            answers.extend(length.to_be_bytes());
+            answers.extend(number.to_be_bytes());
+            answers.extend(answer);
+            if api != PRODUCE.key || self.came().len() >= self.waits_for {
+                client.write_all(&answers).await.ok()?;
+                answers.clear();
+            }
         }
     }
 
@@ -95,8 +110,11 @@ impl Broker {
         answer.no_text().i32(1);
         answer.i32(1).i16(0).text("t").i8(0);
         let leader = *self.leader.lock().unwrap();
-        answer.i32(1).i16(0).i32(0).i32(leader).i32(0);
-        answer.i32(0).i32(0).i32(0); // replicas
+        answer.i32(self.partitions);
+        for partition in 0..self.partitions {
+            answer.i16(0).i32(partition).i32(leader).i32(0);
+            answer.i32(0).i32(0).i32(0); // replicas
+        }
         answer.i32(i32::MIN).i32(i32::MIN);
         answer.0
     }
@@ -130,24 +148,27 @@ fn versions() -> Vec<u8> {
     answer.0
 }
 
-fn produced(code: i16) -> Vec<u8> {
+fn produced(partition: i32, code: i16) -> Vec<u8> {
     let mut answer = Writer::default();
-    answer.i32(1).text("t").i32(1).i32(0).i16(code);
+    answer.i32(1).text("t").i32(1).i32(partition).i16(code);
     answer.i64(0).i64(-1).i64(0).i32(0).no_text().i32(0);
     answer.0
 }
 
-fn stamp_of(mut request: Reader<'_>) -> Came {
+/// The partition, and the batch for it.
+fn stamp_of(mut request: Reader<'_>) -> (i32, Came) {
     assert_eq!(request.nullable_text(), Ok(None));
     assert_eq!(request.i16(), Ok(-1), "acknowledged by all");
     let _patience = request.i32();
     assert_eq!(
-        (request.i32(), request.text(), request.i32(), request.i32()),
-        (Ok(1), Ok("t"), Ok(1), Ok(0))
+        (request.i32(), request.text(), request.i32()),
+        (Ok(1), Ok("t"), Ok(1))
     );
+    let partition = request.i32().unwrap();
     let mut batch = Reader(&request.bytes().unwrap()[43..]);
     let (id, epoch) = (batch.i64().unwrap(), batch.i16().unwrap());
-    (id, epoch, batch.i32().unwrap(), batch.i32().unwrap())
+    let (sequence, count) = (batch.i32().unwrap(), batch.i32().unwrap());
+    (partition, (id, epoch, sequence, count))
 }
 
 const LATE: Duration = Duration::from_secs(60);
@@ -161,6 +182,21 @@ async fn hand_over(handler: &KafkaHandler, count: usize) -> Vec<Answer> {
 
 fn all_handled(answers: &[Answer]) -> bool {
     answers.iter().all(|answer| *answer == Answer::Handled)
+}
+
+/// Nothing is answered before all of it has come.
+#[tokio::test]
+async fn a_call_is_under_way_at_all_its_partitions_at_once_with_one_batch_each() {
+    let broker = Broker::with(&[], 3, 3).await;
+    let handler = broker.handler("30s");
+    let keys: Vec<String> = (0..50).map(|n| format!("r{n}")).collect();
+    let batch = keyed(&keys.iter().map(String::as_str).collect::<Vec<_>>());
+    let handled = tokio::time::timeout(LATE, handler.handle(&batch));
+    assert!(all_handled(&answers(handled.await.unwrap())));
+    let came = broker.came();
+    assert_eq!(came.len(), 3);
+    let count: i32 = came.iter().map(|(.., count)| count).sum();
+    assert_eq!(count, 50);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::testing::{batch, config};
+use super::super::testing::{batch, config, keyed};
 use super::*;
 
 fn read(options: &str, variables: &[(&str, &str)]) -> Result<Settings, String> {
@@ -167,15 +167,6 @@ async fn brokers_that_are_away_are_a_retry_that_names_them() {
     }
     assert!(!retry.counts, "whatever becomes of other events");
     assert!(matches!(&answers[1], Answer::Retry(retry) if !retry.counts));
-}
-
-/// Events with these keys.
-fn keyed(keys: &[&str]) -> EventBatch {
-    let mut batch = batch(&vec!["{}"; keys.len()]);
-    for (event, key) in batch.events.iter_mut().zip(keys) {
-        Arc::make_mut(event).key = (!key.is_empty()).then(|| (*key).to_owned());
-    }
-    batch
 }
 
 /// Where each part ends.

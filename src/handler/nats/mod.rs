@@ -1,25 +1,29 @@
 //! The `nats` handler: each event is a message of a NATS JetStream stream.
 
 mod connection;
+mod rounds;
 
 use std::time::Duration;
 
 use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
 use async_nats::jetstream::context::{
-    GetStreamByNameErrorKind, PublishError, PublishErrorKind, RequestErrorKind,
+    GetStreamByNameErrorKind, PublishAckFuture, PublishError, PublishErrorKind, RequestErrorKind,
 };
 use async_nats::jetstream::stream::StorageType;
 use async_nats::jetstream::{Context, ErrorCode};
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::registry::HandlerConfigError;
 use super::written::repeat_key;
-use super::{Answer, BatchAnswer, EventBatch, Handler, Options, Retry, Template};
+use super::{Answer, BatchAnswer, BatchLimits, EventBatch, Handler, Options, Retry, Template};
 use crate::config::HandlerConfig;
 use crate::event::Event;
 use connection::{Connection, Login, Servers};
+use rounds::rounds;
 
 /// The subject where none is named.
 const SUBJECT: &str = "orgstream.{topic}";
@@ -30,14 +34,15 @@ const CLOUD_EVENT: &str = "application/cloudevents+json";
 /// Publishes each event to NATS JetStream, and answers when a stream has acknowledged it.
 ///
 /// Options: `url`, one server or several with commas between; `subject`, a [`Template`] (`orgstream.{topic}`); one of
-/// `token`, `user` with `password`, `nkey`, `credentials`; `ca_file`; `timeout` of an event (10 s),
+/// `token`, `user` with `password`, `nkey`, `credentials`; `ca_file`; `timeout` of an acknowledgement (10 s),
 /// `connect_timeout` (5 s).
 ///
 /// The event's identity with the subscription's name and the subject is the `Nats-Msg-Id`: within its duplicate
 /// window the stream keeps a repeat out.
 ///
-/// Events are published one by one, the next when the one before is acknowledged: a stream that is full may refuse a
-/// large event and take the small one behind it. What runs side by side are calls, which share no record.
+/// Events of different records are published without waiting for each other, those of one record one after the other, the
+/// next when the one before is acknowledged: a stream that is full may refuse a large event and take the small one behind
+/// it.
 ///
 /// An event that is larger than the server or the stream takes is rejected; all other errors are a [`Retry`], which
 /// counts only where nobody knows whose fault it was: a stream that is full takes small events and refuses large ones.
@@ -75,33 +80,51 @@ impl NatsHandler {
         })
     }
 
-    /// Publishes an event and waits until a stream has it.
-    async fn publish(&self, subscription: &str, event: &Event) -> Answer {
+    /// Publishes events that do not wait for each other, in bus order, and waits until streams have them; an answer for
+    /// each.
+    async fn publish(&self, subscription: &str, events: &[&Event]) -> Vec<Answer> {
+        let deadline = Instant::now() + self.timeout;
+        let connected = timeout_at(deadline, self.connection.jetstream()).await;
+        let stream = match connected.unwrap_or_else(|_| Err(self.late())) {
+            Ok(stream) => stream,
+            Err(reason) => return vec![retry(reason); events.len()],
+        };
+        let mut sent = Vec::with_capacity(events.len());
+        for event in events {
+            let sending = timeout_at(deadline, self.send(&stream, subscription, event));
+            sent.push(sending.await.unwrap_or_else(|_| Err(retry(self.late()))));
+        }
+        let answers = sent.into_iter().map(|sent| async {
+            let (subject, acknowledgement) = match sent {
+                Ok(sent) => sent,
+                Err(answer) => return answer,
+            };
+            match timeout_at(deadline, acknowledgement.into_future()).await {
+                Ok(Ok(_)) => Answer::Handled,
+                Ok(Err(error)) => self.answer_to(&error, &subject),
+                Err(_) => retry(self.late()),
+            }
+        });
+        join_all(answers).await
+    }
+
+    /// Sends an event on its way; its subject, and what becomes of it.
+    async fn send(
+        &self,
+        stream: &Context,
+        subscription: &str,
+        event: &Event,
+    ) -> Result<(String, PublishAckFuture), Answer> {
         let payload = event.cloud_event().to_json();
-        let retry = |reason| Answer::Retry(Retry::because(reason).uncounted());
         let subject = self.subject.render(subscription, event);
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, message_id(subscription, &subject, event));
         headers.insert("Content-Type", CLOUD_EVENT);
-        let published = async {
-            let stream = match self.connection.jetstream().await {
-                Ok(stream) => stream,
-                Err(reason) => return retry(reason),
-            };
-            let acknowledged =
-                stream.publish_with_headers(subject.clone(), headers, payload.into());
-            let acknowledged = match acknowledged.await {
-                Ok(acknowledgement) => acknowledgement.await,
-                Err(error) => Err(error),
-            };
-            match acknowledged {
-                Ok(_) => Answer::Handled,
-                Err(error) => self.answer_to(&error, &subject),
-            }
-        };
-        tokio::time::timeout(self.timeout, published)
-            .await
-            .unwrap_or_else(|_| retry(self.late()))
+        let sent = stream.publish_with_headers(subject.clone(), headers, payload.into());
+        match sent.await {
+            Ok(acknowledgement) => Ok((subject, acknowledgement)),
+            Err(error) => Err(self.answer_to(&error, &subject)),
+        }
     }
 
     /// What an error means for the event.
@@ -123,7 +146,7 @@ impl NatsHandler {
                 }
             },
         };
-        Answer::Retry(Retry::because(reason).uncounted())
+        retry(reason)
     }
 
     fn late(&self) -> String {
@@ -203,19 +226,30 @@ impl NatsHandler {
 #[async_trait]
 impl Handler for NatsHandler {
     async fn handle(&self, batch: &EventBatch) -> BatchAnswer {
-        let mut answers = Vec::with_capacity(batch.events.len());
-        for event in &batch.events {
-            let answer = self.publish(&batch.subscription, event).await;
-            let handled = answer == Answer::Handled;
-            answers.push(answer);
-            if !handled {
+        // Behind one that is not there, none may be.
+        let behind = retry("an event before it could not be published".to_owned());
+        let mut answers = vec![behind; batch.events.len()];
+        let begun = Instant::now();
+        for round in rounds(batch) {
+            let events: Vec<&Event> = round.iter().map(|at| &*batch.events[*at]).collect();
+            let published = self.publish(&batch.subscription, &events).await;
+            for (at, answer) in round.iter().zip(published) {
+                answers[*at] = answer;
+            }
+            // Nor is a call to go on for longer than a round may: what it has is not known to be there until it ends.
+            let all_there = round.iter().all(|at| answers[*at] == Answer::Handled);
+            if !all_there || begun.elapsed() >= self.timeout {
                 break;
             }
         }
-        // Behind one that is not there, none may be.
-        let after = Retry::because("an event before it could not be published").uncounted();
-        answers.resize(batch.events.len(), Answer::Retry(after));
         BatchAnswer::Each(answers)
+    }
+
+    fn batch_limits(&self) -> BatchLimits {
+        BatchLimits {
+            events: 100,
+            bytes: 1 << 20,
+        }
     }
 
     /// Looks for JetStream and for a stream that takes the subject.
@@ -224,6 +258,11 @@ impl Handler for NatsHandler {
             .await
             .unwrap_or_else(|_| Err(self.late()))
     }
+}
+
+/// Not now, and nothing against the event.
+fn retry(reason: String) -> Answer {
+    Answer::Retry(Retry::because(reason).uncounted())
 }
 
 /// What a stream knows an event by, whatever other subscriptions and handlers publish to it: one ID is one message
@@ -303,5 +342,7 @@ fn refused(server: &str, error: &async_nats::jetstream::Error) -> Answer {
     Answer::Retry(Retry::because(format!("{said}{cure}")).uncounted())
 }
 
+#[cfg(test)]
+mod scripted;
 #[cfg(test)]
 mod tests;

@@ -262,4 +262,6 @@ impl std::fmt::Debug for RedisHandler {
 }
 
 #[cfg(test)]
+mod scripted;
+#[cfg(test)]
 mod tests;

@@ -49,6 +49,7 @@ impl Delivery {
                     self.store.clone(),
                     self.lease.clone(),
                     &batch,
+                    self.ordering,
                     |event| self.forms.given(index, event),
                 );
                 let made = if looks { made.only_looks(&batch) } else { made };

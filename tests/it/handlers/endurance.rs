@@ -44,6 +44,11 @@ pub(crate) trait FarSide {
 
     /// All that is there, in the order in which it came: of each record at least.
     async fn received(&self) -> Vec<Received>;
+
+    /// How many there are, for measuring: quicker than to read them, where it can be.
+    async fn count(&self) -> usize {
+        self.received().await.len()
+    }
 }
 
 /// An event as the far side has it.

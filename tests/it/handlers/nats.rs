@@ -24,6 +24,8 @@ struct Nats {
     login: fn(ConnectOptions) -> ConnectOptions,
     /// What was read, up to its sequence.
     read: Mutex<(u64, Vec<Received>)>,
+    /// A connection for counting.
+    measuring: tokio::sync::OnceCell<Context>,
 }
 
 impl Nats {
@@ -43,6 +45,7 @@ impl Nats {
             more: String::new(),
             login: |options| options,
             read: Mutex::default(),
+            measuring: tokio::sync::OnceCell::new(),
         })
     }
 
@@ -153,6 +156,12 @@ impl FarSide for Nats {
 
     async fn received(&self) -> Vec<Received> {
         Nats::received(self).await
+    }
+
+    async fn count(&self) -> usize {
+        let context = self.measuring.get_or_init(|| self.context()).await;
+        let stream = context.get_stream("events").await.unwrap();
+        usize::try_from(stream.cached_info().state.messages).unwrap()
     }
 }
 

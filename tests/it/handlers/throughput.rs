@@ -59,14 +59,14 @@ async fn once(far: &impl FarSide, events: usize) -> Option<f64> {
     let env: Vec<_> = env.iter().map(|(k, v)| (*k, v.as_str())).collect();
     let daemon = Daemon::run_with(&config, &env);
     let came = eventually("the first event", async || {
-        Some(far.received().await.len()).filter(|came| *came > 0)
+        Some(far.count().await).filter(|came| *came > 0)
     });
     let (before, began) = (came.await, Instant::now());
     let mut came = before;
     while came < events {
         assert!(began.elapsed() < Duration::from_secs(600), "{came} came");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        came = far.received().await.len();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        came = far.count().await;
     }
     let took = began.elapsed();
     drop(daemon);

@@ -92,8 +92,8 @@ impl Daemon {
 
     /// Any command, with this configuration text (none where it is empty) and these variables alone.
     pub(crate) fn command(args: &[&str], config: &str, env: &BTreeMap<&str, String>) -> Self {
-        let daemon = Path::new(env!("CARGO_BIN_EXE_orgstream"));
-        Self::program(daemon, args, config, env)
+        let daemon = super::emulator::program();
+        Self::program(Path::new(&daemon), args, config, env)
     }
 
     /// As [`Daemon::command`], of another program than `orgstream` that is one too.

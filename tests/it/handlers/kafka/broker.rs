@@ -124,6 +124,10 @@ impl FarSide for Gated {
     async fn received(&self) -> Vec<Received> {
         self.broker.reader.received().await
     }
+
+    async fn count(&self) -> usize {
+        count(self.broker.server.port, TOPIC)
+    }
 }
 
 /// The lines of a handler.
@@ -133,31 +137,55 @@ pub(super) fn handler(brokers: &str) -> String {
 
 /// Asks for a topic (CreateTopics, version 4) and looks that there was no error.
 fn create(port: u16, topic: &str, config: &[(&str, &str)]) {
-    let text = |text: &str| {
-        let length = u16::try_from(text.len()).unwrap();
-        [&length.to_be_bytes()[..], text.as_bytes()].concat()
-    };
-    let count = |count: usize| u32::try_from(count).unwrap().to_be_bytes();
-    let mut request = [0, 19, 0, 4, 0, 0, 0, 7].to_vec();
-    request.extend(text("test"));
-    request.extend(count(1));
-    request.extend(text(topic));
-    request.extend(count(3));
+    let mut request = [number(1), text(topic), number(3)].concat();
     request.extend([0, 1, 0, 0, 0, 0]); // one replica, no assignment
-    request.extend(count(config.len()));
+    request.extend(number(config.len()));
     for (key, value) in config {
         request.extend([text(key), text(value)].concat());
     }
     request.extend([0, 0, 0x13, 0x88, 0]); // within 5 s, for real
+    let answer = ask(port, [0, 19, 0, 4], &request);
+    let error = &answer[14 + topic.len()..][..2];
+    assert_eq!(error, [0, 0], "{topic} cannot be created");
+}
+
+/// How many records a topic of three partitions has, where none was ever taken away (ListOffsets, version 1).
+fn count(port: u16, topic: &str) -> usize {
+    let mut request = [vec![0xff; 4], number(1), text(topic), number(3)].concat();
+    for partition in 0..3 {
+        request.extend(number(partition));
+        request.extend([0xff; 8]); // the end
+    }
+    let answer = ask(port, [0, 2, 0, 1], &request);
+    // Of each: its number, an error, a time, an offset.
+    let partitions = answer[14 + topic.len()..].chunks_exact(22);
+    let ends = partitions.map(|one| {
+        assert_eq!(one[4..6], [0, 0], "{topic} cannot be counted");
+        u64::from_be_bytes(one[14..].try_into().unwrap())
+    });
+    usize::try_from(ends.sum::<u64>()).unwrap()
+}
+
+/// Asks for something, by the number and version of its API, and gives the answer from its own number on.
+fn ask(port: u16, api: [u8; 4], body: &[u8]) -> Vec<u8> {
+    let request = [&api[..], &number(7), &text("test"), body].concat();
     let mut connection = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    connection.write_all(&count(request.len())).unwrap();
+    connection.write_all(&number(request.len())).unwrap();
     connection.write_all(&request).unwrap();
     let mut length = [0; 4];
     connection.read_exact(&mut length).unwrap();
     let mut answer = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
     connection.read_exact(&mut answer).unwrap();
-    let error = &answer[14 + topic.len()..][..2];
-    assert_eq!(error, [0, 0], "{topic} cannot be created");
+    answer
+}
+
+fn text(text: &str) -> Vec<u8> {
+    let length = u16::try_from(text.len()).unwrap();
+    [&length.to_be_bytes()[..], text.as_bytes()].concat()
+}
+
+fn number(number: usize) -> Vec<u8> {
+    u32::try_from(number).unwrap().to_be_bytes().to_vec()
 }
 
 /// Reads a topic of three partitions with an implementation that is not ours, and remembers how far.

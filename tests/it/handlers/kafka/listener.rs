@@ -97,6 +97,7 @@ impl Gate {
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
+                client.set_nodelay(true).unwrap();
                 let mut seen = seen.clone();
                 tokio::spawn(async move {
                     tokio::select! {
@@ -120,6 +121,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let server = TcpStream::connect(("127.0.0.1", target)).await.ok()?;
+    // Frames are written in two parts, of which the second would wait for an acknowledgement of the first, 40 ms.
+    server.set_nodelay(true).ok()?;
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_server, mut to_server) = server.into_split();
     if let Some(login) = login {
