@@ -111,6 +111,7 @@ impl Delivery {
             }
             match verdict {
                 verdict if matches!(waiting.origin, Origin::Letter { .. }) => {
+                    self.finished(handled.drain(..), Some(bit), Outcome::Handled);
                     self.letter_answered(called.handler, &waiting, verdict);
                 }
                 Verdict::Handled => handled.extend(waiting.places()),
