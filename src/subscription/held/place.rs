@@ -1,7 +1,6 @@
 //! Order among letters: where one belongs that is about to be written, and what has to move.
 
 use std::collections::BTreeSet;
-use std::ops::Bound;
 
 use super::{Held, Letter, Phase, Rank, Since, Slot, Ticket};
 use crate::store::Placed;
@@ -167,7 +166,8 @@ impl Held {
         })
     }
 
-    /// These, with all that waits behind one of them, in order; true where some of that is still to be written.
+    /// These, with all that waits behind one of them or is of one unit with it, in order; true where some of that is
+    /// still to be written.
     fn with_followers(
         &self,
         mut moving: BTreeSet<Rank>,
@@ -175,23 +175,26 @@ impl Held {
         waits: impl Fn(&Letter) -> bool,
     ) -> (Vec<i64>, bool) {
         let mut some_wait = false;
-        let mut next = moving.first().copied();
-        while let Some(rank) = next {
-            if let Some(letter) = self.letters.get(&rank.ticket) {
-                let behind = self.sharing(letter);
-                let behind = behind.range(rank..).filter(|one| !staying.contains(one));
-                for one in behind {
-                    if self.is_placed(one) {
-                        moving.insert(*one);
-                    } else {
-                        some_wait |= self.letters.get(&one.ticket).is_some_and(&waits);
-                    }
+        let mut unseen: Vec<Rank> = moving.iter().copied().collect();
+        while let Some(rank) = unseen.pop() {
+            let Some(letter) = self.letters.get(&rank.ticket) else {
+                continue;
+            };
+            let behind = self.sharing(letter);
+            let behind = behind.range(rank..);
+            // A unit goes as a whole, where its first letter is: what is behind any of them is behind all.
+            let unit = letter.unit.as_ref();
+            let unit = unit.and_then(|unit| self.by_unit.get(&(letter.slot, unit.clone())));
+            for one in behind.chain(unit.into_iter().flatten()) {
+                if staying.contains(one) {
+                    continue;
+                }
+                if !self.is_placed(one) {
+                    some_wait |= self.letters.get(&one.ticket).is_some_and(&waits);
+                } else if moving.insert(*one) {
+                    unseen.push(*one);
                 }
             }
-            next = moving
-                .range((Bound::Excluded(rank), Bound::Unbounded))
-                .next()
-                .copied();
         }
         (moving.into_iter().map(|rank| rank.id).collect(), some_wait)
     }

@@ -151,6 +151,28 @@ fn a_letter_of_two_records_goes_before_the_younger_of_one_and_behind_the_older_o
 }
 
 #[test]
+fn where_one_of_a_unit_goes_behind_others_all_of_it_does_and_what_is_behind_any_of_it() {
+    let mut held = held();
+    let came = |name, records, seq| NewLetter {
+        since: Since::After(seq),
+        came: Some(seq),
+        ..behind(name, records)
+    };
+    let of_unit = |name, records, seq| NewLetter {
+        unit: Some("transaction:t".to_owned()),
+        ..came(name, records, seq)
+    };
+    store(&mut held, of_unit("first", &[5], 6), 10);
+    store(&mut held, came("in nobody's way", &[4], 8), 11);
+    store(&mut held, came("behind the first", &[5], 9), 12);
+    store(&mut held, of_unit("second", &[1], 7), 15);
+    store(&mut held, came("older", &[2], 1), 20);
+    let between = held.insert(came("between", &[1, 2], 4));
+    let place = held.place_of(&[between], live(4), true);
+    assert_eq!(place, Place::Before(vec![10, 12, 15]));
+}
+
+#[test]
 fn what_goes_behind_others_waits_for_what_is_behind_them_and_not_written_yet() {
     let mut held = held();
     let younger = NewLetter {
