@@ -1,7 +1,7 @@
 //! Parking: an event that cannot be handled or decoded is kept as a dead letter, durably, before it counts
 //! as finished; and what becomes of dead letters is written the same way.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -24,11 +24,11 @@ pub(super) struct Parked {
     pub(super) places: Vec<Origin>,
     /// The handlers they are parked for; `None` for all of them.
     pub(super) handlers: Option<HandlerSet>,
-    /// A name in this process for each letter, or for the one that moves.
+    /// A name in this process for each letter, or for each that moves.
     pub(super) tickets: Vec<Ticket>,
     letters: Vec<DeadLetter>,
-    /// Where the letter is open already: its number. It goes behind all others.
-    moves: Option<i64>,
+    /// Where the letters are open already: their numbers. They go behind all others.
+    moves: Vec<i64>,
     /// Numbers of letters that go behind these.
     behind: Vec<i64>,
 }
@@ -91,9 +91,9 @@ pub(super) struct Parking {
 }
 
 impl Parked {
-    /// Its letter was open already.
+    /// Its letters were open already.
     pub(super) fn moves(&self) -> bool {
-        self.moves.is_some()
+        !self.moves.is_empty()
     }
 }
 
@@ -127,24 +127,26 @@ impl Parking {
             handlers,
             tickets,
             letters,
-            moves: None,
+            moves: Vec::new(),
             behind: Vec::new(),
         });
     }
 
-    /// Puts an open letter behind all others. Its event, of there, is parked once that is written.
+    /// Puts open letters of a unit behind all others, in this order. Their events, of there, are parked once that is
+    /// written.
     pub(super) fn move_last(
         &mut self,
-        origin: Origin,
+        places: Vec<Origin>,
         handlers: Option<HandlerSet>,
-        (ticket, id): Named,
+        named: Vec<Named>,
     ) {
+        let (tickets, moves) = named.into_iter().unzip();
         self.waiting.push_back(Parked {
-            places: vec![origin],
+            places,
             handlers,
-            tickets: vec![ticket],
+            tickets,
             letters: Vec::new(),
-            moves: Some(id),
+            moves,
             behind: Vec::new(),
         });
     }
@@ -172,32 +174,36 @@ impl Parking {
         }
         let mut batch: Vec<Parked> = Vec::new();
         let mut count = 0;
-        let mut moves = false;
+        let mut moved: HashSet<i64> = HashSet::new();
         while let Some(next) = self.waiting.front_mut() {
             let letters = next.letters.len();
             // A unit is parked whole or not at all: one that is larger than all the room still goes.
             let fits = count + letters <= BATCH.min(room) || (count == 0 && room > 0);
             // What moves goes behind all of the batch.
-            let full = count > 0 && count + usize::from(letters == 0) > BATCH;
-            if full || (letters > 0 && (!fits || moves)) {
+            let full = count > 0 && count + next.moves.len() > BATCH;
+            if full || (letters > 0 && (!fits || !moved.is_empty())) {
                 break;
             }
-            let mut to = None;
+            let (mut to, mut behind) = (None, next.moves.clone());
             // The events of a unit follow each other, whatever is left out between them.
             let first = next.places.first().copied().unwrap_or(Origin::Replay(0));
             match place(&next.tickets, first, batch.is_empty()) {
                 Place::Last => {}
                 Place::At(place) => to = Some(place),
-                Place::Before(others) => next.behind = others,
+                Place::Before(others) => behind.extend(others),
                 Place::Unknown if batch.is_empty() => {}
                 Place::Unknown => break,
             }
-            next.behind.splice(0..0, next.moves);
+            // What moves twice does so one time after the other: where it goes then depends on where it went first.
+            if behind.iter().any(|id| moved.contains(id)) {
+                break;
+            }
+            moved.extend(&behind);
+            next.behind = behind;
             for letter in &mut next.letters {
                 letter.place = to;
             }
             count += letters.max(next.behind.len());
-            moves |= !next.behind.is_empty();
             batch.extend(self.waiting.pop_front());
         }
         if !batch.is_empty() {

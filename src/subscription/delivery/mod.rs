@@ -8,6 +8,8 @@ mod grouping;
 mod groups;
 mod letters;
 mod parked;
+#[cfg(test)]
+mod parked_tests;
 mod replay;
 mod settled;
 #[cfg(test)]

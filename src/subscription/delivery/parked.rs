@@ -100,47 +100,66 @@ impl Delivery {
             self.park(places, handler, letters, moment);
             return;
         }
-        for (origin, (letter, open)) in places.into_iter().zip(letters.into_iter().zip(open)) {
-            let held = &self.letters.held;
-            let known = |ticket: &Ticket| match origin {
-                // Off a side replay, which brought the event while it was on its way here: the store does not
-                // know that it comes again after a restart.
-                Origin::Live(_) => held.is_known_ahead(*ticket, slot),
-                // What is not written yet may never be: the replay's place must not pass it.
-                Origin::Replay(_) => held.place(*ticket).is_some(),
-                Origin::Letter { .. } => true,
+        let held = &self.letters.held;
+        let is_known = |ticket: &Ticket, origin: Origin| match origin {
+            // Off a side replay, which brought the event while it was on its way here: the store does not
+            // know that it comes again after a restart.
+            Origin::Live(_) => held.is_known_ahead(*ticket, slot),
+            // What is not written yet may never be: the replay's place must not pass it.
+            Origin::Replay(_) => held.place(*ticket).is_some(),
+            Origin::Letter { .. } => true,
+        };
+        let known = open.into_iter().zip(&places);
+        let known: Vec<Option<Ticket>> = known
+            .map(|(open, origin)| open.filter(|ticket| is_known(ticket, *origin)))
+            .collect();
+        let misplaced = self.come_by(&places, &known, moment);
+        // A unit is in order by the places of its letters: what is known goes behind what is new before it.
+        let (mut moves, mut moving) = (misplaced, Vec::new());
+        for (origin, (letter, known)) in places.into_iter().zip(letters.into_iter().zip(known)) {
+            let Some(ticket) = known else {
+                self.move_last(&mut moving, bit);
+                self.park(vec![origin], handler, vec![letter], moment);
+                moves |= matches!(origin, Origin::Live(_));
+                continue;
             };
-            match open.filter(known) {
-                Some(ticket) => self.parked_already(ticket, origin, bit, moment),
-                None => self.park(vec![origin], handler, vec![letter], moment),
+            let held = &mut self.letters.held;
+            match moves.then(|| held.moves(ticket)).flatten() {
+                Some(id) => moving.push((origin, (ticket, id))),
+                None => self.parked(origin, bit),
             }
+        }
+        self.move_last(&mut moving, bit);
+    }
+
+    /// Puts letters behind all others, with what they are of a unit with.
+    fn move_last(&mut self, moving: &mut Vec<(Origin, Named)>, handlers: Option<HandlerSet>) {
+        if !moving.is_empty() {
+            let (places, named) = moving.drain(..).unzip();
+            self.letters.parking.move_last(places, handlers, named);
         }
     }
 
-    /// A stream has brought the event of a letter once more. The letter stays where it is among the others,
-    /// unless one of an older event was written meanwhile.
-    fn parked_already(
-        &mut self,
-        ticket: Ticket,
-        origin: Origin,
-        handlers: Option<HandlerSet>,
-        moment: Moment,
-    ) {
+    /// A stream has brought the events of these letters once more. They stay where they are among the others, unless
+    /// one of an older event was written meanwhile: then it gives true.
+    fn come_by(&mut self, places: &[Origin], known: &[Option<Ticket>], moment: Moment) -> bool {
         let held = &mut self.letters.held;
-        match origin {
-            Origin::Live(seq) => {
-                held.came_by(ticket, moment.since(origin), seq);
-                if held.is_misplaced(ticket, origin)
-                    && let Some(id) = held.moves(ticket)
-                {
-                    let parking = &mut self.letters.parking;
-                    return parking.move_last(origin, handlers, (ticket, id));
-                }
+        let known = || {
+            places
+                .iter()
+                .zip(known)
+                .filter_map(|(origin, one)| Some((*origin, (*one)?)))
+        };
+        for (origin, ticket) in known() {
+            match origin {
+                Origin::Live(seq) => held.came_by(ticket, moment.since(origin), seq),
+                Origin::Replay(seq) => held.met(ticket, seq),
+                Origin::Letter { .. } => {}
             }
-            Origin::Replay(seq) => held.met(ticket, seq),
-            Origin::Letter { .. } => {}
         }
-        self.parked(origin, handlers);
+        known().any(|(origin, ticket)| {
+            matches!(origin, Origin::Live(_)) && held.is_misplaced(ticket, origin)
+        })
     }
 
     /// Parks the events of a unit durably; only then are they finished, so that the position cannot pass

@@ -27,7 +27,7 @@ impl Handler for Silent {
 }
 
 /// A change event of a record, at this place of the bus.
-fn event(name: &str, place: &str, record: &str, transaction: &str) -> Event {
+pub(super) fn event(name: &str, place: &str, record: &str, transaction: &str) -> Event {
     let mut event = change_event(&[record]);
     let inner = Arc::make_mut(&mut event);
     inner.raw.id = name.to_owned();

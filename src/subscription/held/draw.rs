@@ -131,6 +131,7 @@ impl Held {
             }
             None => vec![letter.rank],
         };
+        let first = *members.first()?;
         // Of a unit that waits for one event to be decoded, that one has to be asked for.
         let mut all_behind = true;
         let mut wanted = false;
@@ -142,12 +143,9 @@ impl Held {
             all_behind &= letter.behind;
             wanted |= letter.asked || (letter.behind && letter.slot != Slot::Everyone);
             let kept = |older: &Letter| {
-                // What is on its way before it in the same lanes keeps it there.
-                let before = matches!(
-                    older.phase,
-                    Phase::Loading | Phase::Underway | Phase::Handled
-                );
-                !(before && older.slot != Slot::Everyone)
+                // It comes into the lanes before this one does.
+                let loading = older.phase == Phase::Loading && older.is_before_in_lanes(first);
+                !loading && !older.goes_before(first)
             };
             // It waits for nobody before it is decoded, and then in each handler's order.
             if letter.slot != Slot::Everyone && self.has_older(letter, &members, kept) {
@@ -176,15 +174,16 @@ impl Held {
     /// True where these letters, on their way together, must not be handed over after all: an older one of
     /// their records came back, or a person wants no attempt any more.
     pub(in crate::subscription) fn must_wait(&self, tickets: &[Ticket]) -> bool {
-        // One that is being loaded was refused and asked for again while these were in the lanes.
-        let rests = |older: &Letter| {
-            older.slot == Slot::Everyone || !matches!(older.phase, Phase::Underway | Phase::Handled)
-        };
         let letters = || tickets.iter().filter_map(|one| self.letters.get(one));
         if !letters().any(|letter| letter.asked || letter.behind) {
             return true;
         }
         let ranks: Vec<Rank> = letters().map(|letter| letter.rank).collect();
+        let Some(first) = ranks.iter().min().copied() else {
+            return true;
+        };
+        // One that is being loaded was refused and asked for again while these were in the lanes.
+        let rests = |older: &Letter| !older.goes_before(first);
         tickets.iter().any(|ticket| {
             self.letters
                 .get(ticket)
@@ -302,5 +301,23 @@ impl Held {
             (slot, next)
         };
         slots.into_iter().map(next_in).collect()
+    }
+}
+
+impl Letter {
+    /// True where the lanes keep it before letters that are in them where `first` is, the first of their unit, or where
+    /// it has left them, handled.
+    fn goes_before(&self, first: Rank) -> bool {
+        let goes = match self.phase {
+            Phase::Underway => self.is_before_in_lanes(first),
+            Phase::Handled => true,
+            _ => false,
+        };
+        goes && self.slot != Slot::Everyone
+    }
+
+    /// A unit is in the lanes where its first letter is: the others may be behind letters that it would overtake there.
+    fn is_before_in_lanes(&self, first: Rank) -> bool {
+        self.slot != Slot::Everyone && self.rank < first
     }
 }

@@ -107,9 +107,12 @@ impl Held {
         letter.phase == Phase::Open && sets.any(|set| set.iter().rev().any(behind))
     }
 
-    /// It is about to be written behind all others: its number, by which that is done.
+    /// It is about to be written behind all others: its number, by which that is done; unless it is on its way.
     pub(in crate::subscription) fn moves(&mut self, ticket: Ticket) -> Option<i64> {
         let letter = self.letters.get_mut(&ticket)?;
+        if letter.phase != Phase::Open {
+            return None;
+        }
         letter.phase = Phase::Moving;
         Some(letter.rank.id)
     }

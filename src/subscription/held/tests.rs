@@ -301,6 +301,39 @@ fn a_unit_goes_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_unit_waits_for_older_letters_that_it_would_overtake_where_its_first_letter_is() {
+    let mut held = held();
+    let of = |name, records: &[RecordHash]| NewLetter {
+        unit: Some("t".to_owned()),
+        ..behind(name, records)
+    };
+    let before = store(&mut held, behind("before", &[1]), 1);
+    let first = store(&mut held, of("a", &[1]), 2);
+    let between = store(&mut held, new(MINE, "between", &[2]), 3);
+    let second = store(&mut held, of("b", &[2]), 4);
+    // The lanes keep the unit behind the one before all of it.
+    assert_eq!(draw(&mut held), [before]);
+    ask(&mut held, between);
+    assert_eq!(draw(&mut held), [between]);
+    held.consider(first);
+    assert_eq!(
+        draw(&mut held),
+        [0u64; 0],
+        "it would overtake the one between"
+    );
+    held.handled(between);
+    assert_eq!(draw(&mut held), [first, second]);
+    assert!(
+        !held.must_wait(&[first, second]),
+        "the one before is on its way before it"
+    );
+    for phase in [Phase::Loading, Phase::Underway] {
+        held.letters.get_mut(&between).unwrap().phase = phase;
+        assert!(held.must_wait(&[first, second]), "{phase:?}");
+    }
+}
+
+#[test]
 fn what_is_on_its_way_is_bounded_for_each_handler() {
     let mut held = Held::new(
         vec!["h0".to_owned(), "h1".to_owned()],
