@@ -10,9 +10,8 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
-use crate::event::FieldNames;
+use crate::event::{Bits, FieldNames, places};
+use crate::json;
 
 /// A bitmap element that is neither `0x<HEX>` nor `<n>-0x<HEX>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +31,8 @@ pub(super) type Slot = usize;
 #[derive(Debug)]
 pub(super) struct Slots {
     names: Arc<[Box<str>]>,
+    /// `,"name"`, escaped.
+    items: Box<[Box<[u8]>]>,
     by_name: HashMap<Box<str>, Slot>,
     /// For each field of the record the slots of its components; empty where it has none.
     components: Vec<Range<Slot>>,
@@ -53,7 +54,13 @@ impl Slots {
             components.push(start..names.len());
         }
         let by_name = names.iter().cloned().zip(0..).collect();
+        let item = |name: &Box<str>| {
+            let mut item = vec![b','];
+            json::put_string(&mut item, name);
+            item.into()
+        };
         Self {
+            items: names.iter().map(item).collect(),
             names: names.into(),
             by_name,
             components,
@@ -97,10 +104,13 @@ impl Slots {
         let mut set = FieldSet::default();
         for (element, text) in elements.into_iter().enumerate() {
             let (range, digits) = self.element(text).ok_or(BitmapError { element })?;
-            for bit in bits(digits) {
-                match range.clone().nth(bit) {
-                    Some(slot) => set.insert(slot),
-                    None => set.ignored = set.ignored.saturating_add(1),
+            for (word, bits) in (0..).step_by(64).zip(words(digits)) {
+                for bit in places(&[bits]) {
+                    let slot = range.start.saturating_add(word + bit);
+                    match slot < range.end {
+                        true => set.insert(slot),
+                        false => set.ignored = set.ignored.saturating_add(1),
+                    }
                 }
             }
         }
@@ -108,13 +118,14 @@ impl Slots {
     }
 
     /// The slots that an element's bits stand for, and its digits; `None` if it is not well formed.
-    fn element<'t>(&self, text: &'t str) -> Option<(Range<Slot>, &'t str)> {
+    fn element<'t>(&self, text: &'t str) -> Option<(Range<Slot>, &'t [u8])> {
         let (parent, hex) = match text.split_once('-') {
             Some((parent, hex)) => (Some(parent), hex),
             None => (None, text),
         };
         let digits = hex.strip_prefix("0x").or_else(|| hex.strip_prefix("0X"))?;
-        if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        let digits = digits.as_bytes();
+        if digits.is_empty() || !digits.iter().all(u8::is_ascii_hexdigit) {
             return None;
         }
         let range = match parent {
@@ -130,7 +141,14 @@ impl Slots {
 
     /// The names of a set's fields: those of the record in schema order, then the components.
     pub(super) fn names(&self, set: &FieldSet) -> FieldNames {
-        FieldNames::of(&self.names, set.iter())
+        FieldNames::of(&self.names, &set.words)
+    }
+
+    /// Appends the names of a set's fields as items of a JSON array, each after a comma.
+    pub(super) fn put_names(&self, out: &mut Vec<u8>, set: &FieldSet) {
+        for item in set.iter().filter_map(|slot| self.items.get(slot)) {
+            out.extend_from_slice(item);
+        }
     }
 
     /// A set as the platform writes it: upper case, the fewest whole bytes, the record's own fields
@@ -149,17 +167,17 @@ impl Slots {
     }
 }
 
-/// Positions of the set bits of a number of any length in hexadecimal digits.
-fn bits(digits: &str) -> impl Iterator<Item = usize> {
-    let nibbles = digits
-        .bytes()
-        .rev()
-        .filter_map(|digit| char::from(digit).to_digit(16));
-    nibbles.enumerate().flat_map(|(i, nibble)| {
-        (0..4)
-            .filter(move |bit| nibble >> bit & 1 == 1)
-            .map(move |bit| 4 * i + bit)
-    })
+/// A number of any length in hexadecimal digits, 64 bits at a time from the least significant.
+fn words(digits: &[u8]) -> impl Iterator<Item = u64> {
+    let value = |digit: &u8| match digit {
+        b'0'..=b'9' => digit - b'0',
+        _ => (digit | 0x20).wrapping_sub(b'a' - 10),
+    };
+    let word = move |digits: &[u8]| {
+        let values = digits.iter().map(value);
+        values.fold(0, |word, value| word << 4 | u64::from(value))
+    };
+    digits.rchunks(16).map(word)
 }
 
 /// The bits of a range of slots as `0x…`; `None` where no bit is set.
@@ -181,8 +199,7 @@ fn hex(set: &FieldSet, range: Range<Slot>) -> Option<String> {
 /// A set of slots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct FieldSet {
-    /// Most schemas have fewer fields than fit in without an allocation.
-    words: SmallVec<[u64; 4]>,
+    words: Bits,
     /// Bits that named nothing in the schema.
     pub(super) ignored: u32,
 }
@@ -190,7 +207,7 @@ pub(super) struct FieldSet {
 impl FieldSet {
     pub(super) const fn new() -> Self {
         Self {
-            words: SmallVec::new_const(),
+            words: Bits::new_const(),
             ignored: 0,
         }
     }
@@ -218,14 +235,7 @@ impl FieldSet {
 
     /// In rising order.
     pub(super) fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
-        self.words.iter().enumerate().flat_map(|(i, word)| {
-            let mut left = *word;
-            std::iter::from_fn(move || {
-                let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
-                left &= left - 1;
-                Some(64 * i + bit)
-            })
-        })
+        places(&self.words)
     }
 }
 

@@ -4,6 +4,7 @@
 //! and a field that the bitmaps name and that has no value is present as null. What a field sent as a
 //! diff holds is never passed off as its value: it is moved to `ChangeEventHeader.diffs`.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use super::datum::{Datum, DecodeReason};
 use super::header::HeaderRead;
 use super::plan::{Node, NodeId, Plan};
-use crate::event::{ChangeEventHeader, Decoded};
+use crate::event::{ChangeEventHeader, Decoded, SmolStr};
 use crate::json;
 
 /// Deepest nesting of types in a datum. Real events have three levels.
@@ -91,9 +92,7 @@ pub(super) fn decode(
     let out = std::mem::take(&mut decoder.out);
     // Exactly as long as it is, for it is kept for as long as the event is in flight.
     let read = read.map(|ignored_bits| (ignored_bits, Bytes::copy_from_slice(&out)));
-    if out.capacity() <= MAX_BUFFER {
-        BUFFER.set(out);
-    }
+    keep(out);
     match read {
         Ok((ignored_bits, data)) => Ok(Decoded {
             record_name: Arc::clone(record_name),
@@ -114,20 +113,19 @@ pub(super) fn decode(
 }
 
 /// The value of one of the event's own fields as text; `None` where it has none or does not decode.
-pub(super) fn key_text(plan: &Plan, payload: &[u8], field: &str) -> Option<String> {
+pub(super) fn key_text(plan: &Plan, payload: &[u8], field: &str) -> Option<SmolStr> {
     let wanted = plan.root().find(|n| *plan.field(*n).name == *field)?;
-    let mut decoder = Decoder::new(plan, payload);
-    for number in plan.root().start..wanted {
-        decoder.node(plan.field(number).node, 1).ok()?;
-        decoder.out.clear();
+    let mut decoder = Decoder::with_buffer(plan, payload, BUFFER.take());
+    let text = decoder.text_of(plan.root().start..wanted, wanted);
+    keep(decoder.out);
+    text
+}
+
+/// Keeps a buffer for the next event.
+fn keep(buffer: Vec<u8>) {
+    if buffer.capacity() <= MAX_BUFFER {
+        BUFFER.set(buffer);
     }
-    if !decoder.node(plan.field(wanted).node, 1).ok()? {
-        return None;
-    }
-    if decoder.out.first() == Some(&b'"') {
-        return serde_json::from_slice(&decoder.out).ok();
-    }
-    String::from_utf8(decoder.out).ok()
 }
 
 /// Reads a datum and writes its JSON, in one pass.
@@ -161,6 +159,22 @@ impl<'s, 'd> Decoder<'s, 'd> {
             max_json: (MAX_GROWTH * payload.len() + (1 << 20)).min(MAX_JSON),
             at: None,
         }
+    }
+
+    /// The value of a field as text, after those before it.
+    fn text_of(&mut self, before: Range<usize>, wanted: usize) -> Option<SmolStr> {
+        for number in before {
+            self.node(self.plan.field(number).node, 1).ok()?;
+            self.out.clear();
+        }
+        if !self.node(self.plan.field(wanted).node, 1).ok()? {
+            return None;
+        }
+        if self.out.first() == Some(&b'"') {
+            let text: Cow<'_, str> = serde_json::from_slice(&self.out).ok()?;
+            return Some(text.into());
+        }
+        std::str::from_utf8(&self.out).ok().map(SmolStr::from)
     }
 
     /// The whole event. Puts the header where the caller can see it as soon as it is read, so that it

@@ -15,7 +15,7 @@ use super::datum::DecodeReason;
 use super::decode::Decoder;
 use super::plan::{Node, NodeId, Plan};
 use super::schema::Schema;
-use crate::event::{ChangeEventHeader, ChangeType, FieldNames};
+use crate::event::{ChangeEventHeader, ChangeType, FieldNames, RecordIds, SmolStr};
 use crate::json;
 
 /// Most items in one of the header's lists. An event of the platform's largest size, 1 MB, has room for
@@ -59,15 +59,15 @@ impl HeaderRead {
 
 fn empty() -> ChangeEventHeader {
     ChangeEventHeader {
-        entity_name: String::new(),
-        record_ids: Vec::new(),
+        entity_name: SmolStr::default(),
+        record_ids: RecordIds::new(),
         change_type: ChangeType::Other("".into()),
-        change_origin: String::new(),
-        transaction_key: String::new(),
+        change_origin: SmolStr::default(),
+        transaction_key: SmolStr::default(),
         sequence_number: 0,
         commit_timestamp: 0,
         commit_number: 0,
-        commit_user: String::new(),
+        commit_user: SmolStr::default(),
         nulled_fields: FieldNames::default(),
         diff_fields: FieldNames::default(),
         changed_fields: FieldNames::default(),
@@ -139,7 +139,7 @@ fn read_field(
         Role::RecordIds => {
             let ids = texts(decoder, number)?;
             put_texts(decoder, ids.iter().copied());
-            header.record_ids = ids.into_iter().map(str::to_owned).collect();
+            header.record_ids = ids.into_iter().map(SmolStr::from).collect();
         }
         Role::NulledFields => (header.nulled_fields, *nulled) = bitmap(decoder, number)?,
         Role::DiffFields => (header.diff_fields, *diffs) = bitmap(decoder, number)?,
@@ -160,11 +160,11 @@ fn change_type(decoder: &mut Decoder<'_, '_>, number: usize) -> Result<ChangeTyp
     Ok(ChangeType::from_symbol(symbol))
 }
 
-fn text(decoder: &mut Decoder<'_, '_>, number: usize) -> Result<String, DecodeReason> {
+fn text(decoder: &mut Decoder<'_, '_>, number: usize) -> Result<SmolStr, DecodeReason> {
     decoder.key(number);
     let text = decoder.datum.text()?;
     json::put_string(&mut decoder.out, text);
-    Ok(text.to_owned())
+    Ok(text.into())
 }
 
 fn long(decoder: &mut Decoder<'_, '_>, number: usize) -> Result<i64, DecodeReason> {
@@ -213,10 +213,17 @@ fn bitmap(
     let elements = texts(decoder, number)?;
     let set = decoder.plan.slots.read(elements.iter().copied());
     let names = match &set {
-        Ok(set) => decoder.plan.slots.names(set),
-        Err(_) => elements.into_iter().collect(),
+        Ok(set) => {
+            let start = decoder.out.len();
+            decoder.plan.slots.put_names(&mut decoder.out, set);
+            json::close(&mut decoder.out, start, *b"[]");
+            decoder.plan.slots.names(set)
+        }
+        Err(_) => {
+            put_texts(decoder, elements.iter().copied());
+            elements.into_iter().collect()
+        }
     };
-    put_texts(decoder, names.iter());
     Ok((names, set))
 }
 
@@ -292,7 +299,7 @@ fn is_plausible(header: &ChangeEventHeader) -> bool {
         matches!(text.len(), 15 | 18) && text.bytes().all(|b| b.is_ascii_alphanumeric())
     };
     // A wildcard is a key prefix and a star (facts 7.6).
-    let is_record_id = |text: &String| is_id(text) || (text.len() == 4 && text.ends_with('*'));
+    let is_record_id = |text: &SmolStr| is_id(text) || (text.len() == 4 && text.ends_with('*'));
     is_name(&header.entity_name)
         && !header.record_ids.is_empty()
         && header.record_ids.iter().all(is_record_id)

@@ -11,7 +11,7 @@ use super::canonical;
 use super::decode::{self, DecodeFailure};
 use super::encode::{self, EncodeError};
 use super::plan::Plan;
-use crate::event::{Decoded, SchemaId};
+use crate::event::{Decoded, SchemaId, SmolStr};
 
 /// Longest schema text that is parsed, in bytes. A real one has about 100 bytes for each field.
 const MAX_TEXT: usize = 4 << 20;
@@ -93,7 +93,7 @@ impl Schema {
 
     /// The value of one of the event's own fields as text, for the `key` of a platform event: text
     /// itself, numbers digit for digit. `None` where the field is unknown, has no value or does not decode.
-    pub fn key_text(&self, payload: &[u8], field: &str) -> Option<String> {
+    pub fn key_text(&self, payload: &[u8], field: &str) -> Option<SmolStr> {
         decode::key_text(&self.plan, payload, field)
     }
 

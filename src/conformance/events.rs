@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{HandlerConfig, Ordering, SubscriptionConfig};
 use crate::emulator::{Defaults, encode};
-use crate::event::{Event, OrgId, RawEvent, ReplayId, Shown, Source, Topic, TopicKind};
+use crate::event::{Event, OrgId, RawEvent, ReplayId, Shown, SmolStr, Source, Topic, TopicKind};
 
 use crate::shape::Shape;
 use schema::{Kind, schema_texts};
@@ -414,7 +414,7 @@ impl Maker {
                 all(event.key.as_deref().unwrap_or(""))
             }
             Ordering::Record => {
-                let records: HashSet<&String> = event.record_ids().iter().collect();
+                let records: HashSet<&SmolStr> = event.record_ids().iter().collect();
                 records.into_iter().map(|id| id.as_str().into()).collect()
             }
         }

@@ -4,6 +4,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use smallvec::SmallVec;
+use smol_str::SmolStr;
+
 use super::FieldNames;
 
 /// Kind of change, from `ChangeEventHeader.changeType`.
@@ -104,19 +107,22 @@ impl fmt::Display for ChangeType {
     }
 }
 
+/// IDs of records: one, most often, which lies here without an allocation.
+pub type RecordIds = SmallVec<[SmolStr; 1]>;
+
 /// `ChangeEventHeader` with its bitmaps resolved to field names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeEventHeader {
     /// API name of the object, for example `Account`.
-    pub entity_name: String,
+    pub entity_name: SmolStr,
     /// IDs of the records that this one event changes; may hold `001*` or the overflow dummy.
-    pub record_ids: Vec<String>,
+    pub record_ids: RecordIds,
     /// What kind of change.
     pub change_type: ChangeType,
     /// Which API and client made the change; may be empty.
-    pub change_origin: String,
+    pub change_origin: SmolStr,
     /// Shared by all events of one transaction.
-    pub transaction_key: String,
+    pub transaction_key: SmolStr,
     /// Place within the transaction, from 1.
     pub sequence_number: i32,
     /// Milliseconds since 1970.
@@ -124,7 +130,7 @@ pub struct ChangeEventHeader {
     /// Grows with commits; often beyond 2^53.
     pub commit_number: i64,
     /// User ID.
-    pub commit_user: String,
+    pub commit_user: SmolStr,
     /// Fields set to null, by name.
     pub nulled_fields: FieldNames,
     /// Fields sent as a diff, by name.

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::time::SystemTime;
 
+use smol_str::SmolStr;
 use time::OffsetDateTime;
 
 use super::Event;
@@ -47,7 +48,7 @@ impl<'a> CloudEvent<'a> {
         self.event
             .record_ids()
             .first()
-            .map(String::as_str)
+            .map(SmolStr::as_str)
             .or(self.event.key.as_deref())
     }
 
@@ -108,7 +109,7 @@ impl<'a> CloudEvent<'a> {
         use Value::{Boolean, Hex, Integer, Text, Time};
         let event = self.event;
         show("specversion", Text(&["1.0"]))?;
-        show("id", Text(&[event.identity().as_str()]))?;
+        event.with_identity(|identity| show("id", Text(&[identity])))?;
         show("source", Text(&self.source_parts()))?;
         self.with_type_name(|parts| show("type", Text(parts)))?;
         if let Some(subject) = self.subject() {

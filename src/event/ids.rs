@@ -192,6 +192,16 @@ pub struct EventIdentity(Arc<str>);
 impl EventIdentity {
     /// A publisher may choose any `id`, of any length, so one that is long or not plain is hashed.
     pub fn new(id: &str, replay_id: Option<&ReplayId>, record_id: Option<&str>) -> Self {
+        Self::with(id, replay_id, record_id, Self::from_stored)
+    }
+
+    /// As [`EventIdentity::new`], for what only needs to see the text: nothing is allocated.
+    pub(super) fn with<T>(
+        id: &str,
+        replay_id: Option<&ReplayId>,
+        record_id: Option<&str>,
+        then: impl FnOnce(&str) -> T,
+    ) -> T {
         let mut text = Draft::new();
         put_part(&mut text, id.as_bytes());
         text.push(b':');
@@ -205,7 +215,7 @@ impl EventIdentity {
             put_part(&mut text, record_id.as_bytes());
         }
         // All of it is ASCII.
-        Self(std::str::from_utf8(&text).unwrap_or_default().into())
+        then(std::str::from_utf8(&text).unwrap_or_default())
     }
 
     /// As it was stored.

@@ -16,12 +16,14 @@ use std::time::SystemTime;
 use aws_lc_rs::digest;
 use bytes::Bytes;
 
-pub use change::{ChangeEventHeader, ChangeType, Commit, is_entity_wide_id};
+pub use change::{ChangeEventHeader, ChangeType, Commit, RecordIds, is_entity_wide_id};
 pub(crate) use cloud_event::ATTRIBUTES_SIZE;
 pub use cloud_event::{Attribute, CloudEvent, rfc3339};
 pub use field_names::FieldNames;
+pub(crate) use field_names::{Bits, places};
 pub use ids::{EventIdentity, InvalidId, OrgId, ReplayId, SchemaId};
 pub use shown::Shown;
+pub use smol_str::SmolStr;
 pub use topic::{InvalidTopic, Topic, TopicKind};
 
 /// An event as it came off the bus: nothing decoded, nothing lost.
@@ -47,9 +49,14 @@ impl RawEvent {
     /// What tells this event from every other, given its first record ID where that is known. The payload
     /// stands in for a place on the bus, where there is none.
     pub fn identity(&self, record_id: Option<&str>) -> EventIdentity {
+        self.with_identity(record_id, EventIdentity::from_stored)
+    }
+
+    /// As [`RawEvent::identity`], for what only needs to see its text.
+    fn with_identity<T>(&self, record_id: Option<&str>, then: impl FnOnce(&str) -> T) -> T {
         match &self.replay_id {
-            Some(_) => EventIdentity::new(&self.id, self.replay_id.as_ref(), record_id),
-            None => EventIdentity::new(&self.id, None, Some(&self.digest())),
+            Some(replay_id) => EventIdentity::with(&self.id, Some(replay_id), record_id, then),
+            None => EventIdentity::with(&self.id, None, Some(&self.digest()), then),
         }
     }
 
@@ -119,7 +126,7 @@ pub struct Event {
     /// True where it was handed over with a part of its transaction, or with what may be a part of it.
     pub partial: bool,
     /// Value of the field that orders a platform event, where the subscription names one (`key`).
-    pub key: Option<String>,
+    pub key: Option<SmolStr>,
     /// How much of the event this is.
     pub shown: Shown,
     /// What it is known by, once somebody has asked.
@@ -133,12 +140,21 @@ impl Event {
             Shown::Part(identity) => identity.clone(),
             Shown::Whole | Shown::Forms(_) => self
                 .known_as
-                .get_or_init(|| {
-                    let record_id = self.record_ids().first();
-                    self.raw.identity(record_id.map(String::as_str))
-                })
+                .get_or_init(|| self.raw.identity(self.first_record_id()))
                 .clone(),
         }
+    }
+
+    /// Shows the text of [`Event::identity`], which is not kept if nobody has asked for it.
+    fn with_identity<T>(&self, then: impl FnOnce(&str) -> T) -> T {
+        match (&self.shown, self.known_as.get()) {
+            (Shown::Part(identity), _) | (_, Some(identity)) => then(identity.as_str()),
+            _ => self.raw.with_identity(self.first_record_id(), then),
+        }
+    }
+
+    fn first_record_id(&self) -> Option<&str> {
+        self.record_ids().first().map(SmolStr::as_str)
     }
 
     /// The Avro datum as received; `None` where the handler is not shown all of the event's fields (`fields` in
@@ -157,7 +173,7 @@ impl Event {
     }
 
     /// The record IDs a change event names; empty for platform events.
-    pub fn record_ids(&self) -> &[String] {
+    pub fn record_ids(&self) -> &[SmolStr] {
         self.decoded
             .header
             .as_ref()

@@ -73,7 +73,7 @@ pub(super) fn batch(data: &[&str]) -> EventBatch {
 pub(super) fn keyed(keys: &[&str]) -> EventBatch {
     let mut batch = batch(&vec!["{}"; keys.len()]);
     for (event, key) in batch.events.iter_mut().zip(keys) {
-        Arc::make_mut(event).key = (!key.is_empty()).then(|| (*key).to_owned());
+        Arc::make_mut(event).key = (!key.is_empty()).then(|| (*key).into());
     }
     batch
 }

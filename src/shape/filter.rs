@@ -32,7 +32,7 @@ impl Filter {
     /// True where events of this entity are wanted at all.
     pub fn takes_entity(&self, header: &ChangeEventHeader) -> bool {
         let wanted = &self.0.entity;
-        wanted.is_empty() || wanted.contains(&header.entity_name)
+        wanted.is_empty() || wanted.iter().any(|entity| *entity == header.entity_name)
     }
 
     fn takes_change(&self, header: &ChangeEventHeader) -> bool {
@@ -70,15 +70,15 @@ mod tests {
 
     fn header(entity: &str, change: &str, changed: &[&str]) -> ChangeEventHeader {
         ChangeEventHeader {
-            entity_name: entity.to_owned(),
-            record_ids: vec!["001A".to_owned()],
+            entity_name: entity.into(),
+            record_ids: ["001A".into()].into(),
             change_type: ChangeType::from_symbol(change),
-            change_origin: String::new(),
-            transaction_key: String::new(),
+            change_origin: "".into(),
+            transaction_key: "".into(),
             sequence_number: 1,
             commit_timestamp: 0,
             commit_number: 0,
-            commit_user: String::new(),
+            commit_user: "".into(),
             nulled_fields: FieldNames::default(),
             diff_fields: FieldNames::default(),
             changed_fields: changed.iter().copied().collect(),

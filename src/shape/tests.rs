@@ -5,10 +5,6 @@ use serde_json::{Value, json};
 use super::*;
 use crate::event::{ChangeEventHeader, ChangeType, FieldNames};
 
-fn owned(names: &[&str]) -> Vec<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
-}
-
 fn fields(config: &str) -> FieldsConfig {
     let table: toml::Table = toml::from_str(config).unwrap();
     let names = |key: &str| -> Option<Vec<String>> {
@@ -49,15 +45,15 @@ fn change(changed: &[&str], header: Value, mut data: Value) -> Decoded {
     Decoded {
         record_name: "AccountChangeEvent".into(),
         header: Some(Box::new(ChangeEventHeader {
-            entity_name: "Account".to_owned(),
-            record_ids: owned(&["001A"]),
+            entity_name: "Account".into(),
+            record_ids: ["001A".into()].into(),
             change_type: ChangeType::Update,
-            change_origin: String::new(),
-            transaction_key: String::new(),
+            change_origin: "".into(),
+            transaction_key: "".into(),
             sequence_number: 1,
             commit_timestamp: 0,
             commit_number: 0,
-            commit_user: String::new(),
+            commit_user: "".into(),
             nulled_fields: FieldNames::default(),
             diff_fields: FieldNames::default(),
             changed_fields: changed.iter().copied().collect(),
@@ -215,7 +211,7 @@ fn the_header_loses_what_is_left_out_and_hides_what_is_hidden_in_diffs() {
     );
     let header = shaped.header.unwrap();
     assert_eq!(header.changed_fields, ["Phone", "Addr.City", "Notes"]);
-    assert_eq!(header.record_ids, owned(&["001A"]));
+    assert_eq!(header.record_ids[..], ["001A"]);
 }
 
 #[test]

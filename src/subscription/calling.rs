@@ -168,7 +168,8 @@ fn marks(waiting: &Waiting) -> impl Iterator<Item = Mark> {
     let mark = |(number, event): (usize, &Arc<Event>)| match waiting.origin {
         Origin::Live(_) => Mark::Ahead(event.identity()),
         Origin::Letter { id, .. } => {
-            Mark::Letter(waiting.letters.get(number).copied().unwrap_or(id))
+            let letters = waiting.letters.as_deref().unwrap_or_default();
+            Mark::Letter(letters.get(number).copied().unwrap_or(id))
         }
         Origin::Replay(_) => Mark::Nothing,
     };

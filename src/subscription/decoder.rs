@@ -15,7 +15,9 @@ use super::observe::Observer;
 use super::reader::Arrival;
 use crate::avro::{DecodeFailure, Schema, SchemaCache, SchemaUnavailable, peek_header};
 use crate::config::BackoffConfig;
-use crate::event::{ChangeEventHeader, Event, EventIdentity, RawEvent, ReplayId, SchemaId, Source};
+use crate::event::{
+    ChangeEventHeader, Event, EventIdentity, RawEvent, ReplayId, SchemaId, SmolStr, Source,
+};
 use crate::store::DeadLetter;
 
 /// What the decoder hands on, in stream order.
@@ -75,7 +77,7 @@ impl Undecodable {
             schema_id: self.raw.schema_id.clone(),
             payload: self.raw.payload.clone(),
             record_ids: header
-                .map(|header| header.record_ids.clone())
+                .map(|header| header.record_ids.iter().map(SmolStr::to_string).collect())
                 .unwrap_or_default(),
             record_name: None,
             unit: None,

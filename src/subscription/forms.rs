@@ -227,7 +227,7 @@ mod tests {
         let inner = Arc::make_mut(&mut one);
         inner.raw.payload = bytes::Bytes::from_static(b"payload");
         inner.decoded.data = bytes::Bytes::from_static(br#"{"A":1,"B":2}"#);
-        inner.decoded.header.as_deref_mut().unwrap().entity_name = "Account".to_owned();
+        inner.decoded.header.as_deref_mut().unwrap().entity_name = "Account".into();
         inner.shown = forms.of(&inner.decoded);
         one
     }

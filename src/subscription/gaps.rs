@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::delivery::end_of_task;
 use super::tracker::Seq;
-use crate::event::{ChangeEventHeader, ChangeType, ReplayId};
+use crate::event::{ChangeEventHeader, ChangeType, ReplayId, SmolStr};
 use crate::store::{Hole, HoleKind, Lease, Store};
 
 /// How many are written at once.
@@ -156,12 +156,12 @@ pub(super) fn gap_of(header: &ChangeEventHeader, replay_id: Option<&ReplayId>) -
         to: None,
         from_time: None,
         to_time: header.committed_at(),
-        entity: Some(entity.clone()),
+        entity: Some(entity.to_string()),
         // An overflow names a dummy, a wildcard a prefix: neither is a record.
         record_ids: if header.is_entity_wide() {
             Vec::new()
         } else {
-            header.record_ids.clone()
+            header.record_ids.iter().map(SmolStr::to_string).collect()
         },
         explanation,
     })
@@ -181,15 +181,15 @@ mod tests {
 
     fn header(change: &str, record_ids: &[&str]) -> ChangeEventHeader {
         ChangeEventHeader {
-            entity_name: "Account".to_owned(),
-            record_ids: record_ids.iter().map(|&id| id.to_owned()).collect(),
+            entity_name: "Account".into(),
+            record_ids: record_ids.iter().map(|&id| id.into()).collect(),
             change_type: ChangeType::from_symbol(change),
-            change_origin: String::new(),
-            transaction_key: String::new(),
+            change_origin: "".into(),
+            transaction_key: "".into(),
             sequence_number: 1,
             commit_timestamp: 1_790_000_000_000,
             commit_number: 1,
-            commit_user: String::new(),
+            commit_user: "".into(),
             nulled_fields: crate::event::FieldNames::default(),
             diff_fields: crate::event::FieldNames::default(),
             changed_fields: crate::event::FieldNames::default(),

@@ -126,7 +126,7 @@ impl HandlerRun {
     pub(super) fn put(
         &mut self,
         origin: Origin,
-        places: Arc<[Origin]>,
+        places: Option<Arc<[Origin]>>,
         unit: Unit,
         ordering: Ordering,
     ) {
@@ -155,7 +155,7 @@ impl HandlerRun {
         ordering: Ordering,
     ) {
         let mut waiting = Waiting::new(origin, unit, ordering);
-        waiting.letters = letters;
+        waiting.letters = Some(letters);
         self.lanes.put(waiting);
     }
 

@@ -140,7 +140,7 @@ impl Model {
     fn arrive(&mut self) {
         let seq = self.arrived();
         let event = Tracked {
-            identity: EventIdentity::from_stored(&name(seq)),
+            identity: super::tracker::Identity::Is(EventIdentity::from_stored(&name(seq))),
             occurred_at: SystemTime::UNIX_EPOCH,
             size: 1,
             transaction: None,

@@ -11,7 +11,7 @@ use super::delivery::{end_of_task, unit_name};
 use super::held::{Place, Ticket};
 use super::lanes::{Origin, Waiting, record_ids};
 use super::tracker::HandlerSet;
-use crate::event::Event;
+use crate::event::{Event, SmolStr};
 use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, Store, StoreError};
 
 /// Letters that are written in one transaction; a unit goes however many events it has.
@@ -378,7 +378,7 @@ pub(super) fn dead_letter(
         replay_id: event.raw.replay_id.clone(),
         schema_id: event.raw.schema_id.clone(),
         payload: event.raw.payload.clone(),
-        record_ids: record_ids(event).to_vec(),
+        record_ids: record_ids(event).iter().map(SmolStr::to_string).collect(),
         record_name: Some(event.decoded.record_name.to_string()),
         unit: None,
         place: None,

@@ -296,13 +296,17 @@ impl Position {
     ) -> Progress {
         let finished_ahead = tracker
             .finished_ahead()
-            .chain(finished_before.iter().map(|(event, set)| (event, *set)))
+            .chain(
+                finished_before
+                    .iter()
+                    .map(|(event, set)| (event.clone(), *set)),
+            )
             .flat_map(|(identity, finished)| {
                 let names = self
                     .handlers
                     .iter()
                     .filter(move |(bit, _)| bit & finished != 0);
-                names.map(|(_, name)| FinishedAhead {
+                names.map(move |(_, name)| FinishedAhead {
                     handler: name.clone(),
                     identity: identity.clone(),
                 })

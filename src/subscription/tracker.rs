@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::config::MAX_HANDLERS;
-use crate::event::{EventIdentity, ReplayId};
+use crate::event::{Event, EventIdentity, ReplayId, SmolStr};
 
 /// An event's place in the stream as this process received it; grows by one.
 pub(super) type Seq = u64;
@@ -36,13 +36,31 @@ struct Entry {
 /// What the tracker remembers of an event.
 #[derive(Debug, Clone)]
 pub(super) struct Tracked {
-    pub(super) identity: EventIdentity,
+    pub(super) identity: Identity,
     /// Commit time, or time of receipt.
     pub(super) occurred_at: SystemTime,
     /// Bytes that it holds in memory.
     pub(super) size: usize,
     /// The transaction it is of, where it names one.
-    pub(super) transaction: Option<Arc<str>>,
+    pub(super) transaction: Option<SmolStr>,
+}
+
+/// What tells a tracked event from every other. Few are ever asked for theirs, so it is made when somebody asks.
+#[derive(Debug, Clone)]
+pub(super) enum Identity {
+    /// That of this event.
+    Of(Arc<Event>),
+    /// This one.
+    Is(EventIdentity),
+}
+
+impl Identity {
+    fn get(&self) -> EventIdentity {
+        match self {
+            Self::Of(event) => event.identity(),
+            Self::Is(identity) => identity.clone(),
+        }
+    }
 }
 
 /// A place on the bus, and the transaction of the event there.
@@ -51,7 +69,7 @@ pub(super) struct Place {
     pub(super) replay_id: ReplayId,
     /// When the event there was committed, or the keepalive received.
     pub(super) at: SystemTime,
-    pub(super) transaction: Option<Arc<str>>,
+    pub(super) transaction: Option<SmolStr>,
     /// The newest event there or before it; `None` where only keepalives were passed.
     pub(super) event: Option<ReplayId>,
 }
@@ -285,13 +303,13 @@ impl Tracker {
                         event: self.last_event.clone(),
                     });
                     if let Some(passed) = &mut self.passed {
-                        passed.extend(identity);
+                        passed.extend(identity.map(|identity| identity.get()));
                     }
                 }
                 // No place of its own: it stays above the position until a later one passes.
                 (true, None) | (false, _) if self.held.len() < MAX_HELD => {
                     let finished = self.all & !entry.unwanted;
-                    let event = entry.event.map(|event| (event.identity, finished));
+                    let event = entry.event.map(|event| (event.identity.get(), finished));
                     self.held.extend(event);
                 }
                 _ => {}
@@ -363,14 +381,14 @@ impl Tracker {
     }
 
     /// What is finished above the position: each event with the handlers that have finished it.
-    pub(super) fn finished_ahead(&self) -> impl Iterator<Item = (&EventIdentity, HandlerSet)> {
+    pub(super) fn finished_ahead(&self) -> impl Iterator<Item = (EventIdentity, HandlerSet)> {
         let held = self.held.iter();
-        let held = held.map(|(identity, finished)| (identity, *finished));
+        let held = held.map(|(identity, finished)| (identity.clone(), *finished));
         let held = held.filter(|(_, finished)| *finished != 0);
         let queued = self.entries.iter().filter_map(|entry| {
             let finished = self.all & !entry.unfinished & !entry.unwanted;
             let event = entry.event.as_ref()?;
-            (finished != 0).then_some((&event.identity, finished))
+            (finished != 0).then(|| (event.identity.get(), finished))
         });
         held.chain(queued)
     }
@@ -385,16 +403,16 @@ impl Tracker {
         let from = usize::try_from(self.incomplete_from.saturating_sub(self.first)).unwrap_or(0);
         let queued = self.entries.iter().skip(from).filter_map(|entry| {
             let event = entry.event.as_ref()?;
-            (entry.replay_id.as_ref() == Some(&incomplete.replay_id)).then_some(&event.identity)
+            (entry.replay_id.as_ref() == Some(&incomplete.replay_id)).then(|| event.identity.get())
         });
         // What is held is under the incomplete ID only if nothing complete is still queued before it.
         let held = self
             .held
             .iter()
-            .map(|(identity, _)| identity)
+            .map(|(identity, _)| identity.clone())
             .filter(|_| self.first >= self.incomplete_from);
         for identity in held.chain(queued) {
-            *events.entry(identity.clone()).or_insert(0) += 1;
+            *events.entry(identity).or_insert(0) += 1;
         }
         events
     }

@@ -12,7 +12,7 @@ pub(super) const NOON: SystemTime = SystemTime::UNIX_EPOCH;
 
 pub(super) fn event(name: &str) -> Tracked {
     Tracked {
-        identity: EventIdentity::from_stored(name),
+        identity: Identity::Is(EventIdentity::from_stored(name)),
         occurred_at: SystemTime::UNIX_EPOCH,
         size: 10,
         transaction: None,

@@ -233,7 +233,7 @@ fn damage_behind_the_header_leaves_the_header_readable() {
     let cut = schema.decode(&payload[..payload.len() - 2]).unwrap_err();
     assert_eq!(cut.error.reason, DecodeReason::EndsEarly);
     assert_eq!(cut.error.field.as_deref(), Some("Description"));
-    assert_eq!(cut.header.unwrap().record_ids, ["001Dp00000JJkkHIAT"]);
+    assert_eq!(cut.header.unwrap().record_ids[..], ["001Dp00000JJkkHIAT"]);
 
     let long = [&payload[..], b"xy"].concat();
     let left = schema.decode(&long).unwrap_err();
@@ -268,7 +268,7 @@ fn a_header_is_found_without_its_schema_and_nothing_else_is_taken_for_one() {
     fields.remove("changedFields");
     let old = schema_with("").encode_json(&event).unwrap();
     assert_eq!(
-        peek_header(&old).unwrap().record_ids,
+        peek_header(&old).unwrap().record_ids[..],
         ["001Dp00000JJkkHIAT"]
     );
 

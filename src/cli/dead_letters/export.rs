@@ -15,7 +15,7 @@ use super::super::output::{note, print_json_line};
 use super::choice::Choice;
 use super::summary;
 use crate::avro::Schema;
-use crate::event::{Event, OrgId, RawEvent, SchemaId, Shown, Source};
+use crate::event::{Event, OrgId, RawEvent, SchemaId, Shown, SmolStr, Source};
 use crate::letters::shown::{self, Configured, Shapes};
 use crate::store::{PART, Store, StoredDeadLetter};
 
@@ -156,7 +156,7 @@ impl<'a> Decoder<'a> {
                 .record_ids
                 .first()
                 .filter(|_| platform_event)
-                .cloned(),
+                .map(SmolStr::from),
             shown: Shown::Whole,
             known_as: OnceLock::new(),
         }))

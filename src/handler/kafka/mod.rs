@@ -26,7 +26,7 @@ use tracing::warn;
 use super::registry::HandlerConfigError;
 use super::{Answer, BatchAnswer, BatchLimits, EventBatch, Handler, Retry, Template};
 use crate::config::HandlerConfig;
-use crate::event::Event;
+use crate::event::{Event, SmolStr};
 use cluster::Cluster;
 use message::Format;
 use producer::{Place, Producer};
@@ -308,7 +308,7 @@ fn stretches(batch: &EventBatch, places: &[Result<Place, Trouble>]) -> Vec<std::
     for (at, (event, place)) in batch.events.iter().zip(places).enumerate() {
         let place = place.as_ref().ok();
         let records = || {
-            let ids = event.record_ids().iter().map(String::as_str);
+            let ids = event.record_ids().iter().map(SmolStr::as_str);
             ids.chain(event.key.as_deref())
         };
         let elsewhere = |record| held.get(record).is_some_and(|held| *held != place);

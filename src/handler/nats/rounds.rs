@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::event::Event;
+use crate::event::{Event, SmolStr};
 use crate::handler::EventBatch;
 
 /// The events of a batch, by number, in rounds: an event is in a later round than those before it whose order it
@@ -34,7 +34,7 @@ fn records(event: &Event) -> impl Iterator<Item = &str> {
     let ids = event.record_ids();
     let key = event.key.as_deref();
     let none = (ids.is_empty() && key.is_none()).then_some("");
-    ids.iter().map(String::as_str).chain(key).chain(none)
+    ids.iter().map(SmolStr::as_str).chain(key).chain(none)
 }
 
 fn is_entity_wide(event: &Event) -> bool {

@@ -45,8 +45,12 @@ impl Delivery {
 
     /// True for an event that is in the tracker already, under a replay ID that was incomplete when the
     /// stream broke.
-    fn is_repeat(&mut self, identity: &EventIdentity, size: usize) -> bool {
-        let Some(left) = self.repeats.get_mut(identity).filter(|left| **left > 0) else {
+    fn is_repeat(&mut self, what: &What, size: usize) -> bool {
+        if self.repeats.is_empty() {
+            return false; // nobody asks who it is
+        }
+        let left = self.repeats.get_mut(&what.identity());
+        let Some(left) = left.filter(|left| **left > 0) else {
             return false;
         };
         *left -= 1;
@@ -56,48 +60,50 @@ impl Delivery {
     }
 
     fn take_event(&mut self, event: Arc<Event>) {
-        let identity = event.identity();
         let (raw_size, size) = (event.raw.size(), event.size());
-        if self.is_repeat(&identity, raw_size) {
+        let occurred_at = event.occurred_at();
+        let transaction = transaction(event.decoded.header.as_deref()).cloned();
+        let what = What::Event(event);
+        if self.is_repeat(&what, raw_size) {
             self.in_flight.arrived();
             return;
         }
         self.in_flight.arrived_decoded(size - raw_size, size);
         let tracked = Tracked {
-            identity,
-            occurred_at: event.occurred_at(),
+            identity: what.to_track(),
+            occurred_at,
             size,
-            transaction: self.transaction_of(event.decoded.header.as_deref()),
+            transaction,
         };
-        self.track(tracked, What::Event(event));
+        self.track(tracked, what);
     }
 
     fn take_undecodable(&mut self, event: Undecodable) {
         self.in_flight.arrived();
-        let identity = event.identity();
-        let size = event.raw.size();
-        if self.is_repeat(&identity, size) {
+        let (size, occurred_at) = (event.raw.size(), event.received_at);
+        let transaction = transaction(event.header.as_ref()).cloned();
+        let what = What::Undecodable(Arc::new(event));
+        if self.is_repeat(&what, size) {
             return;
         }
         let tracked = Tracked {
-            identity,
-            occurred_at: event.received_at,
+            identity: what.to_track(),
+            occurred_at,
             size,
-            transaction: self.transaction_of(event.header.as_ref()),
+            transaction,
         };
-        self.track(tracked, What::Undecodable(Arc::new(event)));
+        self.track(tracked, what);
     }
 
     fn track(&mut self, tracked: Tracked, what: What) {
-        let unread = self.unread_name(&tracked.identity, &what);
+        let identity = self.knows_some().then(|| what.identity());
+        let unread = identity.as_ref();
+        let unread = unread.and_then(|identity| self.unread_name(identity, &what));
+        // Those that it may be known by; none where nobody asks who it is.
+        let names = || identity.iter().chain(&unread);
         let mut finished = 0;
-        if !self.finished_before.is_empty() {
-            for name in [Some(&tracked.identity), unread.as_ref()]
-                .into_iter()
-                .flatten()
-            {
-                finished |= self.finished_before.remove(name).unwrap_or(0);
-            }
+        for name in names() {
+            finished |= self.finished_before.remove(name).unwrap_or(0);
         }
         // A mark under that name is not forgotten with the event.
         self.position.forget(unread.clone());
@@ -108,8 +114,7 @@ impl Delivery {
         self.replays
             .live_brought(replay_id.as_ref(), finished, &self.finished_before);
         // What is parked waits for its turn once more, so that its letter holds what comes after, and not before.
-        let parked = self.parked_before(&tracked.identity)
-            | unread.as_ref().map_or(0, |name| self.parked_before(name));
+        let parked = names().fold(0, |parked, name| parked | self.parked_before(name));
         let finished = finished & !parked;
         // So does what was parked for a handler that does not want it any more.
         let unwanted = match &what {
@@ -129,10 +134,7 @@ impl Delivery {
             0 => None, // nobody asks
             _ => Change::of(header, what.received_at(), self.letters.holding),
         };
-        held.brought(at, &tracked.identity);
-        if let Some(unread) = &unread {
-            held.brought(at, unread);
-        }
+        names().for_each(|name| held.brought(at, name));
         held.live_at(at, replay_id.as_ref(), change.as_ref());
         let gap = header.and_then(|header| gap_of(header, replay_id.as_ref()));
         let seq = self.tracker.push_event(tracked, replay_id, finished);
@@ -165,6 +167,12 @@ impl Delivery {
             self.tracker.pin(seq);
             self.gaps.wait(seq, stored);
         }
+    }
+
+    /// True where an event that comes may be known by what it is.
+    fn knows_some(&self) -> bool {
+        let held = &self.letters.held;
+        !self.finished_before.is_empty() || !held.is_empty() || held.awaits_events()
     }
 
     /// What an event was known by if nothing of it could be read before, where that is another identity and there
@@ -212,14 +220,5 @@ impl Delivery {
         let is_parked = |slot: usize| held.open(Slot::Handler(slot), &identity).is_some();
         let parked = (self.runs.iter().enumerate()).filter(|(slot, _)| is_parked(*slot));
         unwanted & !parked.fold(0, |set, (_, run)| set | run.bit)
-    }
-
-    /// The events of one transaction follow each other and share its key.
-    fn transaction_of(&mut self, header: Option<&ChangeEventHeader>) -> Option<Arc<str>> {
-        let key = transaction(header)?;
-        if self.last_transaction.as_deref() != Some(key) {
-            self.last_transaction = Some(Arc::from(key));
-        }
-        self.last_transaction.clone()
     }
 }

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 use smallvec::{SmallVec, smallvec};
 
 use crate::config::{Group as GroupBy, SubscriptionConfig};
-use crate::event::{ChangeEventHeader, Event, EventIdentity};
+use crate::event::{ChangeEventHeader, Event, EventIdentity, SmolStr};
 use crate::store::PART;
 use crate::subscription::decoder::Undecodable;
 use crate::subscription::lanes::Unit;
-use crate::subscription::tracker::{HandlerSet, Seq};
+use crate::subscription::tracker::{HandlerSet, Identity, Seq};
 
 /// What of a transaction came off the stream.
 #[derive(Debug, Clone)]
@@ -34,6 +34,14 @@ impl What {
         match self {
             Self::Event(event) => event.identity(),
             Self::Undecodable(event) => event.identity(),
+        }
+    }
+
+    /// The same for the tracker, which may never ask.
+    pub(super) fn to_track(&self) -> Identity {
+        match self {
+            Self::Event(event) => Identity::Of(Arc::clone(event)),
+            Self::Undecodable(event) => Identity::Is(event.identity()),
         }
     }
 
@@ -201,9 +209,9 @@ fn event(member: &Member) -> Option<Arc<Event>> {
 }
 
 /// The key of the transaction that a change event is of.
-pub(super) fn transaction(header: Option<&ChangeEventHeader>) -> Option<&str> {
+pub(super) fn transaction(header: Option<&ChangeEventHeader>) -> Option<&SmolStr> {
     header
-        .map(|header| header.transaction_key.as_str())
+        .map(|header| &header.transaction_key)
         .filter(|key| !key.is_empty())
 }
 
@@ -308,7 +316,7 @@ impl Grouping {
                 part
             }
             (Some(key), _) => {
-                let key = Arc::from(key);
+                let key = Arc::from(key.as_str());
                 let over = self.close(false);
                 self.begin(key, seq, member, sequence, until);
                 over

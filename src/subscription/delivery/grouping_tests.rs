@@ -20,7 +20,7 @@ fn of(key: &str, number: i32) -> Member {
     let inner = Arc::make_mut(&mut event);
     inner.raw.id = format!("{key}.{number}");
     let header = inner.decoded.header.as_deref_mut().unwrap();
-    header.transaction_key = key.to_owned();
+    header.transaction_key = key.into();
     header.sequence_number = number;
     Member {
         what: What::Event(event),
@@ -42,7 +42,7 @@ fn undecodable(key: Option<&str>) -> Member {
             },
             received_at: SystemTime::UNIX_EPOCH,
             header: key.map(|key| ChangeEventHeader {
-                transaction_key: key.to_owned(),
+                transaction_key: key.into(),
                 ..*header
             }),
             reason: "undecodable",
@@ -392,10 +392,10 @@ proptest! {
             let first = seen.insert(key.to_owned());
             if !group.partial && !poisoned {
                 prop_assert!(first, "{} is not the first of its transaction", described(group));
-                let whole = group.members.len() == events[key];
+                let whole = group.members.len() == events[key.as_str()];
                 prop_assert!(
-                    whole || waited.contains(key),
-                    "{} of {} (lossy: {})", described(group), events[key], lossy
+                    whole || waited.contains(key.as_str()),
+                    "{} of {} (lossy: {})", described(group), events[key.as_str()], lossy
                 );
             }
         }

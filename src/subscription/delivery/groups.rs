@@ -1,6 +1,5 @@
 //! Groups on their way from the stream to the handlers, or to the dead letters.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Delivery;
@@ -59,9 +58,9 @@ impl Delivery {
                     }
                     (None, Some(unit)) => {
                         // Without a filter there are none, and then nothing is allocated for them.
-                        let places = left.places.as_ref().map_or_else(Arc::default, |places| {
-                            places.iter().map(|place| origin(*place)).collect()
-                        });
+                        let places = left.places.as_ref();
+                        let places = places
+                            .map(|places| places.iter().map(|place| origin(*place)).collect());
                         run.put(origin(left.first), places, unit, self.ordering);
                     }
                     (None, None) => {}

@@ -124,8 +124,6 @@ pub(super) struct Delivery {
     handlers: Vec<Arc<dyn Handler>>,
     tracker: Tracker,
     grouping: Grouping,
-    /// The transaction of the change event that came last.
-    last_transaction: Option<Arc<str>>,
     assignment: Assignment,
     in_flight: Arc<InFlight>,
     finished_before: FinishedBefore,
@@ -208,7 +206,6 @@ impl Delivery {
         );
         Self {
             grouping,
-            last_transaction: None,
             tracker,
             position,
             replays: Replays::new(

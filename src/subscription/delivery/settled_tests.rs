@@ -33,7 +33,7 @@ pub(super) fn event(name: &str, place: &str, record: &str, transaction: &str) ->
     inner.raw.id = name.to_owned();
     inner.raw.replay_id = Some(place.parse().unwrap());
     let header = inner.decoded.header.as_deref_mut().unwrap();
-    header.transaction_key = transaction.to_owned();
+    header.transaction_key = transaction.into();
     Arc::unwrap_or_clone(event)
 }
 

@@ -14,7 +14,7 @@ use super::groups::{Silence, silence};
 use super::letters::Letters;
 use super::replay::Ending;
 use crate::config::Start;
-use crate::event::{ChangeEventHeader, EventIdentity, ReplayId};
+use crate::event::{ChangeEventHeader, EventIdentity, ReplayId, SmolStr};
 use crate::store::{CommandState, ReplayArguments, ReplayProgress, StoredCommand};
 use crate::subscription::decoder::Item;
 use crate::subscription::held::{Change, Held};
@@ -239,8 +239,12 @@ impl Side {
         self.stop.cancel();
     }
 
-    fn is_repeat(&mut self, identity: &EventIdentity, size: usize) -> bool {
-        let Some(left) = self.repeats.get_mut(identity).filter(|left| **left > 0) else {
+    fn is_repeat(&mut self, what: &What, size: usize) -> bool {
+        if self.repeats.is_empty() {
+            return false; // nobody asks who it is
+        }
+        let left = self.repeats.get_mut(&what.identity());
+        let Some(left) = left.filter(|left| **left > 0) else {
             return false;
         };
         *left -= 1;
@@ -266,22 +270,23 @@ impl Side {
             ),
         };
         self.came_at = Instant::now();
-        let identity = what.identity();
         let (raw_size, replay_id) = (raw.size(), raw.replay_id.clone());
-        if self.over.is_some() || self.is_repeat(&identity, raw_size) {
+        if self.over.is_some() || self.is_repeat(&what, raw_size) {
             return;
         }
         let committed_at = header.and_then(ChangeEventHeader::committed_at);
         let sight = self.end.sees(replay_id.as_ref(), committed_at);
         if sight == Sight::Over {
-            let more = self.grouping.is_of(transaction(header));
+            let more = self
+                .grouping
+                .is_of(transaction(header).map(SmolStr::as_str));
             self.done(END_REACHED, more);
             return;
         }
         self.in_flight.grow(size - raw_size, size);
         self.progress.received += 1;
         let tracked = Tracked {
-            identity,
+            identity: what.to_track(),
             occurred_at,
             size,
             transaction: None,

@@ -45,7 +45,7 @@ impl HandlerRun {
 
 fn put(run: &mut HandlerRun, seq: Seq, record: &str) {
     let unit = Unit::One(event(&[record]));
-    run.put(Origin::Live(seq), Arc::default(), unit, Ordering::Record);
+    run.put(Origin::Live(seq), None, unit, Ordering::Record);
 }
 
 fn drive(
@@ -508,7 +508,7 @@ fn put_transaction(run: &mut HandlerRun, seq: Seq, records: &[&str]) {
     let events: Vec<_> = records.iter().map(|record| event(&[record])).collect();
     run.put(
         Origin::Live(seq),
-        Arc::default(),
+        None,
         Unit::Several(events.into()),
         Ordering::Record,
     );

@@ -14,15 +14,15 @@ use proptest::prelude::*;
 /// A change event of these records.
 pub(in crate::subscription) fn event(records: &[&str]) -> Arc<Event> {
     let header = ChangeEventHeader {
-        entity_name: "Account".to_owned(),
-        record_ids: records.iter().map(|r| (*r).to_owned()).collect(),
+        entity_name: "Account".into(),
+        record_ids: records.iter().map(|r| (*r).into()).collect(),
         change_type: ChangeType::Update,
-        change_origin: String::new(),
-        transaction_key: String::new(),
+        change_origin: "".into(),
+        transaction_key: "".into(),
         sequence_number: 1,
         commit_timestamp: 0,
         commit_number: 0,
-        commit_user: String::new(),
+        commit_user: "".into(),
         nulled_fields: crate::event::FieldNames::default(),
         diff_fields: crate::event::FieldNames::default(),
         changed_fields: crate::event::FieldNames::default(),
@@ -517,7 +517,7 @@ fn a_key_holds_its_record_whatever_it_looks_like() {
         assert_eq!(of("/data/AccountChangeEvent").records(&ids(id)).len(), 0);
         let mut keyed = (*event(&[])).clone();
         keyed.decoded.header = None;
-        keyed.key = Some(id.to_owned());
+        keyed.key = Some(id.into());
         let unit = Unit::One(Arc::new(keyed));
         let waiting = Waiting::new(Origin::Live(0), unit, Ordering::Record);
         assert_eq!(waiting.records.len(), 1);

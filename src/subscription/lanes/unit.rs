@@ -9,7 +9,7 @@ use std::time::Instant;
 use smallvec::{SmallVec, smallvec};
 
 use crate::config::Ordering;
-use crate::event::{ChangeEventHeader, Event, Topic, TopicKind, is_entity_wide_id};
+use crate::event::{ChangeEventHeader, Event, SmolStr, Topic, TopicKind, is_entity_wide_id};
 use crate::subscription::tracker::Seq;
 
 /// Stands for a record. Two records that share a hash wait for each other, which is harmless.
@@ -125,9 +125,9 @@ impl Holding {
 
     /// The records that a dead letter of these IDs holds, or of this key: none where they stand for a whole
     /// entity, and where nothing is ordered by records.
-    pub(crate) fn records(self, record_ids: &[String]) -> Records {
+    pub(crate) fn records(self, record_ids: &[impl AsRef<str>]) -> Records {
         let entity_wide =
-            || self.change_events && record_ids.iter().any(|id| is_entity_wide_id(id));
+            || self.change_events && record_ids.iter().any(|id| is_entity_wide_id(id.as_ref()));
         match self.ordering {
             Ordering::Record if !entity_wide() => record_ids.iter().map(hash).collect(),
             _ => Records::new(),
@@ -143,16 +143,16 @@ impl Holding {
 }
 
 /// The IDs of the records that an event concerns; those of a platform event are the value of its key.
-pub(in crate::subscription) fn record_ids(event: &Event) -> &[String] {
+pub(in crate::subscription) fn record_ids(event: &Event) -> &[SmolStr] {
     match (&event.decoded.header, &event.key) {
         (None, Some(key)) => std::slice::from_ref(key),
         _ => event.record_ids(),
     }
 }
 
-fn hash(record: &String) -> RecordHash {
+fn hash(record: &impl AsRef<str>) -> RecordHash {
     let mut hasher = DefaultHasher::new();
-    record.hash(&mut hasher);
+    record.as_ref().hash(&mut hasher);
     hasher.finish().max(1) // 0 is ONE_LANE
 }
 
@@ -217,9 +217,9 @@ pub(in crate::subscription) struct Waiting {
     pub(in crate::subscription) unit: Unit,
     pub(super) order: Order,
     /// Numbers of the dead letters that it is made of, one for each event; none off a stream.
-    pub(in crate::subscription) letters: Arc<[i64]>,
+    pub(in crate::subscription) letters: Option<Arc<[i64]>>,
     /// Where its events came from, where those between them are left out; else they follow each other.
-    pub(in crate::subscription) places: Arc<[Origin]>,
+    pub(in crate::subscription) places: Option<Arc<[Origin]>>,
     /// Records by which it is held back, and which it would hold if it were parked.
     pub(in crate::subscription) records: Records,
     /// Not to be handed over before.
@@ -253,8 +253,8 @@ impl Waiting {
         Self {
             origin,
             arrived: 0,
-            letters: Arc::default(),
-            places: Arc::default(),
+            letters: None,
+            places: None,
             records,
             alone: matches!(unit, Unit::Several(_)),
             unit,
@@ -292,7 +292,7 @@ impl Waiting {
                 _ => Unit::Several(events.into()),
             };
             Some(Self {
-                places: places.clone().into(),
+                places: Some(places.clone().into()),
                 attempts: self.attempts,
                 ..Self::new(*places.first()?, unit, ordering)
             })
@@ -302,7 +302,8 @@ impl Waiting {
 
     /// Where each of its events came from.
     pub(in crate::subscription) fn places(&self) -> impl Iterator<Item = Origin> {
-        let place = |number: usize| self.places.get(number).copied();
+        let places = self.places.as_deref().unwrap_or_default();
+        let place = |number: usize| places.get(number).copied();
         let numbers = 0..self.unit.events().len();
         numbers.map(move |number| place(number).unwrap_or_else(|| self.origin.plus(number)))
     }

@@ -90,9 +90,9 @@ impl Batches {
         let mut own = std::collections::HashSet::new();
         for record in batch.events.iter().flat_map(|event| event.record_ids()) {
             if own.insert(record.clone()) {
-                let others = held.entry(record.clone()).or_default();
+                let others = held.entry(record.to_string()).or_default();
                 if *others > 0 {
-                    self.overlaps.lock().unwrap().push(record.clone());
+                    self.overlaps.lock().unwrap().push(record.to_string());
                 }
                 *others += 1;
             }
@@ -104,7 +104,7 @@ impl Batches {
         let mut own = std::collections::HashSet::new();
         for record in batch.events.iter().flat_map(|event| event.record_ids()) {
             if own.insert(record) {
-                *held.get_mut(record).unwrap() -= 1;
+                *held.get_mut(record.as_str()).unwrap() -= 1;
             }
         }
     }

@@ -201,7 +201,7 @@ impl Change {
         ];
         let numbers = (header.sequence_number, header.commit_timestamp);
         texts == expected.texts.each_ref()
-            && header.record_ids == expected.record_ids
+            && header.record_ids[..] == expected.record_ids[..]
             && header.change_type == ChangeType::from_symbol(CHANGE_TYPES[expected.change_type])
             && numbers == (expected.sequence_number, expected.commit_timestamp)
             && header.commit_number == expected.commit_number
