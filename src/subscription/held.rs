@@ -13,6 +13,7 @@ use super::tracker::Seq;
 use crate::event::{Commit, EventIdentity, ReplayId};
 use crate::store::{LetterSummary, Placed};
 
+mod again;
 mod ahead;
 mod draw;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod place;
 mod tests;
 mod to_come;
 
+pub(super) use again::{Again, Moment};
 use ahead::Ahead;
 pub(super) use draw::{Drawing, Drawn};
 pub(super) use place::Place;
@@ -107,6 +109,8 @@ struct Letter {
     /// At the latest its event lies there.
     until: Option<ReplayId>,
     phase: Phase,
+    /// It is being written behind others.
+    goes_behind: bool,
     rank: Rank,
 }
 
@@ -289,6 +293,7 @@ impl Held {
             commit: new.commit,
             until: new.until,
             phase: Phase::New,
+            goes_behind: false,
             rank,
         };
         match letter.since {

@@ -1,7 +1,7 @@
 //! Parking: an event that cannot be handled or decoded is kept as a dead letter, durably, before it counts
 //! as finished; and what becomes of dead letters is written the same way.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -14,24 +14,9 @@ use super::tracker::HandlerSet;
 use crate::event::{Event, SmolStr};
 use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, Store, StoreError};
 
-/// Letters that are written in one transaction; a unit goes however many events it has.
-const BATCH: usize = 50;
+mod batch;
 
-/// Events that are parked, or to be: one, or all of a unit.
-#[derive(Debug)]
-pub(super) struct Parked {
-    /// Where each came from.
-    pub(super) places: Vec<Origin>,
-    /// The handlers they are parked for; `None` for all of them.
-    pub(super) handlers: Option<HandlerSet>,
-    /// A name in this process for each letter, or for each that moves.
-    pub(super) tickets: Vec<Ticket>,
-    letters: Vec<DeadLetter>,
-    /// Where the letters are open already: their numbers. They go behind all others.
-    moves: Vec<i64>,
-    /// Numbers of letters that go behind these.
-    behind: Vec<i64>,
-}
+pub(super) use batch::{BATCH, Parked, name_part, next_batch};
 
 /// A letter by its names in this process and in the store.
 pub(super) type Named = (Ticket, i64);
@@ -90,13 +75,6 @@ pub(super) struct Parking {
     abandon: CancellationToken,
 }
 
-impl Parked {
-    /// Its letters were open already.
-    pub(super) fn moves(&self) -> bool {
-        !self.moves.is_empty()
-    }
-}
-
 impl Parking {
     /// `sealed` has payloads kept encrypted.
     pub(super) fn new(lease: Lease, store: Arc<dyn Store>, sealed: bool) -> Self {
@@ -122,14 +100,8 @@ impl Parking {
         for letter in &mut letters {
             letter.sealed = self.sealed;
         }
-        self.waiting.push_back(Parked {
-            places,
-            handlers,
-            tickets,
-            letters,
-            moves: Vec::new(),
-            behind: Vec::new(),
-        });
+        self.waiting
+            .push_back(Parked::new(places, handlers, tickets, letters));
     }
 
     /// Puts open letters of a unit behind all others, in this order. Their events, of there, are parked once that is
@@ -140,15 +112,8 @@ impl Parking {
         handlers: Option<HandlerSet>,
         named: Vec<Named>,
     ) {
-        let (tickets, moves) = named.into_iter().unzip();
-        self.waiting.push_back(Parked {
-            places,
-            handlers,
-            tickets,
-            letters: Vec::new(),
-            moves,
-            behind: Vec::new(),
-        });
+        self.waiting
+            .push_back(Parked::moving(places, handlers, named));
     }
 
     /// Writes what became of letters, before what is still to be parked.
@@ -163,52 +128,27 @@ impl Parking {
     }
 
     /// Begins the next write, if none is under way. There is `room` for so many more letters; `place` says
-    /// where such letters belong, and is told whether nothing decided before is still to be written.
-    pub(super) fn go_on(&mut self, room: usize, place: impl Fn(&[Ticket], Origin, bool) -> Place) {
+    /// where such letters belong, and is told whether nothing decided before is still to be written. Gives the
+    /// numbers of the letters that go behind others by that.
+    pub(super) fn go_on(
+        &mut self,
+        room: usize,
+        place: impl Fn(&[Ticket], Origin, bool) -> Place,
+    ) -> Vec<i64> {
         if !self.writing.is_empty() {
-            return;
+            return Vec::new();
         }
         if let Some(change) = self.moves.pop_front() {
             self.write_move(change);
-            return;
+            return Vec::new();
         }
-        let mut batch: Vec<Parked> = Vec::new();
-        let mut count = 0;
-        let mut moved: HashSet<i64> = HashSet::new();
-        while let Some(next) = self.waiting.front_mut() {
-            let letters = next.letters.len();
-            // A unit is parked whole or not at all: one that is larger than all the room still goes.
-            let fits = count + letters <= BATCH.min(room) || (count == 0 && room > 0);
-            // What moves goes behind all of the batch.
-            let full = count > 0 && count + next.moves.len() > BATCH;
-            if full || (letters > 0 && (!fits || !moved.is_empty())) {
-                break;
-            }
-            let (mut to, mut behind) = (None, next.moves.clone());
-            // The events of a unit follow each other, whatever is left out between them.
-            let first = next.places.first().copied().unwrap_or(Origin::Replay(0));
-            match place(&next.tickets, first, batch.is_empty()) {
-                Place::Last => {}
-                Place::At(place) => to = Some(place),
-                Place::Before(others) => behind.extend(others),
-                Place::Unknown if batch.is_empty() => {}
-                Place::Unknown => break,
-            }
-            // What moves twice does so one time after the other: where it goes then depends on where it went first.
-            if behind.iter().any(|id| moved.contains(id)) {
-                break;
-            }
-            moved.extend(&behind);
-            next.behind = behind;
-            for letter in &mut next.letters {
-                letter.place = to;
-            }
-            count += letters.max(next.behind.len());
-            batch.extend(self.waiting.pop_front());
-        }
+        let batch = next_batch(&mut self.waiting, room, place);
+        let behind = batch.iter().flat_map(|parked| &parked.behind);
+        let behind = behind.copied().collect();
         if !batch.is_empty() {
             self.write_letters(batch);
         }
+        behind
     }
 
     /// True where there is something to park and no room for it.

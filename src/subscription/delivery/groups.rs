@@ -24,7 +24,8 @@ impl Delivery {
         for mut group in groups {
             self.tracker.join(group.first, group.members.len());
             self.leave_settled(&mut group);
-            match group.undecodable().filter(|_| group.is_new()) {
+            let whole = group.is_new() && !self.is_parked_for_one(&group);
+            match group.undecodable().filter(|_| whole) {
                 // Without one of its events none is handed over.
                 Some(undecodable) => {
                     let behind = behind(undecodable);
@@ -42,6 +43,17 @@ impl Delivery {
             }
         }
         self.tracker.open_from(self.grouping.open_from());
+    }
+
+    /// True where a handler has a letter of its own of an event that the stream has brought once more: it keeps its order
+    /// only where it comes by for that handler.
+    fn is_parked_for_one(&self, group: &Group) -> bool {
+        let held = &self.letters.held;
+        let mut members = group.members.iter();
+        members.any(|member| {
+            let slots = held.awaited(&member.what.identity());
+            slots.iter().any(|slot| *slot != Slot::Everyone)
+        })
     }
 
     /// Gives each handler what it wants and has not finished of a group, or parks that where it cannot be decoded.

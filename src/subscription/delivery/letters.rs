@@ -115,7 +115,8 @@ impl Letters {
                 .is_none_or(|tickets| self.held.must_wait(tickets)),
             Origin::Live(_) | Origin::Replay(_) => {
                 let slot = Slot::Handler(handler);
-                let holder = self.held.holder(slot, &waiting.records, waiting.origin);
+                let last = waiting.last_place();
+                let holder = self.held.holder(slot, &waiting.records, last);
                 // A letter of its own would hold it, where it has a record.
                 let own = self.held.awaits_some()
                     || waiting.records.is_empty()

@@ -5,31 +5,13 @@ use tracing::{debug, info, warn};
 use super::Delivery;
 use crate::store::{DeadLetter, Lease, LetterSummary, Placed, Refusal, SubscriptionKey};
 use crate::subscription::handler_run::Verdict;
-use crate::subscription::held::{Known, NewLetter, PARKED_BEHIND, Since, Slot, Ticket};
+pub(super) use crate::subscription::held::Moment;
+use crate::subscription::held::{Again, Known, NewLetter, PARKED_BEHIND, Slot, Ticket};
 use crate::subscription::lanes::{Origin, Waiting};
 use crate::subscription::letter_loader::{Loaded, LoadedLetter, NotLoaded};
 use crate::subscription::observe::Outcome;
-use crate::subscription::parking::{Done, Move, Named, dead_letter, dead_letters};
+use crate::subscription::parking::{Done, Move, Named, dead_letter, dead_letters, name_part};
 use crate::subscription::tracker::HandlerSet;
-
-/// When it is decided that a unit is parked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Moment {
-    /// It comes off the stream, and nobody can be given it. Older ones may still be on their way to the
-    /// handlers: these are not behind it.
-    OnArrival,
-    /// It is its turn: what is older of its records is finished.
-    InTurn,
-}
-
-impl Moment {
-    fn since(self, origin: Origin) -> Since {
-        match (self, origin) {
-            (Self::OnArrival, Origin::Live(seq)) => Since::After(seq),
-            _ => Since::Always,
-        }
-    }
-}
 
 impl Delivery {
     /// Writes what is to be written, and begins with what may be tried again.
@@ -37,10 +19,11 @@ impl Delivery {
         let letters = &mut self.letters;
         letters.held.passed(self.tracker.low_water());
         let room = letters.room();
-        let held = &letters.held;
-        letters.parking.go_on(room, |tickets, origin, first| {
+        let held = &mut letters.held;
+        let behind = letters.parking.go_on(room, |tickets, origin, first| {
             held.place_of(tickets, origin, first)
         });
+        behind.into_iter().for_each(|id| held.goes_behind(id));
         if self.may_draw() {
             self.letters.draw();
         }
@@ -75,7 +58,7 @@ impl Delivery {
         let holder = self
             .letters
             .held
-            .holder(slot, &waiting.records, waiting.origin);
+            .holder(slot, &waiting.records, waiting.last_place());
         let error = self.letters.error_behind(holder);
         let letters = dead_letters(waiting, &name, PARKED_BEHIND, &error);
         let places = waiting.places().collect();
@@ -100,66 +83,26 @@ impl Delivery {
             self.park(places, handler, letters, moment);
             return;
         }
-        let held = &self.letters.held;
-        let is_known = |ticket: &Ticket, origin: Origin| match origin {
-            // Off a side replay, which brought the event while it was on its way here: the store does not
-            // know that it comes again after a restart.
-            Origin::Live(_) => held.is_known_ahead(*ticket, slot),
-            // What is not written yet may never be: the replay's place must not pass it.
-            Origin::Replay(_) => held.place(*ticket).is_some(),
-            Origin::Letter { .. } => true,
-        };
-        let known = open.into_iter().zip(&places);
-        let known: Vec<Option<Ticket>> = known
-            .map(|(open, origin)| open.filter(|ticket| is_known(ticket, *origin)))
-            .collect();
-        let misplaced = self.come_by(&places, &known, moment);
-        // A unit is in order by the places of its letters: what is known goes behind what is new before it.
-        let (mut moves, mut moving) = (misplaced, Vec::new());
-        for (origin, (letter, known)) in places.into_iter().zip(letters.into_iter().zip(known)) {
-            let Some(ticket) = known else {
-                self.move_last(&mut moving, bit);
-                self.park(vec![origin], handler, vec![letter], moment);
-                moves |= matches!(origin, Origin::Live(_));
-                continue;
-            };
-            let held = &mut self.letters.held;
-            match moves.then(|| held.moves(ticket)).flatten() {
-                Some(id) => moving.push((origin, (ticket, id))),
-                None => self.parked(origin, bit),
-            }
-        }
-        self.move_last(&mut moving, bit);
-    }
-
-    /// Puts letters behind all others, with what they are of a unit with.
-    fn move_last(&mut self, moving: &mut Vec<(Origin, Named)>, handlers: Option<HandlerSet>) {
-        if !moving.is_empty() {
-            let (places, named) = moving.drain(..).unzip();
-            self.letters.parking.move_last(places, handlers, named);
-        }
-    }
-
-    /// A stream has brought the events of these letters once more. They stay where they are among the others, unless
-    /// one of an older event was written meanwhile: then it gives true.
-    fn come_by(&mut self, places: &[Origin], known: &[Option<Ticket>], moment: Moment) -> bool {
+        let unit = letters.first().and_then(|letter| letter.unit.clone());
+        let events = places.into_iter().zip(letters).zip(open);
+        let events = events.map(|((origin, letter), open)| (origin, letter, open));
         let held = &mut self.letters.held;
-        let known = || {
-            places
-                .iter()
-                .zip(known)
-                .filter_map(|(origin, one)| Some((*origin, (*one)?)))
-        };
-        for (origin, ticket) in known() {
-            match origin {
-                Origin::Live(seq) => held.came_by(ticket, moment.since(origin), seq),
-                Origin::Replay(seq) => held.met(ticket, seq),
-                Origin::Letter { .. } => {}
+        for again in held.come_again(slot, unit.as_deref(), events.collect(), moment) {
+            match again {
+                Again::New { events, apart } => {
+                    let (places, mut letters): (_, Vec<_>) = events.into_iter().unzip();
+                    if apart {
+                        name_part(&mut letters);
+                    }
+                    self.park(places, handler, letters, moment);
+                }
+                Again::Move(moving) => {
+                    let (places, named) = moving.into_iter().unzip();
+                    self.letters.parking.move_last(places, bit, named);
+                }
+                Again::Stay(origin) => self.parked(origin, bit),
             }
         }
-        known().any(|(origin, ticket)| {
-            matches!(origin, Origin::Live(_)) && held.is_misplaced(ticket, origin)
-        })
     }
 
     /// Parks the events of a unit durably; only then are they finished, so that the position cannot pass

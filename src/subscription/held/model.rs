@@ -1,71 +1,73 @@
-//! A small model of a subscription around [`Held`]: a bus, a store, a handler, people; with crashes, positions
-//! that are written late, rewinds, letters that are passed on and opened again. Whatever happens, an event is
-//! handled for the first time only after all that is older and shares a record with it is handled or discarded,
-//! it parks only behind what is older, and nothing is forgotten.
+//! A small model of a subscription around [`Held`]: a bus, a store, a handler, people; with crashes, writes that reach the
+//! store late, rewinds, letters that are passed on and opened again, and transactions that are handed over, parked and
+//! tried again as one. Whatever happens, an event is handed over for the first time only after all that is older and
+//! shares a record with it is handled or discarded, the events of a transaction are in their order, nothing parks behind
+//! what is younger, and nothing is forgotten.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::SettledAhead;
-use crate::subscription::lanes::Origin;
+use crate::store::{DeadLetter, PART, SettledAhead};
+use crate::subscription::parking::{Named, Parked, name_part, next_batch};
 
 mod forgotten;
+mod lanes;
 mod letters;
+mod rest;
+mod store;
+mod stream;
 
 use forgotten::far;
+use lanes::Waiting;
+use store::{Change as Written, Row};
 
 const MINE: Slot = Slot::Handler(0);
 
 #[derive(Debug, Clone)]
 struct Published {
+    /// The events of a transaction follow each other.
+    transaction: usize,
     records: Records,
     undecodable: bool,
     /// Handled or discarded at least once, or forgotten by the bus before it was kept anywhere.
     settled: bool,
-    /// A person discarded its letter. Nobody may be handed it, unless a rewind brings it once more.
+    /// Its letter was discarded, and the process knows. Nobody may be handed it, unless a rewind brings it once more.
     given_up: bool,
     commit: Option<Commit>,
     forgotten: bool,
 }
 
-/// A row of `dead_letter`.
-#[derive(Debug, Clone)]
-struct Row {
-    event: usize,
-    everyone: bool,
-    place: i64,
-    id: i64,
-    open: bool,
-    behind: bool,
-    asked: bool,
-    ahead: bool,
-    until: Option<usize>,
-}
-
-/// Something to be written.
-struct Write {
-    seq: Seq,
-    tickets: Vec<Ticket>,
-    moves: Option<i64>,
-}
-
 /// What is known of an event off the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Live {
+    /// For its transaction to be whole, or in the lanes, or with the handler.
     Waits,
     /// Left the lanes, and is to be parked.
     Parks,
     Finished,
 }
 
+/// What comes in transactions, and what happens to them.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    /// They are handed over as one.
+    groups: bool,
+    /// The stream may break within one, or it grows too large.
+    parts: bool,
+}
+
 struct Model {
+    kind: Kind,
     bus: Vec<Published>,
     rows: Vec<Row>,
     next: i64,
     /// So many events of the bus are at or below the stored position.
     position: usize,
+    /// Stored as finished above it.
+    marks: HashSet<usize>,
     /// The position is lost: whoever begins does so at the earliest event.
     lost: bool,
     // A process.
@@ -74,36 +76,54 @@ struct Model {
     live: Vec<Live>,
     /// The events of those places; keepalives have none.
     events: Vec<Option<usize>>,
-    writes: VecDeque<Write>,
+    /// Places after which the position does not rest.
+    joined: HashSet<Seq>,
+    /// The places of the transaction that is collected.
+    open: Vec<Seq>,
+    lanes: BTreeMap<Origin, Waiting>,
+    with_handler: Vec<Waiting>,
+    in_lanes: HashMap<Origin, Vec<Ticket>>,
+    /// To be parked.
+    parks: VecDeque<Parked>,
+    /// What becomes of letters, to be written before that.
+    changes: VecDeque<Written>,
+    /// A write that is under way.
+    writing: Option<Written>,
     /// A write of the position that is under way.
-    saving: Option<(usize, Vec<i64>)>,
-    letters: Vec<Ticket>,
+    saving: Option<store::Position>,
+    loading: Vec<Drawn>,
+    put_off: Vec<Ticket>,
     /// Discarded or settled before a restart, and not to be handed over when it comes again.
     finished: HashSet<usize>,
 }
 
 impl Model {
-    fn new() -> Self {
+    fn new(kind: Kind) -> Self {
         Self {
+            kind,
             bus: vec![],
             rows: vec![],
             next: 0,
             position: 0,
+            marks: HashSet::new(),
             lost: false,
             held: Held::new(vec!["h0".to_owned()], Drawing::default()),
             begins: 0,
             live: vec![],
             events: vec![],
-            writes: VecDeque::new(),
+            joined: HashSet::new(),
+            open: vec![],
+            lanes: BTreeMap::new(),
+            with_handler: vec![],
+            in_lanes: HashMap::new(),
+            parks: VecDeque::new(),
+            changes: VecDeque::new(),
+            writing: None,
             saving: None,
-            letters: vec![],
+            loading: vec![],
+            put_off: vec![],
             finished: HashSet::new(),
         }
-    }
-
-    fn number(&mut self) -> i64 {
-        self.next += 1;
-        self.next
     }
 
     fn identity(event: usize) -> EventIdentity {
@@ -119,11 +139,7 @@ impl Model {
     }
 
     fn event_of_ticket(&self, ticket: Ticket) -> usize {
-        self.held.letters[&ticket]
-            .identity
-            .as_str()
-            .parse()
-            .unwrap()
+        self.held.letters[&ticket].event()
     }
 
     fn share(&self, one: usize, other: usize) -> bool {
@@ -131,16 +147,35 @@ impl Model {
         self.bus[one].records.iter().any(|r| records.contains(r))
     }
 
-    /// A new process begins at the stored position.
+    /// The process is gone; what was on its way to the store may have come there. A new one begins at the stored position.
+    fn crash(&mut self, which: usize) {
+        if let Some(written) = self.writing.take()
+            && which.is_multiple_of(2)
+        {
+            self.store(&written);
+        }
+        if let Some(position) = self.saving.take()
+            && which.is_multiple_of(3)
+        {
+            self.store_position(&position);
+        }
+        self.start();
+    }
+
     fn start(&mut self) {
-        self.held = Held::new(vec!["h0".to_owned()], Drawing::default());
-        self.begins = self.position;
-        self.live.clear();
-        self.events.clear();
-        self.writes.clear();
-        self.saving = None;
-        self.letters.clear();
-        self.finished.clear();
+        let own = Self::new(self.kind);
+        let old = std::mem::replace(self, own);
+        *self = Self {
+            bus: old.bus,
+            rows: old.rows,
+            next: old.next,
+            position: old.position,
+            begins: old.position,
+            finished: old.marks.clone(),
+            marks: old.marks,
+            lost: old.lost,
+            ..Self::new(self.kind)
+        };
         let mut rows = self.rows.clone();
         rows.sort_by_key(|row| (row.place, row.id));
         for row in rows {
@@ -161,325 +196,66 @@ impl Model {
                 };
                 self.held.ahead.settled(settled.identity, settled.id);
                 self.finished.insert(row.event);
-            }
-        }
-    }
-
-    fn summary(&self, row: &Row) -> LetterSummary {
-        LetterSummary {
-            placed: Placed {
-                place: row.place,
-                id: row.id,
-            },
-            subscription: "s".to_owned(),
-            topic: "/data/AccountChangeEvent".to_owned(),
-            handler: (!row.everyone).then(|| "h0".to_owned()),
-            identity: Self::identity(row.event),
-            state: "open".to_owned(),
-            reason: if row.behind {
-                PARKED_BEHIND
-            } else {
-                "rejected"
-            }
-            .to_owned(),
-            error: String::new(),
-            record_ids: vec![],
-            unit: None,
-            asked: row.asked,
-            replay_id: None,
-            bytes: 1,
-            // As late as can be: what was received tells nothing.
-            received_at: far(),
-            commit: self.bus[row.event].commit,
-            to_come: row.ahead,
-            until: row.until.map(Self::place_on_bus),
-        }
-    }
-
-    fn bring(&mut self) {
-        let seq = self.live.len() as Seq;
-        let event = self.begins + self.events.iter().flatten().count();
-        if event >= self.bus.len() {
-            return;
-        }
-        self.events.push(Some(event));
-        self.held.brought(seq, &Self::identity(event));
-        let at = Self::place_on_bus(event + 1);
-        let change = self.change(event);
-        self.held.live_at(seq, Some(&at), change.as_ref());
-        let awaited = !self.held.awaited(&Self::identity(event)).is_empty();
-        let finished = self.finished.remove(&event) && !awaited;
-        self.live.push(if finished {
-            Live::Finished
-        } else {
-            Live::Waits
-        });
-        if !finished && self.bus[event].undecodable {
-            self.park(seq, Slot::Everyone, false);
-        }
-    }
-
-    /// The stream has caught up.
-    fn keepalive(&mut self) {
-        let seq = self.live.len() as Seq;
-        let brought = self.events.iter().flatten().count();
-        if self.begins + brought == self.bus.len() {
-            self.finished.clear();
-            self.held.all_came_by(seq);
-            self.events.push(None);
-            self.live.push(Live::Finished);
-        }
-    }
-
-    fn park(&mut self, seq: Seq, slot: Slot, behind: bool) {
-        let event = self.event_of(seq);
-        let identity = Self::identity(event);
-        let origin = Origin::Live(seq);
-        self.live[seq as usize] = Live::Parks;
-        let since = match slot {
-            Slot::Everyone => Since::After(seq),
-            Slot::Handler(_) => Since::Always,
-        };
-        if let Some(ticket) = self.held.open(slot, &identity) {
-            assert!(
-                self.held.is_known_ahead(ticket, slot),
-                "the store knows: {event}"
-            );
-            self.held.came_by(ticket, since, seq);
-            let moves = self.held.is_misplaced(ticket, origin);
-            match moves.then(|| self.held.moves(ticket)) {
-                Some(moves) => self.writes.push_back(Write {
-                    seq,
-                    tickets: vec![ticket],
-                    moves,
-                }),
-                None => self.live[seq as usize] = Live::Finished,
-            }
-            return;
-        }
-        let ticket = self.held.insert(NewLetter {
-            slot,
-            identity,
-            records: self.bus[event].records.clone(),
-            unit: None,
-            bytes: 1,
-            behind,
-            since,
-            ahead: true,
-            came: Some(seq),
-            met: None,
-            received_at: far(),
-            commit: self.bus[event].commit,
-            until: None,
-        });
-        self.writes.push_back(Write {
-            seq,
-            tickets: vec![ticket],
-            moves: None,
-        });
-    }
-
-    /// An event whose turn it is goes to the handler, or aside.
-    fn hand_over(&mut self, which: usize, accept: bool) {
-        let waits = |seq: &usize| self.live[*seq] == Live::Waits;
-        let waiting: Vec<usize> = (0..self.live.len()).filter(waits).collect();
-        let turn: Vec<usize> = waiting
-            .iter()
-            .copied()
-            .filter(|seq| {
-                let of = |seq: usize| self.event_of(seq as Seq);
-                let older = waiting.iter().take_while(|other| *other < seq);
-                !older
-                    .into_iter()
-                    .any(|other| self.share(of(*other), of(*seq)))
-            })
-            .collect();
-        let Some(seq) = (!turn.is_empty()).then(|| turn[which % turn.len()] as Seq) else {
-            return;
-        };
-        let event = self.event_of(seq);
-        let holder = self
-            .held
-            .holder(MINE, &self.bus[event].records, Origin::Live(seq));
-        if let Some(holder) = holder {
-            let before = self.event_of_ticket(holder);
-            assert!(
-                before <= event,
-                "{event} parks behind {before}, which is younger"
-            );
-        }
-        let own = self.held.awaits_some() && self.held.open(MINE, &Self::identity(event)).is_some();
-        if self.held.is_settled(0, seq) {
-            self.live[seq as usize] = Live::Finished;
-        } else if holder.is_some() || own {
-            self.park(seq, MINE, true);
-        } else if self.bus[event].given_up {
-            panic!("{event} was given up, and is handed over");
-        } else if accept {
-            self.settle(event, true);
-            self.live[seq as usize] = Live::Finished;
-        } else {
-            self.park(seq, MINE, false);
-        }
-    }
-
-    fn settle(&mut self, event: usize, in_order: bool) {
-        if in_order && !self.bus[event].settled {
-            for older in 0..event {
-                let before = !self.share(older, event) || self.bus[older].settled;
-                assert!(
-                    before || self.nobody_knows(older, event),
-                    "{event} is handled before {older}"
-                );
-            }
-        }
-        self.bus[event].settled = true;
-    }
-
-    fn write(&mut self) {
-        let Some(write) = self.writes.pop_front() else {
-            return;
-        };
-        let mut moved: Vec<i64> = write.moves.into_iter().collect();
-        let place = self
-            .held
-            .place_of(&write.tickets, Origin::Live(write.seq), true);
-        if let (Some(_), Place::Before(others)) = (write.moves, &place) {
-            moved.extend(others);
-        }
-        for ticket in write.tickets.iter().filter(|_| write.moves.is_none()) {
-            let letter = &self.held.letters[ticket];
-            let (everyone, behind) = (letter.slot == Slot::Everyone, letter.behind);
-            let event = self.event_of_ticket(*ticket);
-            let number = self.number();
-            let to = match &place {
-                Place::At(place) => *place,
-                Place::Before(others) => {
-                    moved.extend(others);
-                    number
-                }
-                Place::Last | Place::Unknown => number,
-            };
-            let same = |row: &&mut Row| row.event == event && row.everyone == everyone;
-            let id = match self.rows.iter_mut().find(same) {
-                Some(row) => {
-                    assert!(!row.open);
-                    *row = Row {
-                        place: to,
-                        open: true,
-                        behind,
-                        asked: false,
-                        ahead: true,
-                        until: None,
-                        ..*row
-                    };
-                    row.id
-                }
-                None => {
-                    let row = Row {
-                        event,
-                        everyone,
-                        place: to,
-                        id: number,
-                        open: true,
-                        behind,
-                        asked: false,
-                        ahead: true,
-                        until: None,
-                    };
-                    self.rows.push(row);
-                    number
-                }
-            };
-            self.held.written(*ticket, Placed { place: to, id });
-            self.held.ahead.at(write.seq, id);
-        }
-        for id in moved {
-            let place = self.number();
-            if let Some(row) = self.rows.iter_mut().find(|row| row.id == id && row.open) {
-                row.place = place;
-                self.held.moved(Placed { place, id });
-            }
-        }
-        for ticket in write.tickets.iter().filter(|_| write.moves.is_some()) {
-            self.held.has_moved(*ticket);
-        }
-        self.live[write.seq as usize] = Live::Finished;
-        self.in_order();
-    }
-
-    /// Letters that are written, and whose events have come and had their turn, are in bus order.
-    fn in_order(&self) {
-        let has_turn = |seq: Seq| self.live[usize::try_from(seq).unwrap()] == Live::Waits;
-        let rests = |letter: &&Letter| {
-            let rests = !matches!(letter.phase, Phase::New | Phase::Moving);
-            rests && letter.since != Since::ToCome && !letter.came.is_some_and(has_turn)
-        };
-        let mut letters: Vec<&Letter> = self.held.letters.values().filter(rests).collect();
-        letters.sort_by_key(|letter| letter.rank);
-        let event = |letter: &Letter| letter.identity.as_str().parse::<usize>().unwrap();
-        for (number, one) in letters.iter().enumerate() {
-            for other in &letters[number..] {
-                let (one, other) = (event(one), event(other));
-                assert!(
-                    one <= other || !self.share(one, other) || self.nobody_knew(other, one),
-                    "{one} before {other}"
-                );
-            }
-        }
-    }
-
-    /// A write of the position begins, or the one under way reaches the store.
-    fn save(&mut self) {
-        match self.saving.take() {
-            Some((position, letters)) => {
-                (self.position, self.lost) = (position, false);
-                let passed = self.rows.iter().filter(|row| letters.contains(&row.id));
-                let passed: HashSet<usize> = passed.map(|row| row.event).collect();
-                for row in self
-                    .rows
-                    .iter_mut()
-                    .filter(|row| passed.contains(&row.event))
-                {
-                    (row.ahead, row.until) = (false, None);
-                }
-            }
-            None => {
-                let unfinished = self.live.iter().position(|live| *live != Live::Finished);
-                let passed = unfinished.unwrap_or(self.live.len());
-                self.held.passed(passed as Seq);
-                let letters = self.held.ahead.pass(passed as Seq);
-                let events = self.events[..passed].iter().flatten().count();
-                self.saving = Some((self.begins + events, letters));
+                self.bus[row.event].given_up |= row.discarded;
             }
         }
     }
 
     /// One move of the game.
-    fn step(&mut self, what: u8, which: usize, records: BTreeSet<RecordHash>) {
+    fn step(&mut self, what: u8, which: usize, records: &[BTreeSet<RecordHash>]) {
         match what {
-            0..4 => self.bus.push(Published {
-                records: records.into_iter().collect(),
-                undecodable: which.is_multiple_of(5),
-                settled: false,
-                given_up: false,
-                commit: self.next_commit(which),
-                forgotten: false,
-            }),
-            4..9 => self.bring(),
-            9..11 => self.hand_over(which, true),
-            11..13 => self.hand_over(which, false),
-            13..16 => self.write(),
-            16 | 17 => self.save(),
-            18 => self.start(),
-            19 if which.is_multiple_of(3) => self.rewind(which / 3),
-            19 => self.keepalive(),
-            20 => self.person(which, false),
-            21 => self.person(which, true),
-            22 => self.draw(),
-            23 if which.is_multiple_of(8) => self.forget(which / 8),
-            _ => self.answer(which / 2, which.is_multiple_of(2)),
+            0..4 => self.publish(which, records),
+            4..10 => self.bring(),
+            10..14 => self.hand_over(which),
+            14..17 => self.answer(which, true),
+            17..20 => self.answer(which, false),
+            20..26 => self.write(which),
+            26 | 27 => self.save(which),
+            28 => self.crash(which),
+            29 if which.is_multiple_of(3) => self.rewind(which / 3),
+            29 => self.keepalive(),
+            30 | 31 => self.person(which, false),
+            32 => self.person(which, true),
+            33 => self.draw(),
+            34 | 35 => self.load(which),
+            36 if which.is_multiple_of(8) => self.forget(which / 8),
+            36 => self.break_off(which),
+            _ => self.decodes(which),
         }
+    }
+}
+
+impl Letter {
+    fn event(&self) -> usize {
+        self.identity.as_str().parse().unwrap()
+    }
+}
+
+/// Moves of the game: which, a number that chooses, and the records of events.
+type Script = Vec<(u8, usize, Vec<BTreeSet<RecordHash>>)>;
+
+fn script(sizes: RangeInclusive<usize>) -> impl Strategy<Value = Script> {
+    let records = proptest::collection::btree_set(0u64..4, 1..3);
+    let records = proptest::collection::vec(records, sizes);
+    proptest::collection::vec((0u8..38, 0usize..64, records), 1..220)
+}
+
+fn play(kind: Kind, script: &Script) {
+    let mut model = Model::new(kind);
+    for (what, which, records) in script {
+        model.step(*what, *which, records);
+    }
+    model.come_to_rest();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn through_crashes_and_rewinds_every_letter_holds_what_is_younger_and_nothing_older(
+        script in script(1..=1),
+    ) {
+        play(Kind { groups: false, parts: false }, &script);
     }
 }
 
@@ -487,14 +263,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
     #[test]
-    fn through_crashes_and_rewinds_every_letter_holds_what_is_younger_and_nothing_older(
-        script in proptest::collection::vec(
-            (0u8..26, 0usize..64, proptest::collection::btree_set(0u64..4, 1..3)), 1..160),
+    fn through_crashes_and_rewinds_transactions_are_handed_over_in_order_and_in_theirs(
+        script in script(1..=4),
     ) {
-        let mut model = Model::new();
-        for (what, which, records) in script {
-            model.step(what, which, records);
-        }
-        model.come_to_rest();
+        play(Kind { groups: true, parts: false }, &script);
+    }
+
+    #[test]
+    fn through_crashes_and_rewinds_parts_of_transactions_are_handed_over_in_order_and_in_theirs(
+        script in script(1..=4),
+    ) {
+        play(Kind { groups: true, parts: true }, &script);
     }
 }

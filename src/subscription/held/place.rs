@@ -72,8 +72,9 @@ impl Held {
             return Place::Last;
         };
         let before = next.place.saturating_sub(1);
-        // One that is open again has a number that may be less than that of another at the same place.
-        if !moves && older.last().is_none_or(|last| last.place < before) {
+        // One that is open again has a number that may be less than that of another at the same place, of its unit too.
+        let may_share = !moves && tickets.len() == 1;
+        if may_share && older.last().is_none_or(|last| last.place < before) {
             return Place::At(before);
         }
         let own = tickets.iter().filter_map(|ticket| self.letters.get(ticket));
@@ -90,7 +91,7 @@ impl Held {
     }
 
     /// True where a letter whose event the stream has brought once more is before one of an event that is older
-    /// and shares a record with it.
+    /// and shares a record with it, or is of its unit: that may come in parts.
     pub(in crate::subscription) fn is_misplaced(&self, ticket: Ticket, origin: Origin) -> bool {
         let Some(letter) = self.letters.get(&ticket) else {
             return false;
@@ -99,11 +100,11 @@ impl Held {
         let behind = |rank: &Rank| {
             let other = self.letters.get(&rank.ticket);
             other.is_some_and(|other| {
-                let later = *rank > letter.rank || other.phase == Phase::Moving;
-                later && rank.ticket != ticket && other.is_before(origin)
+                let moves = other.phase == Phase::Moving || other.goes_behind;
+                (moves || *rank > letter.rank) && rank.ticket != ticket && other.is_before(origin)
             })
         };
-        let mut sets = self.sets_of(letter);
+        let mut sets = self.sets_of(letter).chain(self.unit_of(letter));
         letter.phase == Phase::Open && sets.any(|set| set.iter().rev().any(behind))
     }
 
@@ -127,6 +128,14 @@ impl Held {
         }
     }
 
+    /// It is being written behind others.
+    pub(in crate::subscription) fn goes_behind(&mut self, id: i64) {
+        let ticket = self.by_id.get(&id);
+        if let Some(letter) = ticket.and_then(|ticket| self.letters.get_mut(ticket)) {
+            letter.goes_behind = true;
+        }
+    }
+
     /// It is written there.
     pub(in crate::subscription) fn moved(&mut self, placed: Placed) {
         let Some(ticket) = self.by_id.get(&placed.id).copied() else {
@@ -139,6 +148,7 @@ impl Held {
         };
         self.unindex(&letter);
         letter.rank.place = placed.place;
+        letter.goes_behind = false;
         self.index(&letter);
         self.letters.insert(ticket, letter);
         self.consider(ticket);
@@ -153,6 +163,12 @@ impl Held {
         let slots = handlers.into_iter().chain([Slot::Everyone]);
         let keys = slots.flat_map(|slot| letter.records.iter().map(move |record| (slot, *record)));
         keys.filter_map(|key| self.by_record.get(&key))
+    }
+
+    /// The letters of its unit, itself among them.
+    fn unit_of(&self, letter: &Letter) -> Option<&BTreeSet<Rank>> {
+        let unit = letter.unit.as_ref()?;
+        self.by_unit.get(&(letter.slot, unit.clone()))
     }
 
     /// As [`Held::sets_of`], in one.
@@ -183,12 +199,15 @@ impl Held {
             let Some(letter) = self.letters.get(&rank.ticket) else {
                 continue;
             };
-            let behind = self.sharing(letter);
-            let behind = behind.range(rank..);
+            let sharing = self.sharing(letter);
+            // Where one that moves is by now tells nothing.
+            let moves = |one: &Rank| {
+                let one = self.letters.get(&one.ticket);
+                one.is_some_and(|one| one.phase == Phase::Moving)
+            };
+            let behind = sharing.iter().filter(|one| **one >= rank || moves(one));
             // A unit goes as a whole, where its first letter is: what is behind any of them is behind all.
-            let unit = letter.unit.as_ref();
-            let unit = unit.and_then(|unit| self.by_unit.get(&(letter.slot, unit.clone())));
-            for one in behind.chain(unit.into_iter().flatten()) {
+            for one in behind.chain(self.unit_of(letter).into_iter().flatten()) {
                 if staying.contains(one) {
                     continue;
                 }

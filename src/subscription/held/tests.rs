@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod to_come;
+mod units;
 
 const BOTH: usize = 2;
 

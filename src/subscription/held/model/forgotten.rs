@@ -46,12 +46,13 @@ impl Model {
             self.bus[event].settled |= !is_kept;
         }
         (self.position, self.lost) = (keeps, true);
+        self.marks.clear();
         self.start();
     }
 
     pub(super) fn rewind(&mut self, which: usize) {
         if self.saving.is_some() {
-            self.save();
+            self.save(0);
         }
         let old = self.position;
         let earliest = self.bus.iter().take_while(|event| event.forgotten).count();
@@ -64,6 +65,7 @@ impl Model {
                 (row.ahead, row.until) = (false, None);
             }
         }
+        self.marks.clear();
         self.start();
     }
 
