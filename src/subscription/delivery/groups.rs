@@ -24,8 +24,8 @@ impl Delivery {
         for mut group in groups {
             self.tracker.join(group.first, group.members.len());
             self.leave_settled(&mut group);
-            let whole = group.is_new() && !self.is_parked_for_one(&group);
-            match group.undecodable().filter(|_| whole) {
+            let whole = || group.is_new() && !self.is_parked_for_one(&group);
+            match group.undecodable().filter(|_| whole()) {
                 // Without one of its events none is handed over.
                 Some(undecodable) => {
                     let behind = behind(undecodable);

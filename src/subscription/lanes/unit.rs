@@ -272,8 +272,8 @@ impl Waiting {
     /// Where its last event came from: what is younger than another event is so in the whole, or not at all.
     pub(in crate::subscription) fn last_place(&self) -> Origin {
         let following = self.unit.events().len().saturating_sub(1);
-        let last = self.places.last().copied();
-        last.unwrap_or_else(|| self.origin.plus(following))
+        let last = self.places.as_ref().and_then(|places| places.last());
+        last.map_or_else(|| self.origin.plus(following), |last| *last)
     }
 
     /// What is left without the events of these places, each stretch by itself: parts of what it was.
