@@ -119,3 +119,29 @@ pub(in crate::subscription) fn name_part(letters: &mut [DeadLetter]) {
         letter.unit.clone_from(&name);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_moves_for_two_of_a_queue_does_so_one_time_after_the_other() {
+        let moving = |ticket: Ticket| {
+            let id = i64::try_from(ticket).unwrap();
+            Parked::moving(vec![Origin::Live(ticket)], None, vec![(ticket, id)])
+        };
+        let mut waiting: VecDeque<Parked> = [1, 2, 3, 4].into_iter().map(moving).collect();
+        // 9 goes behind the first and behind the third of them; nothing does behind the others.
+        let place = |tickets: &[Ticket], _, _| match tickets {
+            [1 | 3] => Place::Before(vec![9]),
+            _ => Place::Last,
+        };
+        let mut next = || -> Vec<Vec<i64>> {
+            let batch = next_batch(&mut waiting, 10, place);
+            batch.into_iter().map(|parked| parked.behind).collect()
+        };
+        assert_eq!(next(), [vec![1, 9], vec![2]]);
+        assert_eq!(next(), [vec![3, 9], vec![4]]);
+        assert!(next().is_empty());
+    }
+}
