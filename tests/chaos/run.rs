@@ -121,6 +121,8 @@ pub(crate) async fn run(
     settle(&site, &audit).await;
     if site.plan.tidy {
         person::tidy(&site, &audit).await;
+        // A hole may be found only meanwhile: its end comes with the next response.
+        settle(&site, &audit).await;
     }
     stop(&site).await;
     let cases = cases(&site, &audit).await?;
