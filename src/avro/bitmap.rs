@@ -54,13 +54,13 @@ impl Slots {
             components.push(start..names.len());
         }
         let by_name = names.iter().cloned().zip(0..).collect();
-        let item = |name: &Box<str>| {
+        let item = |name: &str| {
             let mut item = vec![b','];
             json::put_string(&mut item, name);
             item.into()
         };
         Self {
-            items: names.iter().map(item).collect(),
+            items: names.iter().map(|name| item(name)).collect(),
             names: names.into(),
             by_name,
             components,
