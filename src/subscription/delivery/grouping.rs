@@ -3,6 +3,7 @@
 //! The platform marks no end of a transaction. It is over with the first event of another one, with a
 //! keepalive, or when nothing has come for a while. What may be less than the whole is marked `partial`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -43,6 +44,19 @@ impl What {
             Self::Event(event) => Identity::Of(Arc::clone(event)),
             Self::Undecodable(event) => Identity::Is(event.identity()),
         }
+    }
+
+    /// Takes it out of events that are counted by their identity. False where it is none of them.
+    pub(super) fn is_one_of(&self, counted: &mut HashMap<EventIdentity, usize>) -> bool {
+        if counted.is_empty() {
+            return false; // nobody asks who it is
+        }
+        let left = counted.get_mut(&self.identity());
+        let Some(left) = left.filter(|left| **left > 0) else {
+            return false;
+        };
+        *left -= 1;
+        true
     }
 
     pub(super) fn received_at(&self) -> SystemTime {

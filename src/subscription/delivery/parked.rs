@@ -87,7 +87,7 @@ impl Delivery {
         let events = places.into_iter().zip(letters).zip(open);
         let events = events.map(|((origin, letter), open)| (origin, letter, open));
         let held = &mut self.letters.held;
-        for again in held.come_again(slot, unit.as_deref(), events.collect(), moment) {
+        for again in held.brought_again(slot, unit.as_deref(), events.collect(), moment) {
             match again {
                 Again::New { events, apart } => {
                     let (places, mut letters): (_, Vec<_>) = events.into_iter().unzip();

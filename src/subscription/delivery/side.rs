@@ -240,14 +240,9 @@ impl Side {
     }
 
     fn is_repeat(&mut self, what: &What, size: usize) -> bool {
-        if self.repeats.is_empty() {
-            return false; // nobody asks who it is
-        }
-        let left = self.repeats.get_mut(&what.identity());
-        let Some(left) = left.filter(|left| **left > 0) else {
+        if !what.is_one_of(&mut self.repeats) {
             return false;
-        };
-        *left -= 1;
+        }
         self.in_flight.release(1, size);
         true
     }

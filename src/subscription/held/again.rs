@@ -41,7 +41,7 @@ pub(in crate::subscription) enum Again<T> {
 impl Held {
     /// Takes in that these events of a unit of this name are parked for a slot, each with the open letter it has. A letter
     /// stays where it is among the others, unless one of an older event was written meanwhile, or is to be.
-    pub(in crate::subscription) fn come_again<T>(
+    pub(in crate::subscription) fn brought_again<T>(
         &mut self,
         slot: Slot,
         unit: Option<&str>,
@@ -73,7 +73,7 @@ impl Held {
         };
         let apart = !known.iter().all(|(_, ticket)| of_unit(*ticket));
         // A unit is in order by the places of its letters: what is known goes behind what is new before it.
-        let mut moves = self.come_by(&known, moment);
+        let mut moves = self.note_brought(&known, moment);
         let mut all: Vec<Again<T>> = Vec::with_capacity(events.len());
         for (origin, event, known) in events {
             let Some(ticket) = known else {
@@ -101,7 +101,7 @@ impl Held {
 
     /// A stream has brought the events of these letters once more. Gives true where one of them is before the letter of
     /// an older event.
-    fn come_by(&mut self, known: &[(Origin, Ticket)], moment: Moment) -> bool {
+    fn note_brought(&mut self, known: &[(Origin, Ticket)], moment: Moment) -> bool {
         for (origin, ticket) in known.iter().copied() {
             match origin {
                 Origin::Live(seq) => self.came_by(ticket, moment.since(origin), seq),

@@ -152,7 +152,7 @@ impl Model {
         let events = places.into_iter().zip(letters).zip(open);
         let events = events.map(|((origin, letter), open)| (origin, letter, open));
         let unit = waiting.name();
-        for again in (self.held).come_again(slot, unit.as_deref(), events.collect(), moment) {
+        for again in (self.held).brought_again(slot, unit.as_deref(), events.collect(), moment) {
             match again {
                 Again::New { events, apart } => {
                     let (places, mut letters): (_, Vec<_>) = events.into_iter().unzip();

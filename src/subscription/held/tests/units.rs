@@ -32,7 +32,7 @@ fn comes_by(held: &mut Held, unit: &str, seq: Seq, names: &[&'static str]) -> Ve
         held.brought(seq, &identity(name));
         events.push((live(seq), name, held.open(MINE, &identity(name))));
     }
-    let again = held.come_again(MINE, Some(unit), events, Moment::InTurn);
+    let again = held.brought_again(MINE, Some(unit), events, Moment::InTurn);
     let tell = |again| match again {
         Again::New { events, apart } => {
             let names: Vec<&str> = events.iter().map(|(_, name)| *name).collect();
