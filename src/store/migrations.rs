@@ -47,6 +47,11 @@ pub(super) const POSTGRES: &[Migration] = &[
         name: "observe",
         sql: include_str!("../../migrations/postgres/0004_observe.sql"),
     },
+    Migration {
+        version: 5,
+        name: "marks",
+        sql: include_str!("../../migrations/postgres/0005_marks.sql"),
+    },
 ];
 
 /// For SQLite, in order; the same numbers.
@@ -71,6 +76,11 @@ pub(super) const SQLITE: &[Migration] = &[
         version: 4,
         name: "observe",
         sql: include_str!("../../migrations/sqlite/0004_observe.sql"),
+    },
+    Migration {
+        version: 5,
+        name: "marks",
+        sql: include_str!("../../migrations/sqlite/0005_marks.sql"),
     },
 ];
 

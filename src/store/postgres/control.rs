@@ -131,8 +131,8 @@ async fn rename(
         .bind(new)
         .execute(&mut *conn)
         .await?;
-    // Tables with a foreign key follow by themselves; these two outlive their subscription. The old name is
-    // kept from being begun anew by a worker whose configuration still has it.
+    // Tables with a foreign key follow by themselves, and marks by a trigger; these two outlive their subscription. The
+    // old name is kept from being begun anew by a worker whose configuration still has it.
     for statement in [
         "update orgstream.subscription set name = $3, epoch = epoch + 1, asked = asked + 1, \
              lease_until = null, paused_to_rename_at = null, \

@@ -191,30 +191,47 @@ async fn hand_events_over(
         .collect();
     let done = work.run(conn, &finished).await;
     let done = done.map_err(TransactionError::Work)?;
-    let now: Vec<&Mark> = (hand_over.marks.iter().zip(&finished).zip(&done))
-        .filter(|((_, before), done)| !**before && **done)
-        .map(|((mark, _), _)| mark)
-        .collect();
+    // What the work says nothing of is not done.
+    let done = done.into_iter().chain(std::iter::repeat(false));
+    let ours = (hand_over.marks.iter().zip(&finished).zip(done))
+        .filter(|((_, before), _)| !**before)
+        .map(|((mark, _), done)| (mark, done));
+    let (now, not_yet): (Vec<_>, Vec<_>) = ours.partition(|(_, done)| *done);
     if now.is_empty() {
         return Ok(false);
     }
-    settle(conn, hand_over, taken, &now).await?;
+    settle(conn, hand_over, &now, &not_yet).await?;
     Ok(true)
 }
 
 /// The marks of events that nobody has finished before.
 #[derive(Debug, Default)]
 struct Taken {
-    ahead: HashSet<String>,
+    ahead: Ahead,
     letters: HashSet<i64>,
+}
+
+/// The identities of those off a stream.
+#[derive(Debug)]
+enum Ahead {
+    /// All that were asked for, as most often.
+    All,
+    These(HashSet<String>),
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Self::These(HashSet::new())
+    }
 }
 
 impl Taken {
     fn has(&self, mark: &Mark) -> bool {
-        match mark {
-            Mark::Ahead(identity) => self.ahead.contains(identity.as_str()),
-            Mark::Letter(id) => self.letters.contains(id),
-            Mark::Nothing => true,
+        match (mark, &self.ahead) {
+            (Mark::Ahead(_), Ahead::All) => true,
+            (Mark::Ahead(identity), Ahead::These(these)) => these.contains(identity.as_str()),
+            (Mark::Letter(id), _) => self.letters.contains(id),
+            (Mark::Nothing, _) => true,
         }
     }
 }
@@ -230,8 +247,7 @@ async fn hold_and_take_marks(
     if ahead.is_empty() {
         hold(conn, hand_over.lease).await?;
     } else {
-        let inserted = hold_and_insert(conn, hand_over, &ahead).await?;
-        taken.ahead.extend(inserted);
+        taken.ahead = hold_and_insert(conn, hand_over, &ahead).await?;
     }
     let letters: Vec<i64> = hand_over.marks.iter().filter_map(letter).collect();
     if !letters.is_empty() {
@@ -242,20 +258,21 @@ async fn hold_and_take_marks(
 
 /// Both in one statement, which spares a handler that is far from its database two round trips a call. The marks come
 /// from the locked row: before it is locked, and where its epoch is another, there are none. Gives those that were not
-/// there yet.
+/// there yet; by name only where these are not all.
 async fn hold_and_insert(
     conn: &mut PgConnection,
     hand_over: HandOver<'_>,
     ahead: &[&str],
-) -> Result<Vec<String>, StoreError> {
+) -> Result<Ahead, StoreError> {
     let HandOver { lease, handler, .. } = hand_over;
-    let (held, inserted): (Option<bool>, Vec<String>) = sql::query_as(
+    let (held, inserted): (Option<bool>, Option<Vec<String>>) = sql::query_as(
         "with held as (select epoch = $3 as ours from orgstream.subscription \
                        where org_id = $1 and name = $2 for key share), \
               taken as (insert into orgstream.finished_ahead (org_id, subscription, handler, identity) \
                         select $1, $2, $4, g.identity from held, unnest($5::text[]) as g (identity) \
                         where held.ours on conflict do nothing returning identity) \
-         select (select ours from held), array(select identity from taken)",
+         select (select ours from held), \
+                case when (select count(*) from taken) < cardinality($5) then array(select identity from taken) end",
     )
     .bind(lease.key.org_id.as_str())
     .bind(&lease.key.name)
@@ -265,7 +282,9 @@ async fn hold_and_insert(
     .fetch_one(conn)
     .await?;
     match held {
-        Some(true) => Ok(inserted),
+        Some(true) => Ok(inserted.map_or(Ahead::All, |these| {
+            Ahead::These(these.into_iter().collect())
+        })),
         _ => Err(fenced(lease)),
     }
 }
@@ -310,20 +329,21 @@ async fn take_letters(
 async fn settle(
     conn: &mut PgConnection,
     hand_over: HandOver<'_>,
-    mut taken: Taken,
-    now: &[&Mark],
+    now: &[(&Mark, bool)],
+    not_yet: &[(&Mark, bool)],
 ) -> Result<(), TransactionError> {
-    let mut resolved = Vec::new();
-    for mark in now {
-        match mark {
-            Mark::Ahead(identity) => {
-                taken.ahead.remove(identity.as_str());
-            }
-            Mark::Letter(id) => resolved.push(*id),
-            Mark::Nothing => {}
-        }
+    let resolved: Vec<i64> = now.iter().filter_map(|(mark, _)| letter(mark)).collect();
+    let mut unfinished: HashSet<&str> =
+        not_yet.iter().filter_map(|(mark, _)| ahead(mark)).collect();
+    if !unfinished.is_empty() {
+        // Nothing forbids two events of one identity.
+        now.iter()
+            .filter_map(|(mark, _)| ahead(mark))
+            .for_each(|finished| {
+                unfinished.remove(finished);
+            });
     }
-    let unfinished: Vec<String> = taken.ahead.into_iter().collect();
+    let unfinished: Vec<&str> = unfinished.into_iter().collect();
     let done = if unfinished.is_empty() && resolved.is_empty() {
         // Of nothing to delete the server makes a look at every mark of the handler. Any statement fails where one
         // has failed before.
@@ -341,7 +361,7 @@ async fn settle(
 async fn settle_marks(
     conn: &mut PgConnection,
     HandOver { lease, handler, .. }: HandOver<'_>,
-    unfinished: &[String],
+    unfinished: &[&str],
     resolved: &[i64],
 ) -> Result<(), sqlx::Error> {
     if !unfinished.is_empty() {

@@ -156,7 +156,8 @@ async fn workers_of_a_new_release_change_the_tables_under_one_of_the_release_bef
     let (one, two, ()) = tokio::join!(one.migrate(), two.migrate(), works(&bed, &*before, &lease));
     let mut applied = one.unwrap();
     applied.extend(two.unwrap());
-    assert_eq!(applied, [4]);
+    applied.sort_unstable();
+    assert_eq!(applied, [4, 5]);
     works(&bed, &*before, &lease).await;
     // Its state is of before there was a log of them; the next one is the first in it.
     let next = bed.open().await;
@@ -176,6 +177,61 @@ async fn workers_of_a_new_release_change_the_tables_under_one_of_the_release_bef
             .len(),
         1
     );
+    bed.end().await;
+}
+
+/// Work that is done at once.
+struct Done;
+
+#[async_trait]
+impl Work for Done {
+    async fn run(
+        &mut self,
+        _: &mut PgConnection,
+        finished: &[bool],
+    ) -> Result<Vec<bool>, sqlx::Error> {
+        Ok(vec![true; finished.len()])
+    }
+}
+
+#[tokio::test]
+async fn marks_that_the_release_before_wrote_are_kept_and_follow_their_subscription() {
+    let Some(bed) = Bed::postgres().await else {
+        return;
+    };
+    release_with(&bed, 4).await;
+    let before = bed.open().await;
+    let lease = take(&*before).await;
+    let finish = async |name: String| {
+        let marks = [Mark::Ahead(EventIdentity::from_stored(&name))];
+        let hand_over = HandOver {
+            lease: &lease,
+            handler: "rows",
+            marks: &marks,
+        };
+        before.transact(hand_over, LIMIT, &mut Done).await.unwrap();
+    };
+    finish("a".to_owned()).await;
+    let next = bed.open().await;
+    let goes_on = async {
+        for number in 0..20 {
+            finish(number.to_string()).await;
+        }
+    };
+    let (migrated, ()) = tokio::join!(next.migrate(), goes_on);
+    assert_eq!(migrated.unwrap(), [5]);
+    finish("z".to_owned()).await;
+    // As the release before would rename it, and as a person would delete it.
+    let marks = "select count(*) from orgstream.finished_ahead where subscription = 'customers'";
+    bed.execute("update orgstream.subscription set name = 'customers'")
+        .await;
+    assert_eq!(bed.column::<i64>(marks).await, [22]);
+    bed.execute("update orgstream.subscription set received = received + 1")
+        .await;
+    bed.execute("delete from orgstream.subscription").await;
+    assert_eq!(bed.column::<i64>(marks).await, [0]);
+    before.close().await;
+    next.close().await;
     bed.end().await;
 }
 
@@ -253,6 +309,6 @@ async fn a_change_that_waits_for_a_table_keeps_others_from_it_for_a_moment_only(
     assert!(longest < Duration::from_secs(5), "{longest:?}");
     assert!(!migrating.is_finished());
     report.rollback().await.unwrap();
-    assert_eq!(migrating.await.unwrap().unwrap(), [2, 3, 4]);
+    assert_eq!(migrating.await.unwrap().unwrap(), [2, 3, 4, 5]);
     bed.end().await;
 }

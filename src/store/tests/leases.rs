@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::bed::{BRIEF, Bed, Park, hole, key, letter, org, replay, take};
+use crate::event::EventIdentity;
 use crate::store::{
-    Footing, HoleKind, Lease, Peer, Progress, Refused, Renamed, Store, StoreError, SubscriptionKey,
-    Surveyed, TakenOver, Tenure, Worker,
+    FinishedAhead, Footing, HoleKind, Lease, Peer, Progress, Refused, Renamed, Store, StoreError,
+    SubscriptionKey, Surveyed, TakenOver, Tenure, Worker,
 };
 
 /// Longer than any test.
@@ -213,6 +214,10 @@ pub(super) async fn a_rename_takes_everything_along_and_fences_the_old_owner(bed
     let progress = Progress {
         position: Some(replay("0a")),
         marked_at: Some(super::bed::now()),
+        finished_ahead: vec![FinishedAhead {
+            handler: "hook".to_owned(),
+            identity: EventIdentity::from_stored("u:0b"),
+        }],
         ..Progress::default()
     };
     store.save_progress(&old, &progress).await.unwrap();
@@ -228,6 +233,8 @@ pub(super) async fn a_rename_takes_everything_along_and_fences_the_old_owner(bed
     assert_eq!((status.parked, status.holes), (1, 1));
     let mark = "select count(*) from orgstream.position_mark where subscription = 'customers'";
     assert_eq!(bed.column::<i64>(mark).await, [1]);
+    let ahead = "select count(*) from orgstream.finished_ahead where subscription = 'customers'";
+    assert_eq!(bed.column::<i64>(ahead).await, [1]);
     let late = store.save_progress(&old, &progress).await;
     assert!(matches!(late, Err(StoreError::Fenced { .. })), "{late:?}");
     // Nor under the new name, had it been told.
