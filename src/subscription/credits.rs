@@ -8,6 +8,9 @@ use crate::salesforce::pubsub::MAX_OUTSTANDING;
 /// A request younger than this may not have reached the server when it wrote the response in hand.
 const MAYBE_UNSEEN: Duration = Duration::from_secs(10);
 
+/// Requests made within so short a time are remembered as one: a busy stream makes thousands a second.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
 /// What the buffer can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Room {
@@ -23,7 +26,10 @@ pub(super) struct Room {
 #[derive(Debug)]
 pub(super) struct Credits {
     outstanding: u32,
+    /// Requests that may be unseen: when the first of those made at once was, and how much they asked for.
     asked: VecDeque<(Instant, u32)>,
+    /// All that they asked for.
+    unseen: u32,
 }
 
 impl Credits {
@@ -32,6 +38,7 @@ impl Credits {
         Self {
             outstanding: first,
             asked: VecDeque::from([(now, first)]),
+            unseen: first,
         }
     }
 
@@ -40,6 +47,7 @@ impl Credits {
         let nothing = Self {
             outstanding: 0,
             asked: VecDeque::new(),
+            unseen: 0,
         };
         nothing.wanted(room)
     }
@@ -53,16 +61,12 @@ impl Credits {
     /// ours is an upper bound, and would stall if the server ever forgot a request.
     pub(super) fn received(&mut self, events: u32, pending: u32, now: Instant) {
         let ours = self.outstanding.saturating_sub(events);
-        while self
-            .asked
-            .front()
-            .is_some_and(|(at, _)| now.duration_since(*at) > MAYBE_UNSEEN)
-        {
-            self.asked.pop_front();
+        let is_seen = |at: Instant| now.duration_since(at) > MAYBE_UNSEEN + AT_ONCE;
+        while let Some((_, amount)) = self.asked.pop_front_if(|(at, _)| is_seen(*at)) {
+            self.unseen = self.unseen.saturating_sub(amount);
         }
-        let unseen: u32 = self.asked.iter().map(|(_, n)| n).sum();
         let pending = pending.min(MAX_OUTSTANDING);
-        self.outstanding = pending.max(ours.min(pending.saturating_add(unseen)));
+        self.outstanding = pending.max(ours.min(pending.saturating_add(self.unseen)));
     }
 
     /// What to ask for now; `None` to wait. In chunks of a quarter of the window rather than one by one
@@ -70,7 +74,11 @@ impl Credits {
     pub(super) fn ask(&mut self, room: Room, now: Instant) -> Option<u32> {
         let amount = self.wanted(room)?;
         self.outstanding += amount;
-        self.asked.push_back((now, amount));
+        self.unseen = self.unseen.saturating_add(amount);
+        match self.asked.back_mut() {
+            Some((at, all)) if now.duration_since(*at) < AT_ONCE => *all += amount,
+            _ => self.asked.push_back((now, amount)),
+        }
         Some(amount)
     }
 
