@@ -270,9 +270,9 @@ impl HandlerRun {
                 }
                 Some(false) => {
                     waiting.in_doubt = false;
-                    waiting.not_before = None; // it has had its pause
+                    waiting.trouble().not_before = None; // it has had its pause
                 }
-                None => waiting.not_before = Some(again),
+                None => waiting.trouble().not_before = Some(again),
             }
             self.lanes.put(waiting);
         }
@@ -290,7 +290,10 @@ impl HandlerRun {
         self.lanes.end_call(call);
         let whole = matches!(answer, BatchAnswer::All(_)) && batch.len() > 1;
         let answers = one_each(answer, &batch);
-        let mut result = Answered::default();
+        let mut result = Answered {
+            done: Vec::with_capacity(batch.len()),
+            ..Answered::default()
+        };
         let handled = answers.iter().filter(|a| **a == Answer::Handled).count();
         // Having handled or refused something, it answers; else, the longest pause that it asked for.
         let answers_at_all = answers.iter().any(|a| asked_pause(a).is_none());
@@ -352,15 +355,14 @@ impl HandlerRun {
         // What may be finished must not be parked, so it says nothing of that either.
         let known = !waiting.in_doubt;
         let counts = known && retry.counts && self.successes > waiting.successes_seen;
-        if counts {
-            waiting.counted += 1;
-        }
         if counts || !retry.counts {
             waiting.successes_seen = self.successes;
         }
-        let since = *waiting.failing_since.get_or_insert(now);
+        let trouble = waiting.trouble();
+        trouble.counted += u32::from(counts);
+        let since = *trouble.failing_since.get_or_insert(now);
         let exhausted = known
-            && ((counts && waiting.counted >= self.retry.attempts)
+            && ((counts && trouble.counted >= self.retry.attempts)
                 || now.duration_since(since) >= self.retry.total);
         // What is parked already stops nobody.
         let parks = self.on_exhausted == OnExhausted::Park
@@ -368,7 +370,7 @@ impl HandlerRun {
         if exhausted && together && !waiting.alone {
             // Which of them is to blame? Alone they will tell.
             waiting.alone = true;
-            waiting.counted = 0;
+            waiting.trouble().counted = 0;
         } else if exhausted && parks {
             let error = format!(
                 "given up after {} attempts: {}",
@@ -392,14 +394,15 @@ impl HandlerRun {
                 waiting.attempts,
                 retry.reason
             );
-            waiting.not_before = Some(now + pause(&self.stopped_retry, 8));
+            waiting.trouble().not_before = Some(now + pause(&self.stopped_retry, 8));
             if self.stopped.insert(waiting.origin, why.clone()).is_none() {
                 result.health = Some(Health::Stopped(why));
             }
         } else {
-            waiting.asked_for = retry.after.map(|after| now + after.min(LONGEST_AFTER));
             let pause = pause(&self.retry.backoff, waiting.attempts.saturating_sub(1));
-            waiting.not_before = Some(now + pause).max(waiting.asked_for);
+            let trouble = waiting.trouble();
+            trouble.asked_for = retry.after.map(|after| now + after.min(LONGEST_AFTER));
+            trouble.not_before = Some(now + pause).max(trouble.asked_for);
         }
         result.again += waiting.unit.events().len();
         self.lanes.put(waiting);

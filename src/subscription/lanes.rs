@@ -108,11 +108,13 @@ impl Lanes {
     /// Takes these out, in this order.
     fn leave(&mut self, origins: &[Origin]) -> Vec<Waiting> {
         self.stuck = None;
-        let left: Vec<Waiting> = origins
-            .iter()
-            .filter_map(|origin| self.waiting.remove(origin))
-            .collect();
-        let barriers = left.iter().filter(|w| w.order == Order::Barrier);
+        let mut left = Vec::with_capacity(origins.len());
+        left.extend(
+            origins
+                .iter()
+                .filter_map(|origin| self.waiting.remove(origin)),
+        );
+        let barriers = left.iter().filter(|w: &&Waiting| w.order == Order::Barrier);
         self.barriers -= barriers.count();
         self.in_doubt -= left.iter().filter(|w| w.in_doubt).count();
         left
@@ -132,15 +134,16 @@ impl Lanes {
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
         self.waiting
             .values()
-            .filter_map(|w| w.not_before)
+            .filter_map(Waiting::not_before)
             .filter(|at| *at > now)
             .min()
     }
 
     /// The handler is back: what waited for it, and for nothing of its own, need not wait longer than it was asked to.
     pub(super) fn wake_untried(&mut self) {
-        for waiting in self.waiting.values_mut().filter(|w| w.counted == 0) {
-            waiting.not_before = waiting.asked_for;
+        let in_trouble = self.waiting.values_mut().filter_map(|w| w.trouble.as_mut());
+        for trouble in in_trouble.filter(|trouble| trouble.counted == 0) {
+            trouble.not_before = trouble.asked_for;
         }
     }
 
@@ -174,7 +177,7 @@ impl Lanes {
         if self.in_doubt == 0 {
             return None;
         }
-        let due = |w: &&Waiting| w.in_doubt && w.not_before.is_none_or(|at| at <= now);
+        let due = |w: &&Waiting| w.in_doubt && w.not_before().is_none_or(|at| at <= now);
         let doubtful = self.waiting.values().filter(due).map(|w| w.origin);
         let doubtful: Vec<Origin> = doubtful.take(LOOKED_UP).collect();
         self.take(&doubtful, Next::Look)
@@ -284,14 +287,12 @@ impl Lanes {
             if events >= limits.events {
                 break;
             }
-            let free = match &waiting.order {
-                Order::Free => true,
-                Order::Records(records) => !records
-                    .iter()
-                    .any(|r| self.held.contains_key(r) || blocked.contains(r)),
-                Order::Barrier => {
-                    chosen.batch.is_empty() && !earlier_waits && self.calls.is_empty()
-                }
+            let is_barrier = waiting.order == Order::Barrier;
+            let is_taken = |r: &RecordHash| self.held.contains_key(r) || blocked.contains(r);
+            let free = if is_barrier {
+                chosen.batch.is_empty() && !earlier_waits && self.calls.is_empty()
+            } else {
+                !waiting.waits_by().iter().any(is_taken)
             };
             let follows = waiting.records.iter().any(|r| set_aside.contains(r));
             let is_replay = matches!(waiting.origin, Origin::Replay(_));
@@ -300,7 +301,7 @@ impl Lanes {
             // parked.
             let free = free && (is_held || !follows);
             // What goes to the handler before it may come to be parked: it goes aside only after that.
-            all_stuck &= !free && !waiting.in_doubt && waiting.order != Order::Barrier;
+            all_stuck &= !free && !waiting.in_doubt && !is_barrier;
             stuck_to = Some(waiting.origin);
             if is_held && !waiting.records.iter().any(|r| in_batch.contains(r)) {
                 chosen.aside.push(waiting.origin);
@@ -317,17 +318,16 @@ impl Lanes {
                 in_batch.extend(waiting.records.iter().copied());
                 events += waiting.unit.events().len();
                 bytes += size;
-                if waiting.alone || waiting.order == Order::Barrier {
+                if waiting.alone || is_barrier {
                     chosen.full = true;
                     break;
                 }
             } else {
                 earlier_waits = true;
-                match &waiting.order {
-                    Order::Free => {}
-                    Order::Records(records) => blocked.extend(records.iter().copied()),
-                    Order::Barrier => break,
+                if is_barrier {
+                    break;
                 }
+                blocked.extend(waiting.waits_by().iter().copied());
                 if free && !fits {
                     chosen.full = true;
                     break;
@@ -350,11 +350,8 @@ impl Lanes {
         }
         let mut records = Vec::new();
         for waiting in &batch {
-            match &waiting.order {
-                Order::Free => {}
-                Order::Records(r) => records.extend_from_slice(r),
-                Order::Barrier => self.barrier_with_handler = true,
-            }
+            self.barrier_with_handler |= waiting.order == Order::Barrier;
+            records.extend_from_slice(waiting.waits_by());
         }
         for record in &records {
             *self.held.entry(*record).or_insert(0) += 1;
@@ -367,5 +364,5 @@ impl Lanes {
 
 /// Whether it may be handed over now, as far as it alone is concerned.
 fn is_due(waiting: &Waiting, now: Instant) -> bool {
-    !waiting.in_doubt && waiting.not_before.is_none_or(|at| at <= now)
+    !waiting.in_doubt && waiting.not_before().is_none_or(|at| at <= now)
 }

@@ -28,13 +28,13 @@ pub(in crate::subscription) fn event(records: &[&str]) -> Arc<Event> {
         changed_fields: crate::event::FieldNames::default(),
     };
     Arc::new(Event {
-        source: Arc::new(Source {
-            org_id: crate::event::OrgId::parse("00D58000000arpq").unwrap(),
-            host: "h".to_owned(),
-            topic: "Account".parse().unwrap(),
-        }),
+        source: Arc::new(Source::new(
+            crate::event::OrgId::parse("00D58000000arpq").unwrap(),
+            "h",
+            "Account".parse().unwrap(),
+        )),
         raw: RawEvent {
-            id: "u".to_owned(),
+            id: "u".into(),
             schema_id: SchemaId::new("s"),
             payload: bytes::Bytes::new(),
             replay_id: None,
@@ -208,7 +208,7 @@ fn a_retry_holds_its_record_back_and_no_other() {
     let (call, mut batch) = lanes.batch(now, ONE).unwrap();
     lanes.end_call(call);
     let mut failed = batch.remove(0);
-    failed.not_before = Some(now + Duration::from_secs(1));
+    failed.trouble().not_before = Some(now + Duration::from_secs(1));
     lanes.put(failed);
     assert_eq!(seqs(lanes.batch(now, ONE)), [2]);
     assert!(seqs(lanes.batch(now, ONE)).is_empty());
@@ -296,7 +296,7 @@ fn what_waits_for_another_attempt_goes_aside_all_the_same() {
     let (call, mut batch) = lanes.batch(now, ONE).unwrap();
     lanes.end_call(call);
     let mut failed = batch.remove(0);
-    failed.not_before = Some(now + Duration::from_secs(60));
+    failed.trouble().not_before = Some(now + Duration::from_secs(60));
     lanes.put(failed);
     assert_eq!(aside(&mut lanes, now, &["A"]), [0]);
 }
@@ -387,7 +387,7 @@ proptest! {
                     for lanes in [&mut known, &mut looking] {
                         lanes.end_call(call);
                         for mut waiting in batch.iter().filter(|_| how > 0).cloned() {
-                            waiting.not_before = (how == 2).then(|| now + Duration::from_secs(20));
+                            waiting.trouble().not_before = (how == 2).then(|| now + Duration::from_secs(20));
                             waiting.in_doubt = how == 3;
                             waiting.alone = how == 4;
                             lanes.put(waiting);
@@ -501,7 +501,7 @@ fn a_barrier_that_has_to_wait_for_an_older_one_stands_in_nobodys_way_before() {
     let mut lanes = lanes(&[&["A"]]);
     let (call, mut batch) = lanes.batch(now, ONE).unwrap();
     lanes.end_call(call);
-    batch[0].not_before = Some(later);
+    batch[0].trouble().not_before = Some(later);
     lanes.put(replayed(0, &["001*"]));
     lanes.put(batch.remove(0));
     lanes.put(waiting(1, &["B"]));

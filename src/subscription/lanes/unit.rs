@@ -52,8 +52,12 @@ const ONE_LANE: RecordHash = 0;
 pub(super) enum Order {
     /// Nothing.
     Free,
+    /// Earlier events that nothing orders by records, or all of them.
+    OneLane,
+    /// Earlier events of the records that it would hold if it were parked.
+    ItsRecords,
     /// Earlier events of these records.
-    Records(Records),
+    Records(Box<Records>),
     /// Anything, and nothing may overtake it: it concerns a whole entity.
     Barrier,
 }
@@ -66,39 +70,44 @@ impl Order {
             let entity_wide = header.is_some_and(ChangeEventHeader::is_entity_wide);
             return match ordering {
                 // The same, most often, and hashed already.
-                Ordering::Record if !entity_wide && !records.is_empty() => {
-                    Self::Records(records.clone())
-                }
-                _ => Self::of(event, ordering),
+                Ordering::Record if !entity_wide && !records.is_empty() => Self::ItsRecords,
+                _ => Self::of_records(order_of(event, ordering), records),
             };
         }
         let mut all = Records::new();
         for event in unit.events() {
-            match Self::of(event, ordering) {
-                Self::Free => {}
-                Self::Barrier => return Self::Barrier,
-                Self::Records(records) => all.extend(records),
+            match order_of(event, ordering) {
+                Some(records) => all.extend(records),
+                None => return Self::Barrier,
             }
         }
-        if all.is_empty() {
-            Self::Free
-        } else {
-            Self::Records(all)
-        }
+        Self::of_records(Some(all), records)
     }
 
-    fn of(event: &Event, ordering: Ordering) -> Self {
-        match ordering {
-            Ordering::None => Self::Free,
-            Ordering::Strict => Self::Records(smallvec![ONE_LANE]),
-            Ordering::Record => match &event.decoded.header {
-                Some(header) if header.is_entity_wide() => Self::Barrier,
-                Some(header) if !header.record_ids.is_empty() => {
-                    Self::Records(header.record_ids.iter().map(hash).collect())
-                }
-                _ => Self::Records(smallvec![event.key.as_ref().map_or(ONE_LANE, hash)]),
-            },
+    /// `None` for a barrier.
+    fn of_records(order: Option<Records>, its_own: &Records) -> Self {
+        match order {
+            None => Self::Barrier,
+            Some(records) if records.is_empty() => Self::Free,
+            Some(records) if records == *its_own => Self::ItsRecords,
+            Some(records) if records[..] == [ONE_LANE] => Self::OneLane,
+            Some(records) => Self::Records(Box::new(records)),
         }
+    }
+}
+
+/// The records by which an event waits for those before it; `None` where it concerns a whole entity.
+fn order_of(event: &Event, ordering: Ordering) -> Option<Records> {
+    match ordering {
+        Ordering::None => Some(Records::new()),
+        Ordering::Strict => Some(smallvec![ONE_LANE]),
+        Ordering::Record => match &event.decoded.header {
+            Some(header) if header.is_entity_wide() => None,
+            Some(header) if !header.record_ids.is_empty() => {
+                Some(header.record_ids.iter().map(hash).collect())
+            }
+            _ => Some(smallvec![event.key.as_ref().map_or(ONE_LANE, hash)]),
+        },
     }
 }
 
@@ -222,10 +231,8 @@ pub(in crate::subscription) struct Waiting {
     pub(in crate::subscription) places: Option<Arc<[Origin]>>,
     /// Records by which it is held back, and which it would hold if it were parked.
     pub(in crate::subscription) records: Records,
-    /// Not to be handed over before.
-    pub(in crate::subscription) not_before: Option<Instant>,
-    /// Not before, because the handler asked for it, however well others fare.
-    pub(in crate::subscription) asked_for: Option<Instant>,
+    /// What it has been through; most have nothing to tell.
+    pub(in crate::subscription) trouble: Option<Box<Trouble>>,
     /// Alone in its batch: a batch that held it was refused as a whole, or it is a transaction.
     pub(in crate::subscription) alone: bool,
     /// Perhaps finished: the answer to its commit was lost. It is neither handed over nor parked before the store has
@@ -233,10 +240,19 @@ pub(in crate::subscription) struct Waiting {
     pub(in crate::subscription) in_doubt: bool,
     /// Hand-overs so far.
     pub(in crate::subscription) attempts: u32,
-    /// Failed hand-overs that count against the unit: the handler succeeded with others meanwhile.
-    pub(in crate::subscription) counted: u32,
     /// The handler's successes when this unit failed last.
     pub(in crate::subscription) successes_seen: u64,
+}
+
+/// What a unit has been through that was handed over and is not finished.
+#[derive(Debug, Clone, Default)]
+pub(in crate::subscription) struct Trouble {
+    /// Not to be handed over before.
+    pub(in crate::subscription) not_before: Option<Instant>,
+    /// Not before, because the handler asked for it, however well others fare.
+    pub(in crate::subscription) asked_for: Option<Instant>,
+    /// Failed hand-overs that count against the unit: the handler succeeded with others meanwhile.
+    pub(in crate::subscription) counted: u32,
     /// When it failed first.
     pub(in crate::subscription) failing_since: Option<Instant>,
 }
@@ -259,13 +275,30 @@ impl Waiting {
             alone: matches!(unit, Unit::Several(_)),
             unit,
             order,
-            not_before: None,
-            asked_for: None,
+            trouble: None,
             in_doubt: false,
             attempts: 0,
-            counted: 0,
             successes_seen: 0,
-            failing_since: None,
+        }
+    }
+
+    /// Not to be handed over before.
+    pub(in crate::subscription) fn not_before(&self) -> Option<Instant> {
+        self.trouble.as_ref()?.not_before
+    }
+
+    /// What it has been through, to be added to.
+    pub(in crate::subscription) fn trouble(&mut self) -> &mut Trouble {
+        self.trouble.get_or_insert_default()
+    }
+
+    /// The records by which it waits for what is before it: none for a barrier, which waits for everything.
+    pub(super) fn waits_by(&self) -> &[RecordHash] {
+        match &self.order {
+            Order::Free | Order::Barrier => &[],
+            Order::OneLane => &[ONE_LANE],
+            Order::ItsRecords => &self.records,
+            Order::Records(records) => records,
         }
     }
 
