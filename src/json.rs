@@ -113,7 +113,8 @@ pub(crate) fn hex_digits(bytes: &[u8], mut put: impl FnMut(&[u8])) {
     for chunk in bytes.chunks(32) {
         let (pairs, _) = digits.as_chunks_mut();
         for (pair, byte) in pairs.iter_mut().zip(chunk) {
-            *pair = [byte >> 4, byte & 15].map(|half| DIGITS[usize::from(half)]);
+            let [high, low] = [byte >> 4, byte & 15];
+            *pair = [DIGITS[usize::from(high)], DIGITS[usize::from(low)]];
         }
         put(&digits[..2 * chunk.len()]);
     }

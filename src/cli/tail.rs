@@ -104,11 +104,11 @@ pub(super) async fn run(path: Option<&Path>, args: TailArgs) -> Result<ExitCode,
 async fn follow(org: &Org, config: &SalesforceConfig, args: TailArgs) -> Result<(), Failure> {
     let session = org.tokens.session().await.map_err(anyhow::Error::from)?;
     let tail = Tail {
-        source: Arc::new(Source {
-            org_id: session.org_id.clone(),
-            host: session.host().to_owned(),
-            topic: args.topic,
-        }),
+        source: Arc::new(Source::new(
+            session.org_id.clone(),
+            session.host(),
+            args.topic,
+        )),
         schemas: org.schemas(None, &connect::schemas_dir()),
         place: Place::new(args.from.0),
         left: args.count.unwrap_or(u64::MAX),
@@ -118,7 +118,7 @@ async fn follow(org: &Org, config: &SalesforceConfig, args: TailArgs) -> Result<
     };
     note(&format!(
         "streaming {}; every event counts against the org's 24-hour delivery allocation; Ctrl-C ends",
-        tail.source.topic
+        tail.source.topic()
     ));
     tail.run().await
 }
@@ -227,7 +227,7 @@ impl Tail {
 
     /// One stream, to its end.
     async fn stream(&mut self) -> Result<Ended, StreamError> {
-        let topic = self.source.topic.clone();
+        let topic = self.source.topic().clone();
         let mut owed = self.credits();
         let opened = self.org.bus.subscribe(&topic, &self.place.from, owed).await;
         let mut stream = opened.map_err(StreamError::Call)?;
@@ -271,7 +271,7 @@ impl Tail {
 
     /// Prints a response's events.
     async fn take(&mut self, batch: FetchBatch) -> Result<(), Failure> {
-        let channel = self.source.topic.is_channel();
+        let channel = self.source.topic().is_channel();
         if batch.events.is_empty() {
             self.place.saw_keepalive(batch.latest_replay_id.as_ref());
         }
@@ -336,7 +336,7 @@ impl Tail {
                 "cannot decode event {} ({} bytes, schema {}): {why}",
                 raw.replay_id
                     .as_ref()
-                    .map_or_else(|| raw.id.clone(), ToString::to_string),
+                    .map_or_else(|| raw.id.to_string(), ToString::to_string),
                 raw.payload.len(),
                 raw.schema_id
             )),

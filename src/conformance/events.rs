@@ -128,11 +128,7 @@ impl Maker {
             .collect();
         let org_id = OrgId::parse(NO_ORG).map_err(|error| error.to_string())?;
         Ok(Self {
-            source: Arc::new(Source {
-                org_id,
-                host: NO_HOST.to_owned(),
-                topic: topic.clone(),
-            }),
+            source: Arc::new(Source::new(org_id, NO_HOST, topic.clone())),
             kinds: kinds?,
             ordering: subscription.ordering,
             key: subscription.key.clone(),
@@ -177,7 +173,7 @@ impl Maker {
     }
 
     fn is_change(&self) -> bool {
-        is_change(&self.source.topic)
+        is_change(self.source.topic())
     }
 
     /// Records that no event has had yet. Their IDs cannot be those of an org: no key prefix is `000`.
@@ -364,10 +360,10 @@ impl Maker {
         let event = Event {
             source: self.source.clone(),
             raw: RawEvent {
-                id: format!("{}{number}", self.mark()),
+                id: format!("{}{number}", self.mark()).into(),
                 schema_id: kind.schema.fingerprint(),
                 payload: payload.into(),
-                replay_id: ReplayId::from_wire(self.place(number)),
+                replay_id: ReplayId::from_wire(&self.place(number)),
             },
             decoded,
             received_at,

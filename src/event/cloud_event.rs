@@ -8,6 +8,7 @@ use smol_str::SmolStr;
 use time::OffsetDateTime;
 
 use super::Event;
+use super::source::Known;
 use crate::json;
 
 /// Bytes of JSON that the attributes of most events take.
@@ -53,15 +54,8 @@ impl<'a> CloudEvent<'a> {
     }
 
     /// `//<my-domain host>/<org id><topic>`; `/<org id><topic>` where the host is not known.
-    pub fn source(&self) -> String {
-        self.source_parts().concat()
-    }
-
-    fn source_parts(&self) -> [&'a str; 5] {
-        let source = &self.event.source;
-        let slashes = if source.host.is_empty() { "" } else { "//" };
-        let (org_id, topic) = (source.org_id.as_str(), source.topic.as_str());
-        [slashes, &source.host, "/", org_id, topic]
+    pub fn source(&self) -> &'a str {
+        &self.event.source.attributes.source.text
     }
 
     /// The whole object as JSON text, without a newline at its end. `data` stands in it as the decoder wrote it.
@@ -74,16 +68,9 @@ impl<'a> CloudEvent<'a> {
     /// Appends what [`CloudEvent::to_json`] gives.
     pub fn append_json(&self, json: &mut Vec<u8>) {
         json.reserve(self.event.decoded.data.len() + ATTRIBUTES_SIZE);
-        let mut before: &[u8] = b"{\"";
-        let Ok(()) = self.attributes(|name, value| {
-            json.extend_from_slice(before);
-            json.extend_from_slice(name.as_bytes());
-            json.extend_from_slice(b"\":");
-            before = b",\"";
-            value.append_json(json);
-            Ok::<(), Infallible>(())
-        });
-        json.extend_from_slice(b",\"data\":");
+        json.push(b'{');
+        let Ok(()) = self.attributes(&mut Members { json });
+        json.extend_from_slice(b"\"data\":");
         json.extend_from_slice(&self.event.decoded.data);
         json.push(b'}');
     }
@@ -94,46 +81,45 @@ impl<'a> CloudEvent<'a> {
     /// For what carries attributes beside the data, as headers do.
     pub fn each_attribute<E>(
         &self,
-        mut show: impl FnMut(&'static str, Attribute<'_>) -> Result<(), E>,
+        show: impl FnMut(&'static str, Attribute<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         // One buffer for all that has to be put together.
-        let mut text = String::with_capacity(128);
-        self.attributes(|name, value| show(name, value.whole(&mut text)))
+        let text = String::with_capacity(128);
+        self.attributes(&mut Whole { show, text })
     }
 
     /// The one mapping: each attribute by its name, as what it is made of.
-    fn attributes<E>(
-        &self,
-        mut show: impl FnMut(&'static str, Value<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        use Value::{Boolean, Hex, Integer, Text, Time};
+    #[inline]
+    fn attributes<S: Show>(&self, to: &mut S) -> Result<(), S::Error> {
+        use Value::{Boolean, Hex, Integer, Known, Text, Time};
         let event = self.event;
-        show("specversion", Text(&["1.0"]))?;
-        event.with_identity(|identity| show("id", Text(&[identity])))?;
-        show("source", Text(&self.source_parts()))?;
-        self.with_type_name(|parts| show("type", Text(parts)))?;
+        let of_all = &event.source.attributes;
+        to.show("specversion", Text(&["1.0"]))?;
+        event.with_identity(|identity| to.show("id", Text(&[identity])))?;
+        to.show("source", Known(&of_all.source))?;
+        self.with_type_name(|parts| to.show("type", Text(parts)))?;
         if let Some(subject) = self.subject() {
-            show("subject", Text(&[subject]))?;
+            to.show("subject", Text(&[subject]))?;
         }
-        show("time", Time(event.occurred_at()))?;
-        show("datacontenttype", Text(&["application/json"]))?;
+        to.show("time", Time(event.occurred_at()))?;
+        to.show("datacontenttype", Text(&["application/json"]))?;
         let schema_id = event.raw.schema_id.as_str();
-        show("dataschema", Text(&["urn:salesforce:avro:", schema_id]))?;
-        show("topic", Text(&[event.source.topic.as_str()]))?;
+        to.show("dataschema", Text(&["urn:salesforce:avro:", schema_id]))?;
+        to.show("topic", Known(&of_all.topic))?;
         if let Some(replay_id) = &event.raw.replay_id {
-            show("replayid", Hex(replay_id.as_bytes()))?;
+            to.show("replayid", Hex(replay_id.as_bytes()))?;
         }
-        show("orgid", Text(&[event.source.org_id.as_str()]))?;
+        to.show("orgid", Known(&of_all.org_id))?;
         if let Some(key) = self.subject() {
-            show("partitionkey", Text(&[key]))?;
+            to.show("partitionkey", Text(&[key]))?;
         }
-        show("eventuuid", Text(&[&event.raw.id]))?;
-        show("epoch", Integer(event.epoch))?;
+        to.show("eventuuid", Text(&[&event.raw.id]))?;
+        to.show("epoch", Integer(event.epoch))?;
         if event.replayed {
-            show("replayed", Boolean(true))?;
+            to.show("replayed", Boolean(true))?;
         }
         if event.partial {
-            show("partial", Boolean(true))?;
+            to.show("partial", Boolean(true))?;
         }
         Ok(())
     }
@@ -210,11 +196,54 @@ impl fmt::Display for Attribute<'_> {
     }
 }
 
+/// Whom attributes are shown to.
+trait Show {
+    type Error;
+
+    fn show(&mut self, name: &'static str, value: Value<'_>) -> Result<(), Self::Error>;
+}
+
+/// Shows each value in one piece.
+struct Whole<F> {
+    show: F,
+    text: String,
+}
+
+impl<E, F: FnMut(&'static str, Attribute<'_>) -> Result<(), E>> Show for Whole<F> {
+    type Error = E;
+
+    fn show(&mut self, name: &'static str, value: Value<'_>) -> Result<(), E> {
+        (self.show)(name, value.whole(&mut self.text))
+    }
+}
+
+/// Appends members of a JSON object, each with a comma behind it.
+struct Members<'j> {
+    json: &'j mut Vec<u8>,
+}
+
+impl Show for Members<'_> {
+    type Error = Infallible;
+
+    // Where the name is known, it and what is around it is copied without asking how long it is.
+    #[inline(always)]
+    fn show(&mut self, name: &'static str, value: Value<'_>) -> Result<(), Infallible> {
+        self.json.push(b'"');
+        self.json.extend_from_slice(name.as_bytes());
+        self.json.extend_from_slice(b"\":");
+        value.append_json(self.json);
+        self.json.push(b',');
+        Ok(())
+    }
+}
+
 /// What an attribute's value is made of, so that nothing is put together that is only to be written.
 #[derive(Debug, Clone, Copy)]
 enum Value<'a> {
     /// Texts, one after the other.
     Text(&'a [&'a str]),
+    /// A text that is known as JSON, too.
+    Known(&'a Known),
     /// Bytes, as hexadecimal digits.
     Hex(&'a [u8]),
     Time(SystemTime),
@@ -229,6 +258,7 @@ impl Value<'_> {
         match self {
             Self::Text([whole]) => return Attribute::Text(whole),
             Self::Text(parts) => parts.iter().for_each(|part| text.push_str(part)),
+            Self::Known(known) => return Attribute::Text(&known.text),
             Self::Hex(bytes) => json::push_hex(text, bytes),
             Self::Time(time) => text.push_str(&rfc3339(*time)),
             Self::Integer(number) => return Attribute::Integer(*number),
@@ -237,6 +267,7 @@ impl Value<'_> {
         Attribute::Text(text)
     }
 
+    #[inline(always)]
     fn append_json(self, out: &mut Vec<u8>) {
         match self {
             Self::Text(parts) => {
@@ -244,6 +275,7 @@ impl Value<'_> {
                 parts.iter().for_each(|part| json::put_text(out, part));
                 out.push(b'"');
             }
+            Self::Known(known) => out.extend_from_slice(&known.json),
             Self::Hex(bytes) => json::put_hex(out, bytes),
             Self::Time(time) => {
                 out.push(b'"');

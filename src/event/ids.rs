@@ -80,10 +80,9 @@ pub struct ReplayId(SmallVec<[u8; 16]>);
 
 impl ReplayId {
     /// From the wire; `None` where the platform sent none.
-    pub fn from_wire(bytes: Bytes) -> Option<Self> {
-        // A copy, because these bytes are a slice of a whole response's buffer and are kept for long. Those of
-        // today are ten, so that nothing is allocated.
-        (!bytes.is_empty()).then(|| Self(SmallVec::from_slice(&bytes)))
+    pub fn from_wire(bytes: &[u8]) -> Option<Self> {
+        // Those of today are ten bytes, so that nothing is allocated.
+        (!bytes.is_empty()).then(|| Self(SmallVec::from_slice(bytes)))
     }
 
     /// The bytes as the platform sent them.

@@ -8,6 +8,7 @@ mod cloud_event;
 mod field_names;
 mod ids;
 mod shown;
+mod source;
 mod topic;
 
 use std::sync::{Arc, OnceLock};
@@ -15,6 +16,7 @@ use std::time::SystemTime;
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
+pub use bytestring::ByteString;
 
 pub use change::{ChangeEventHeader, ChangeType, Commit, RecordIds, is_entity_wide_id};
 pub(crate) use cloud_event::ATTRIBUTES_SIZE;
@@ -24,13 +26,14 @@ pub(crate) use field_names::{Bits, places};
 pub use ids::{EventIdentity, InvalidId, OrgId, ReplayId, SchemaId};
 pub use shown::Shown;
 pub use smol_str::SmolStr;
+pub use source::Source;
 pub use topic::{InvalidTopic, Topic, TopicKind};
 
 /// An event as it came off the bus: nothing decoded, nothing lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawEvent {
     /// The publisher's own ID; usually a UUID, but a publisher may choose anything.
-    pub id: String,
+    pub id: ByteString,
     /// Names the schema that wrote the payload.
     pub schema_id: SchemaId,
     /// One binary Avro datum.
@@ -70,17 +73,6 @@ impl RawEvent {
         let digest = digest::digest(&digest::SHA256, &self.payload);
         hex::encode(&digest.as_ref()[..16])
     }
-}
-
-/// Where a subscription's events come from: what every event of one stream has in common.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// The org whose bus this is.
-    pub org_id: OrgId,
-    /// Host of the org's instance URL, for example `acme.my.salesforce.com`; blank where it is not known.
-    pub host: String,
-    /// The topic subscribed to.
-    pub topic: Topic,
 }
 
 /// What decoding adds to a [`RawEvent`].
@@ -169,7 +161,12 @@ impl Event {
 
     /// Bytes that this event holds in memory, decoded form included.
     pub fn size(&self) -> usize {
-        self.raw.size() + self.decoded.size() + self.shown.size()
+        self.raw.size() + self.decoded_size()
+    }
+
+    /// What its decoded form holds of them.
+    pub(crate) fn decoded_size(&self) -> usize {
+        self.decoded.size() + self.shown.size()
     }
 
     /// The record IDs a change event names; empty for platform events.

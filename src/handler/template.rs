@@ -104,10 +104,10 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Text(text) => name.push_str(text),
-                Part::Of(Placeholder::Topic) => push_safe(&mut name, event.source.topic.name()),
+                Part::Of(Placeholder::Topic) => push_safe(&mut name, event.source.topic().name()),
                 Part::Of(Placeholder::Entity) => push_safe(&mut name, entity(event)),
                 Part::Of(Placeholder::Subscription) => push_safe(&mut name, subscription),
-                Part::Of(Placeholder::Org) => push_safe(&mut name, event.source.org_id.as_str()),
+                Part::Of(Placeholder::Org) => push_safe(&mut name, event.source.org_id().as_str()),
             }
         }
         name

@@ -33,19 +33,19 @@ pub(super) fn config(kind: &str, options: &str) -> HandlerConfig {
 
 /// Platform events `event-0`, `event-1`, … with these `data` texts.
 pub(super) fn batch(data: &[&str]) -> EventBatch {
-    let source = Arc::new(Source {
-        org_id: OrgId::parse("00D58000000arpqEAA").unwrap(),
-        host: "acme.my.salesforce.com".into(),
-        topic: "Order__e".parse().unwrap(),
-    });
+    let source = Arc::new(Source::new(
+        OrgId::parse("00D58000000arpqEAA").unwrap(),
+        "acme.my.salesforce.com",
+        "Order__e".parse().unwrap(),
+    ));
     let events = data.iter().enumerate().map(|(n, data)| {
         Arc::new(Event {
             source: source.clone(),
             raw: RawEvent {
-                id: format!("event-{n}"),
+                id: format!("event-{n}").into(),
                 schema_id: SchemaId::new("schema"),
                 payload: Bytes::from_static(b"payload"),
-                replay_id: ReplayId::from_wire(Bytes::from(vec![0, n as u8])),
+                replay_id: ReplayId::from_wire(&[0, n as u8]),
             },
             decoded: Decoded {
                 record_name: "Order__e".into(),

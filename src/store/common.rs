@@ -3,8 +3,6 @@
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-
 use super::{Footing, HoleKind, Recent, Refused, StoreError, SubscriptionKey, Tenure};
 use crate::config::Start;
 use crate::event::{Commit, OrgId, ReplayId, Topic};
@@ -93,7 +91,7 @@ pub(super) fn plain_list(texts: &[String]) -> Vec<String> {
 
 /// A stored replay ID; null and empty are none.
 pub(super) fn replay_id(stored: Option<Vec<u8>>) -> Option<ReplayId> {
-    stored.and_then(|bytes| ReplayId::from_wire(Bytes::from(bytes)))
+    stored.and_then(|bytes| ReplayId::from_wire(&bytes))
 }
 
 /// Kind of a hole, as stored. Postgres writes it by a statement for each kind.

@@ -72,7 +72,7 @@ impl Undecodable {
             reason: self.reason.to_owned(),
             error: self.error.clone(),
             attempts: 0,
-            event_uuid: self.raw.id.clone(),
+            event_uuid: self.raw.id.to_string(),
             replay_id: self.raw.replay_id.clone(),
             schema_id: self.raw.schema_id.clone(),
             payload: self.raw.payload.clone(),
@@ -306,7 +306,7 @@ impl Decoder {
         self.observer.decode_failure(reason);
         warn!(
             subscription = self.subscription,
-            topic = %self.maker.source.topic,
+            topic = %self.maker.source.topic(),
             replay_id = raw.replay_id.as_ref().map(tracing::field::display),
             schema_id = %raw.schema_id,
             reason,

@@ -89,12 +89,14 @@ impl InFlight {
         self.held().arrived();
     }
 
-    /// An event has come to the delivery, and holds so many bytes more than it was taken in with: its decoded form.
-    /// `whole` is its size now.
-    pub(super) fn arrived_decoded(&self, bytes: usize, whole: usize) {
+    /// Events have come to the delivery, each of which holds so many bytes more than it was taken in with, its decoded
+    /// form, and now is so large.
+    pub(super) fn arrived_decoded(&self, sizes: impl IntoIterator<Item = (usize, usize)>) {
         let mut held = self.held();
-        held.arrived();
-        held.grow(bytes, whole);
+        for (bytes, whole) in sizes {
+            held.arrived();
+            held.grow(bytes, whole);
+        }
     }
 
     /// What has not come to the delivery yet.

@@ -229,7 +229,7 @@ impl LetterLoader {
             }
         };
         let raw = RawEvent {
-            id: letter.event_uuid,
+            id: letter.event_uuid.into(),
             schema_id: letter.schema_id,
             payload: letter.payload,
             replay_id: letter.replay_id,

@@ -314,7 +314,7 @@ pub(super) fn dead_letter(
         reason: reason.to_owned(),
         error: error.to_owned(),
         attempts,
-        event_uuid: event.raw.id.clone(),
+        event_uuid: event.raw.id.to_string(),
         replay_id: event.raw.replay_id.clone(),
         schema_id: event.raw.schema_id.clone(),
         payload: event.raw.payload.clone(),

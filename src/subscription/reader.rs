@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
@@ -338,9 +337,7 @@ impl Reader {
             arrivals.push(Arrival::Keepalive { id, received_at });
         }
         self.in_flight.take(batch.events.iter().map(RawEvent::size));
-        for mut raw in batch.events {
-            // A copy: a slice would keep its whole response alive for as long as one event waits.
-            raw.payload = Bytes::copy_from_slice(&raw.payload);
+        for raw in batch.events {
             self.resume.saw_event(raw.replay_id.as_ref(), last_at);
             arrivals.push(Arrival::Event { raw, received_at });
         }

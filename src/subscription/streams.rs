@@ -70,11 +70,11 @@ impl Streams {
     /// Makes events of payloads under this epoch.
     pub(super) fn maker(&self, replayed: bool) -> EventMaker {
         EventMaker {
-            source: Arc::new(Source {
-                org_id: self.shared.org_id.clone(),
-                host: self.shared.host.clone(),
-                topic: self.config.topic.clone(),
-            }),
+            source: Arc::new(Source::new(
+                self.shared.org_id.clone(),
+                &self.shared.host,
+                self.config.topic.clone(),
+            )),
             epoch: self.lease.epoch,
             replayed,
             key: self.config.key.clone(),

@@ -133,13 +133,9 @@ impl<'a> Decoder<'a> {
         };
         let platform_event = decoded.header.is_none();
         Ok(Ok(Event {
-            source: Arc::new(Source {
-                org_id,
-                host: String::new(),
-                topic,
-            }),
+            source: Arc::new(Source::new(org_id, "", topic)),
             raw: RawEvent {
-                id: letter.event_uuid.clone(),
+                id: letter.event_uuid.as_str().into(),
                 schema_id: letter.schema_id.clone(),
                 payload: letter.payload.clone(),
                 replay_id: letter.replay_id.clone(),

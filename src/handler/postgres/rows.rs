@@ -25,7 +25,7 @@ pub(super) struct Rows<'a> {
     data: Vec<&'a str>,
     topics: Vec<&'a str>,
     types: Vec<String>,
-    sources: Vec<String>,
+    sources: Vec<&'a str>,
     schema_ids: Vec<&'a str>,
     epochs: Vec<i64>,
     replayed: Vec<bool>,
@@ -54,7 +54,7 @@ impl<'a> Rows<'a> {
             rows.event_uuids.push(&event.raw.id);
             rows.received.push(Moment::of(event.received_at));
             rows.data.push(data);
-            rows.topics.push(event.source.topic.as_str());
+            rows.topics.push(event.source.topic().as_str());
             rows.types.push(cloud_event.type_name());
             rows.sources.push(cloud_event.source());
             rows.schema_ids.push(event.raw.schema_id.as_str());

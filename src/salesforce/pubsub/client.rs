@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use prost::Message;
 use secrecy::ExposeSecret;
+use tonic::client::Grpc;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Response, Status};
@@ -35,13 +36,15 @@ const UNARY_TIMEOUT: Duration = Duration::from_secs(30);
 /// A ping interval of nothing would be a busy loop.
 const SHORTEST_PING: Duration = Duration::from_millis(10);
 
-pub(super) type Client = PubSubClient<Channel>;
+type Client = PubSubClient<Channel>;
 
 /// The Pub/Sub API of one org. Clones share one HTTP/2 channel, which connects when it is first used and
 /// again whenever the connection is lost, and one source of sessions.
 #[derive(Clone)]
 pub struct PubSub {
     client: Client,
+    /// The same channel, for the one call whose answers are not read by generated code.
+    subscribe: Grpc<Channel>,
     sessions: Sessions,
     /// `host:port`, for messages.
     endpoint: Arc<str>,
@@ -61,7 +64,8 @@ impl PubSub {
         })?;
         let channel = endpoint(config, &origin)?.connect_lazy();
         Ok(Self {
-            client: Client::new(channel).max_decoding_message_size(MAX_MESSAGE),
+            client: Client::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
+            subscribe: Grpc::new(channel).max_decoding_message_size(MAX_MESSAGE),
             sessions: Sessions::new(tokens),
             endpoint: origin.authority().into(),
         })
@@ -160,7 +164,7 @@ impl PubSub {
         // Built before the stream, so that a session that cannot be sent is an error here.
         let shell = request(&session, ())?;
         Ok(FetchStream::open(
-            self.client.clone(),
+            self.subscribe.clone(),
             shell,
             first,
             session,
@@ -314,7 +318,7 @@ fn producer_event(event: OutgoingEvent) -> proto::ProducerEvent {
 }
 
 fn outcome(result: proto::PublishResult) -> PublishOutcome {
-    match (result.error, ReplayId::from_wire(result.replay_id)) {
+    match (result.error, ReplayId::from_wire(&result.replay_id)) {
         (Some(error), _) => PublishOutcome::Refused(error.msg),
         (None, Some(replay_id)) => PublishOutcome::Published(replay_id),
         (None, None) => {

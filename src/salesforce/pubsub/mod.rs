@@ -3,7 +3,11 @@
 
 mod client;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod recovery;
+mod responses;
 mod sessions;
 mod stream;
 #[cfg(test)]

@@ -6,14 +6,20 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::client::{Client, credits};
-use super::proto::{ConsumerEvent, FetchRequest, FetchResponse};
+use super::client::credits;
+use super::proto::FetchRequest;
+use super::responses::SubscribeCodec;
 use super::sessions::Sessions;
 use super::{FetchBatch, PubSubError, Rpc};
-use crate::event::{RawEvent, ReplayId, SchemaId};
 use crate::salesforce::auth::Session;
+
+/// The call's path (facts section 1).
+const SUBSCRIBE: &str = "/eventbus.v1.PubSub/Subscribe";
 
 /// A stream of one topic's events. Dropping it ends the call.
 ///
@@ -35,19 +41,17 @@ pub struct FetchStream {
     answered: bool,
     rpc_id: Option<String>,
     endpoint: Arc<str>,
-    /// The schema of the event that came last: most often that of the next, too.
-    last_schema: Option<SchemaId>,
 }
 
 enum Call {
-    Opening(BoxFuture<'static, Result<Response<Streaming<FetchResponse>>, Status>>),
-    Open(Box<Streaming<FetchResponse>>),
+    Opening(BoxFuture<'static, Result<Response<Streaming<FetchBatch>>, Status>>),
+    Open(Box<Streaming<FetchBatch>>),
     Ended,
 }
 
 impl FetchStream {
     pub(super) fn open(
-        mut client: Client,
+        mut grpc: Grpc<Channel>,
         shell: Request<()>,
         first: FetchRequest,
         session: Arc<Session>,
@@ -60,7 +64,12 @@ impl FetchStream {
         // The queue's other end is alive, two lines below.
         let _ = requests.send(first);
         let request = shell.map(|()| UnboundedReceiverStream::new(queue));
-        let opening = async move { client.subscribe(request).await };
+        let opening = async move {
+            let ready = grpc.ready().await;
+            ready.map_err(|error| Status::from_error(error.into()))?;
+            let path = PathAndQuery::from_static(SUBSCRIBE);
+            grpc.streaming(request, path, SubscribeCodec).await
+        };
         Self {
             topic_name,
             requests,
@@ -70,7 +79,6 @@ impl FetchStream {
             answered: false,
             rpc_id: None,
             endpoint,
-            last_schema: None,
         }
     }
 
@@ -102,16 +110,16 @@ impl FetchStream {
     pub async fn next(&mut self) -> Result<Option<FetchBatch>, PubSubError> {
         self.opened().await?;
         match self.message().await {
-            Ok(Some(response)) => {
+            Ok(Some(batch)) => {
                 if !self.answered {
                     self.answered = true;
                     self.sessions
                         .accepted(Rpc::Subscribe, &self.topic_name, &self.session);
                 }
-                if self.rpc_id.is_none() && !response.rpc_id.is_empty() {
-                    self.rpc_id = Some(response.rpc_id.clone());
+                if self.rpc_id.is_none() && !batch.rpc_id.is_empty() {
+                    self.rpc_id = Some(batch.rpc_id.clone());
                 }
-                Ok(Some(self.batch(response)))
+                Ok(Some(batch))
             }
             Ok(None) => {
                 self.call = Call::Ended;
@@ -124,18 +132,6 @@ impl FetchStream {
         }
     }
 
-    fn batch(&mut self, response: FetchResponse) -> FetchBatch {
-        let events = response.events.into_iter();
-        FetchBatch {
-            events: events
-                .map(|event| raw_event(event, &mut self.last_schema))
-                .collect(),
-            latest_replay_id: ReplayId::from_wire(response.latest_replay_id),
-            pending_num_requested: u32::try_from(response.pending_num_requested).unwrap_or(0),
-            rpc_id: response.rpc_id,
-        }
-    }
-
     /// What ended the call. A session that it refuses is reported, so that nobody uses it again.
     fn error(&self, status: &Status) -> PubSubError {
         let error = PubSubError::from_status(Rpc::Subscribe, status, &self.endpoint);
@@ -144,7 +140,7 @@ impl FetchStream {
         error
     }
 
-    async fn message(&mut self) -> Result<Option<FetchResponse>, Status> {
+    async fn message(&mut self) -> Result<Option<FetchBatch>, Status> {
         match &mut self.call {
             Call::Open(messages) => messages.message().await,
             Call::Opening(_) | Call::Ended => Ok(None),
@@ -194,20 +190,5 @@ impl fmt::Debug for FetchStream {
             .field("topic", &self.topic_name)
             .field("call", &call)
             .finish_non_exhaustive()
-    }
-}
-
-/// An event without a body is kept: it cannot be decoded, is parked, and so is not lost.
-fn raw_event(event: ConsumerEvent, last_schema: &mut Option<SchemaId>) -> RawEvent {
-    let body = event.event.unwrap_or_default();
-    let known = last_schema.take();
-    let known = known.filter(|known| known.as_str() == body.schema_id);
-    let schema_id = known.unwrap_or_else(|| SchemaId::new(&body.schema_id));
-    *last_schema = Some(schema_id.clone());
-    RawEvent {
-        id: body.id,
-        schema_id,
-        payload: body.payload,
-        replay_id: ReplayId::from_wire(event.replay_id),
     }
 }

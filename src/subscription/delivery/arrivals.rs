@@ -13,10 +13,23 @@ use crate::subscription::observe::Outcome;
 use crate::subscription::tracker::{HandlerSet, Seq, Tracked};
 
 impl Delivery {
-    pub(super) fn take(&mut self, item: Item) {
+    /// Takes in what the decoder hands on at once.
+    pub(super) fn take_all(&mut self, items: Vec<Item>) {
+        let sizes = items.iter().filter_map(|item| match item {
+            Item::Event(event) => Some((event.decoded_size(), event.size())),
+            _ => None,
+        });
+        self.in_flight.arrived_decoded(sizes);
+        let now = Instant::now();
+        for item in items {
+            self.take_one(item, now);
+        }
+    }
+
+    fn take_one(&mut self, item: Item, now: Instant) {
         match item {
-            Item::Event(event) => self.take_event(event),
-            Item::Undecodable(event) => self.take_undecodable(*event),
+            Item::Event(event) => self.take_event(event, now),
+            Item::Undecodable(event) => self.take_undecodable(*event, now),
             Item::Keepalive(id, received_at) => {
                 self.repeats.clear();
                 // The stream has caught up: what has not come again by now never will.
@@ -37,7 +50,7 @@ impl Delivery {
             Item::Resumed { continues } => {
                 self.in_flight.arrived();
                 self.repeats = self.tracker.incomplete_events();
-                let broken = self.grouping.resumed(continues, Instant::now());
+                let broken = self.grouping.resumed(continues, now);
                 self.hand_on(broken);
             }
         }
@@ -54,26 +67,23 @@ impl Delivery {
         true
     }
 
-    fn take_event(&mut self, event: Arc<Event>) {
-        let (raw_size, size) = (event.raw.size(), event.size());
-        let occurred_at = event.occurred_at();
+    fn take_event(&mut self, event: Arc<Event>, now: Instant) {
+        let (size, occurred_at) = (event.size(), event.occurred_at());
         let transaction = transaction(event.decoded.header.as_deref()).cloned();
         let what = What::Event(event);
-        if self.is_repeat(&what, raw_size) {
-            self.in_flight.arrived();
+        if self.is_repeat(&what, size) {
             return;
         }
-        self.in_flight.arrived_decoded(size - raw_size, size);
         let tracked = Tracked {
             identity: what.to_track(),
             occurred_at,
             size,
             transaction,
         };
-        self.track(tracked, what);
+        self.track(tracked, what, now);
     }
 
-    fn take_undecodable(&mut self, event: Undecodable) {
+    fn take_undecodable(&mut self, event: Undecodable, now: Instant) {
         self.in_flight.arrived();
         let (size, occurred_at) = (event.raw.size(), event.received_at);
         let transaction = transaction(event.header.as_ref()).cloned();
@@ -87,10 +97,10 @@ impl Delivery {
             size,
             transaction,
         };
-        self.track(tracked, what);
+        self.track(tracked, what, now);
     }
 
-    fn track(&mut self, tracked: Tracked, what: What) {
+    fn track(&mut self, tracked: Tracked, what: What, now: Instant) {
         let identity = self.knows_some().then(|| what.identity());
         let unread = identity.as_ref();
         let unread = unread.and_then(|identity| self.unread_name(identity, &what));
@@ -137,7 +147,7 @@ impl Delivery {
         if self.tracker.leave_out(seq, unwanted) && finished == 0 {
             self.observer.finished(Outcome::Filtered, 1);
             self.position.finished(1);
-            self.legs.finished(seq, Instant::now());
+            self.legs.finished(seq, now);
         }
         self.pin_next(seq);
         if let Some(hole) = gap {
@@ -152,7 +162,7 @@ impl Delivery {
             finished,
             unwanted,
         };
-        let over = self.grouping.take(seq, member, Instant::now());
+        let over = self.grouping.take(seq, member, now);
         self.hand_on(over);
     }
 

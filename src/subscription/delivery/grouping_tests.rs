@@ -18,7 +18,7 @@ fn grouping(events: usize, over: Option<&str>, doubt: bool) -> Grouping {
 fn of(key: &str, number: i32) -> Member {
     let mut event = change_event(&["r"]);
     let inner = Arc::make_mut(&mut event);
-    inner.raw.id = format!("{key}.{number}");
+    inner.raw.id = format!("{key}.{number}").into();
     let header = inner.decoded.header.as_deref_mut().unwrap();
     header.transaction_key = key.into();
     header.sequence_number = number;
@@ -35,7 +35,7 @@ fn undecodable(key: Option<&str>) -> Member {
     Member {
         what: What::Undecodable(Arc::new(Undecodable {
             raw: RawEvent {
-                id: "x".to_owned(),
+                id: "x".into(),
                 schema_id: SchemaId::new("s"),
                 payload: bytes::Bytes::new(),
                 replay_id: None,
@@ -70,7 +70,7 @@ fn described(group: &Group) -> String {
     let names = group.members.iter().map(|member| match &member.what {
         What::Event(event) => {
             assert_eq!(event.partial, group.partial, "the events say so");
-            event.raw.id.clone()
+            event.raw.id.to_string()
         }
         What::Undecodable(_) => "?".to_owned(),
     });

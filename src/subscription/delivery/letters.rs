@@ -149,7 +149,7 @@ impl Letters {
     pub(super) fn open(&self, slot: Slot, letter: &DeadLetter) -> Option<Ticket> {
         let unread = || {
             let raw = RawEvent {
-                id: letter.event_uuid.clone(),
+                id: letter.event_uuid.as_str().into(),
                 schema_id: letter.schema_id.clone(),
                 payload: letter.payload.clone(),
                 replay_id: letter.replay_id.clone(),

@@ -271,7 +271,7 @@ impl Delivery {
             let wake = self.wake_at().into_iter().chain(over).min();
             tokio::select! {
                 batch = items.recv(), if open => match batch {
-                    Some(batch) => batch.into_iter().for_each(|item| self.take(item)),
+                    Some(batch) => self.take_all(batch),
                     None => open = false,
                 },
                 Some(called) = self.calls.join_next() => {

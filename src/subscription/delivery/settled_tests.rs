@@ -30,7 +30,7 @@ impl Handler for Silent {
 pub(super) fn event(name: &str, place: &str, record: &str, transaction: &str) -> Event {
     let mut event = change_event(&[record]);
     let inner = Arc::make_mut(&mut event);
-    inner.raw.id = name.to_owned();
+    inner.raw.id = name.into();
     inner.raw.replay_id = Some(place.parse().unwrap());
     let header = inner.decoded.header.as_deref_mut().unwrap();
     header.transaction_key = transaction.into();

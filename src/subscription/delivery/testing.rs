@@ -121,3 +121,10 @@ pub(super) async fn begin(
     });
     (delivery, (keeper, folder))
 }
+
+impl Delivery {
+    /// Takes in one item by itself.
+    pub(super) fn take(&mut self, item: Item) {
+        self.take_all(vec![item]);
+    }
+}
