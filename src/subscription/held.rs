@@ -19,6 +19,7 @@ mod draw;
 #[cfg(test)]
 mod model;
 mod place;
+mod reach;
 #[cfg(test)]
 mod tests;
 mod to_come;
@@ -27,6 +28,7 @@ pub(super) use again::{Again, Moment};
 use ahead::Ahead;
 pub(super) use draw::{Drawing, Drawn};
 pub(super) use place::Place;
+pub(super) use reach::Reach;
 use to_come::ToCome;
 pub(super) use to_come::{Change, comes_again};
 
@@ -164,6 +166,8 @@ pub(super) struct Held {
     /// What the side replay under way has not met.
     unmet: ToCome,
     pub(super) ahead: Ahead,
+    /// How far the live stream is.
+    reach: Reach,
     /// Events that the stream has brought, and whose letters were settled before their turn, for these.
     settled: BTreeMap<Seq, Vec<Slot>>,
     /// Letters of handlers that are configured no more, with when their events were received: they count, and
@@ -189,6 +193,7 @@ impl Held {
             to_come: ToCome::default(),
             unmet: ToCome::default(),
             ahead: Ahead::default(),
+            reach: Reach::default(),
             settled: BTreeMap::new(),
             foreign: HashMap::new(),
             undecoded: 0,

@@ -287,6 +287,7 @@ impl Stint<'_> {
             // At LATEST nothing comes that has come before.
             nothing_again: resume_after.is_none() && *begins == Start::Latest,
             resume_after: resume_after.clone(),
+            resumed_at: position_time,
             max_parked: config.max_parked,
             sealed: config.hides(),
             loader: LetterLoader {

@@ -135,6 +135,8 @@ impl Delivery {
         self.observer.came(what.received_at(), committed_at);
         let at = self.tracker.next_seq();
         let held = &mut self.letters.held;
+        let commit = header.and_then(|header| header.commit(what.received_at()));
+        commit.into_iter().for_each(|commit| held.reached(commit));
         let change = match held.to_come_count() {
             0 => None, // nobody asks
             _ => Change::of(header, what.received_at(), self.letters.holding),

@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::end_of_task;
 use crate::config::{BackoffConfig, Ordering};
-use crate::event::{RawEvent, ReplayId};
+use crate::event::{Commit, RawEvent, ReplayId};
 use crate::store::{DeadLetter, Lease, LetterSummary, SettledAhead, Store};
 use crate::subscription::backoff::Backoff;
-use crate::subscription::held::{Drawing, Held, Known, Slot, Ticket, comes_again};
+use crate::subscription::held::{Drawing, Held, Known, Reach, Slot, Ticket, comes_again};
 use crate::subscription::lanes::{Holding, Origin, Waiting};
 use crate::subscription::letter_loader::{LetterLoader, Loaded};
 use crate::subscription::parking::{Done, Move, Parking};
@@ -57,6 +57,8 @@ pub(in crate::subscription) struct LettersSetup {
     pub(in crate::subscription) nothing_again: bool,
     /// Where the stream resumes: that event does not come again.
     pub(in crate::subscription) resume_after: Option<ReplayId>,
+    /// When the event at that place was committed, or the keepalive received; where that is known.
+    pub(in crate::subscription) resumed_at: Option<SystemTime>,
     pub(in crate::subscription) max_parked: usize,
     /// What is parked is kept encrypted.
     pub(in crate::subscription) sealed: bool,
@@ -73,6 +75,12 @@ impl Letters {
     ) -> Self {
         let holding = Holding::new(ordering, &lease.key.topic);
         let mut held = Held::new(handlers, Drawing::default());
+        let at_position = |at| Reach::To(Commit { at, number: None });
+        held.begins(match setup.resume_after {
+            Some(_) => setup.resumed_at.map_or(Reach::Unknown, at_position),
+            None if setup.nothing_again => Reach::Unknown,
+            None => Reach::Nothing,
+        });
         for summary in setup.open {
             let records = holding.records(&summary.record_ids);
             let comes = comes_again(&summary, setup.resume_after.as_ref());

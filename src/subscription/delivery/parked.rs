@@ -126,14 +126,16 @@ impl Delivery {
                 Origin::Replay(seq) => (None, Some(seq)),
                 Origin::Letter { .. } => (None, None),
             };
-            tickets.push(self.letters.held.insert(NewLetter {
+            let held = &mut self.letters.held;
+            let records = self.letters.holding.records(&letter.record_ids);
+            tickets.push(held.insert(NewLetter {
                 slot: handler.map_or(Slot::Everyone, |(slot, _)| slot),
                 identity: letter.identity.clone(),
-                records: self.letters.holding.records(&letter.record_ids),
+                since: held.since(moment, origin, letter.commit, &records),
+                records,
                 unit: letter.unit.clone(),
                 bytes: letter.payload.len(),
                 behind: letter.reason == PARKED_BEHIND,
-                since: moment.since(origin),
                 ahead: letter.ahead,
                 came,
                 met,

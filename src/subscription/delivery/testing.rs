@@ -93,6 +93,7 @@ pub(super) async fn begin(
             settled: begin.settled,
             nothing_again: false,
             resume_after: None,
+            resumed_at: None,
             max_parked: 10,
             sealed: false,
             loader: LetterLoader {

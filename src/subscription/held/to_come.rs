@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
-use super::{Held, Letter, Since, Slot, Ticket};
+use super::{Held, Letter, Reach, Since, Slot, Ticket};
 use crate::event::{ChangeEventHeader, Commit, EventIdentity, ReplayId};
 use crate::store::LetterSummary;
 use crate::subscription::lanes::{Holding, RecordMap, Records};
@@ -191,7 +191,9 @@ impl Held {
             letter.came = Some(seq);
             if letter.since == Since::ToCome {
                 self.after.entry(seq).or_default().push(ticket);
-                self.ahead.at(seq, letter.rank.id);
+                if letter.ahead {
+                    self.ahead.at(seq, letter.rank.id);
+                }
             }
         }
     }
@@ -219,6 +221,7 @@ impl Held {
         for ticket in self.to_come.all() {
             self.will_not_come(ticket, seq);
         }
+        self.reach = Reach::Unknown;
         self.ahead.all_brought(seq);
     }
 
@@ -262,7 +265,9 @@ impl Held {
             if let Since::After(seq) = since {
                 self.after.entry(seq).or_default().push(ticket);
             }
-            self.ahead.at(seq, letter.rank.id);
+            if letter.ahead {
+                self.ahead.at(seq, letter.rank.id);
+            }
         }
         self.consider(ticket);
     }

@@ -9,6 +9,7 @@ fn what_is_still_to_come_again_holds_nothing_until_it_has_come_by() {
     let mut held = held();
     let ticket = held.insert(NewLetter {
         since: Since::ToCome,
+        ahead: true,
         ..behind("a", &[1])
     });
     held.written(ticket, Placed { place: 3, id: 3 });
@@ -27,6 +28,7 @@ fn what_lies_before_the_beginning_of_a_stream_is_older_than_all_that_it_brings()
     let mut held = held();
     let to_come = |name, records| NewLetter {
         since: Since::ToCome,
+        ahead: true,
         ..new(MINE, name, records)
     };
     store(&mut held, to_come("before", &[1]), 10);
@@ -79,6 +81,7 @@ fn what_was_received_so_long_ago_that_the_bus_has_forgotten_it_holds_and_can_be_
     let mut held = held();
     let to_come = |name, received: u64| NewLetter {
         since: Since::ToCome,
+        ahead: true,
         received_at: at(received),
         ..behind(name, &[1])
     };
@@ -99,6 +102,7 @@ fn what_does_not_come_again_holds_from_where_that_is_sure() {
     let mut held = held();
     let to_come = |name, received: u64, until: Option<&str>| NewLetter {
         since: Since::ToCome,
+        ahead: true,
         received_at: at(received),
         until: until.map(id),
         ..behind(name, &[1])
@@ -136,6 +140,7 @@ fn what_was_committed_before_a_change_of_its_record_holds_that_although_its_even
     let mut held = held();
     let to_come = |name, number, records: &[RecordHash]| NewLetter {
         since: Since::ToCome,
+        ahead: true,
         received_at: at(5000),
         commit: Some(change(1000, number, &[]).commit),
         ..behind(name, records)
@@ -200,6 +205,7 @@ fn what_has_come_again_and_waits_for_its_turn_holds_nothing_before_it_though_com
     let mut held = held();
     let letter = NewLetter {
         since: Since::ToCome,
+        ahead: true,
         commit: Some(change(1000, None, &[]).commit),
         ..behind("a", &[1, 2])
     };
@@ -217,6 +223,7 @@ fn a_letter_whose_event_comes_after_a_change_committed_later_goes_behind_what_it
     let mut held = held();
     let letter = NewLetter {
         since: Since::ToCome,
+        ahead: true,
         received_at: at(5000),
         commit: Some(change(1000, None, &[]).commit),
         ..new(MINE, "a", &[1])
@@ -290,4 +297,81 @@ fn a_side_replay_that_goes_on_knows_which_letters_it_had_met() {
     let holder = |record, seq| held.holder(MINE, &[record], Origin::Replay(seq));
     assert_eq!(holder(1, 200), Some(met));
     assert_eq!((holder(2, 200), holder(3, 200)), (None, None));
+}
+
+#[test]
+fn what_a_side_replay_parks_before_the_live_stream_has_come_so_far_holds_nothing_older() {
+    let parked_at = |held: &mut Held, name: &str, second: u64| {
+        let commit = change(second, None, &[]).commit;
+        let replayed = NewLetter {
+            since: held.since(Moment::InTurn, Origin::Replay(9), Some(commit), &[1]),
+            commit: Some(commit),
+            met: Some(9),
+            received_at: at(5000),
+            ..behind(name, &[1])
+        };
+        store(held, replayed, i64::from(name.as_bytes()[0]))
+    };
+    let holder = |held: &Held, seq| held.holder(MINE, &[1], live(seq));
+    // The stream begins with all that the bus keeps, has brought something, or begins at a place of which the time is known.
+    let mut begun = held();
+    begun.begins(Reach::Nothing);
+    let mut under_way = held();
+    under_way.reached(change(900, None, &[]).commit);
+    under_way.reached(change(800, None, &[]).commit);
+    let mut resumed = held();
+    resumed.begins(Reach::To(change(999, None, &[]).commit));
+    for mut held in [begun, under_way, resumed] {
+        let letter = parked_at(&mut held, "a", 1000);
+        assert_eq!(holder(&held, 0), None, "older ones come first");
+        assert!(
+            draw(&mut held).is_empty(),
+            "they may yet be parked before it"
+        );
+        held.live_at(1, None, Some(&change(999, None, &[1])));
+        assert_eq!(holder(&held, 1), None);
+        held.live_at(2, None, Some(&change(1001, None, &[1])));
+        assert_eq!(holder(&held, 2), Some(letter));
+        held.passed(2);
+        assert_eq!(draw(&mut held), [letter]);
+        assert_eq!(
+            held.ahead.pass(10),
+            [0i64; 0],
+            "the store knows nothing of it"
+        );
+    }
+    // It comes with its own event, too.
+    let mut held = held();
+    held.begins(Reach::Nothing);
+    let letter = parked_at(&mut held, "a", 1000);
+    held.brought(3, &identity("a"));
+    held.came_by(letter, Since::Always, 3);
+    assert_eq!(
+        (holder(&held, 4), draw(&mut held)),
+        (Some(letter), vec![letter])
+    );
+}
+
+#[test]
+fn what_a_side_replay_parks_behind_the_live_stream_holds_all_that_comes() {
+    let committed = Some(change(1000, None, &[]).commit);
+    let since = |held: &Held, commit, records: &[RecordHash]| {
+        held.since(Moment::InTurn, Origin::Replay(9), commit, records)
+    };
+    let mut held = held();
+    assert_eq!(since(&held, committed, &[1]), Since::Always, "nobody knows");
+    held.reached(change(1000, None, &[]).commit);
+    assert_eq!(since(&held, committed, &[1]), Since::Always);
+    held.begins(Reach::Nothing);
+    assert_eq!(since(&held, committed, &[1]), Since::ToCome);
+    assert_eq!(since(&held, None, &[1]), Since::Always, "a platform event");
+    assert_eq!(since(&held, committed, &[]), Since::Always, "of no record");
+    held.all_came_by(7);
+    assert_eq!(
+        since(&held, committed, &[1]),
+        Since::Always,
+        "it has caught up"
+    );
+    let live_event = held.since(Moment::OnArrival, live(3), committed, &[1]);
+    assert_eq!(live_event, Since::After(3));
 }
