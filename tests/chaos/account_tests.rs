@@ -317,6 +317,30 @@ fn an_event_of_several_records_is_in_order_with_each_of_them() {
 }
 
 #[test]
+fn what_a_rewind_brings_of_a_hole_comes_after_what_is_younger() {
+    let mut case = sound();
+    // Number 4 is skipped by a stream that goes on at LATEST, and comes after the rewind.
+    handled_again(&mut case, 4, 300, 3);
+    answers(&mut case).retain(|answer| (answer.place, answer.epoch) != (4, 1));
+    (case.skips, case.replays) = (true, true);
+    case.holes = vec![hole(3, Some(5))];
+    assert!(
+        !account(&case)
+            .broken
+            .iter()
+            .any(|text| text.contains("first handled after"))
+    );
+    // Nobody rewound, it did not go on at LATEST, or the hole is elsewhere.
+    case.replays = false;
+    finds(&case, "was first handled after 20");
+    (case.skips, case.replays) = (false, true);
+    finds(&case, "was first handled after 20");
+    case.skips = true;
+    case.holes = vec![hole(4, Some(7))];
+    finds(&case, "was first handled after 20");
+}
+
+#[test]
 fn a_repeat_is_out_of_no_order() {
     let mut case = sound();
     handled_again(&mut case, 9, 109, 2);

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Answered, Case, HandlerCase, Key, Lanes, NO_RECORD, Piece, Poison};
+use super::{Answered, Case, HandlerCase, Hole, Key, Lanes, NO_RECORD, Piece, Poison};
 
 /// First handlings follow bus order, lane by lane. An event that was given up holds its own records, and
 /// nothing else: where it has none, and in strict order, later ones pass it, and barriers pass it anywhere.
@@ -40,6 +40,7 @@ pub(super) fn in_order(
             && !(is_letter(case, piece.place) && case.nobody_knows(piece.place, before))
             && !(before == all
                 && barrier.is_some_and(|barrier| is_unwritten(handler, *key, barrier)))
+            && !is_rewound_to(case, handler, *key, before)
         {
             broken.push(format!(
                 "{}/{}: {key:?} of {:?} was first handled after {before}",
@@ -92,6 +93,23 @@ fn is_unwritten(handler: &HandlerCase, event: Key<'_>, barrier: Key<'_>) -> bool
         *failures.entry(key).or_default() += 1;
     }
     barrier.epoch < event.epoch && failures.values().any(|count| *count >= handler.attempts)
+}
+
+/// True where the position was lost and the stream went on at LATEST, past an event that a rewind then brought after
+/// all.
+fn is_rewound_to(case: &Case, handler: &HandlerCase, event: Key<'_>, before: u64) -> bool {
+    let epoch = |is: &dyn Fn(&Answered) -> bool| {
+        let mut live = super::successes(handler).filter(|answer| !answer.replayed);
+        live.find(|answer| is(answer)).map(|answer| answer.epoch)
+    };
+    let its = epoch(&|answer| (answer.place, answer.record.as_str()) == event);
+    let other = epoch(&|answer| answer.place == before);
+    let is_past = |hole: &Hole| {
+        let from = hole.from.is_none_or(|from| from < event.0);
+        hole.lost && from && hole.to.is_some_and(|to| event.0 < to && to <= before)
+    };
+    let later = its.zip(other).is_some_and(|(its, other)| other < its);
+    case.skips && case.replays && later && case.holes.iter().any(is_past)
 }
 
 /// What a handler has refused, or was ever parked for it.
