@@ -36,12 +36,13 @@ pub(super) fn in_order(
             _ => continue,
         };
         // Siblings share a place and have records of their own, but for `strict`.
-        if before > piece.place
-            && !(is_letter(case, piece.place) && case.nobody_knows(piece.place, before))
-            && !(before == all
-                && barrier.is_some_and(|barrier| is_unwritten(handler, *key, barrier)))
-            && !is_rewound_to(case, handler, *key, before)
-        {
+        let passes = |barrier| before == all && is_unwritten(handler, *key, barrier);
+        let may_be = || {
+            (is_letter(case, piece.place) && case.nobody_knows(piece.place, before))
+                || barrier.is_some_and(passes)
+                || is_rewound_to(case, handler, *key, before)
+        };
+        if before > piece.place && !may_be() {
             broken.push(format!(
                 "{}/{}: {key:?} of {:?} was first handled after {before}",
                 case.name, handler.name, piece.lanes
